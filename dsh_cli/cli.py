@@ -1,0 +1,463 @@
+"""The command line: parse, call one core function, show."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from dsh_cli.config import MAX_BITS, Augment, Backbone, Device, Optimizer, Schedule, TrainConfig
+from dsh_cli.errors import DshError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dsh_cli.checkpoint import Run
+    from dsh_cli.data import Splits
+    from dsh_cli.training import Listener
+    from dsh_cli.views import View
+
+Form = Literal["table", "plain", "json"]
+
+_DEFAULT = TrainConfig()
+
+
+class DshGroup(TyperGroup):
+    """Turns what a user can act on into one line on stderr and an exit code. A bug stays a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; see the class."""
+        try:
+            return super().invoke(ctx)
+        except DshError as error:
+            _complain(str(error))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            _complain("stopped by Ctrl-C")
+            raise typer.Exit(130) from interrupt
+        except BrokenPipeError:
+            _end_quietly()
+
+
+app = typer.Typer(
+    cls=DshGroup,
+    help="Deep supervised hashing: teach a network to give pictures short binary codes, and use them.",
+    epilog="Start with: [bold]dsh train --bits 8[/], then [bold]dsh table[/] and [bold]dsh hash image.png[/]",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="RUN",
+        envvar="DSH_MODEL",
+        help="Run folder.",
+        show_default="newest finished under runs/",
+    ),
+]
+Format = Annotated[
+    Form | None,
+    typer.Option("--format", help="How to print the result.", show_default="table on a terminal, plain in a pipe"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notices; errors only.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"dsh {version('dsh-cli')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Set up what all commands share."""
+    # A path that is not UTF-8 goes out as the bytes it came in.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="surrogateescape" if stream is sys.stdout else "backslashreplace")
+
+
+@app.command(
+    epilog="Example: [bold]dsh train --bits 8[/] trains on MNIST; "
+    "[bold]dsh train photos/ --bits 48[/] on a folder with a folder per class"
+)
+def train(
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help="mnist, fashion-mnist, cifar10, digits (no download), or a folder with a folder per class.",
+            show_default=_DEFAULT.data,
+        ),
+    ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option("--bits", "-b", help=f"Length of the code, 1 to {MAX_BITS}.", show_default=str(_DEFAULT.bits)),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", "-o", metavar="RUN", help="Run folder to make.", show_default="runs/<data>-<bits>bit-<time>"
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Times to see every picture.", show_default="5, more for sets smaller than MNIST")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of splits, weights, batches, augmentation.", show_default=str(_DEFAULT.seed)),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Pictures in a batch; each pair of them counts.", show_default=str(_DEFAULT.batch_size)),
+    ] = None,
+    backbone: Annotated[
+        Backbone | None,
+        typer.Option(
+            help="small-resnet, or the paper's network.", show_default=_DEFAULT.backbone, rich_help_panel="Recipe"
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the pictures in pixels.", show_default="native up to 64, else 128", rich_help_panel="Recipe"
+        ),
+    ] = None,
+    augment: Annotated[
+        Augment | None,
+        typer.Option(
+            help="Random variation: digits turns and shifts, photos mirrors and shifts.",
+            show_default="what fits the set",
+            rich_help_panel="Recipe",
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Squared distance from which classes no longer push apart.",
+            show_default="2 x bits",
+            rich_help_panel="Recipe",
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of the quantization term.", show_default=str(_DEFAULT.alpha), rich_help_panel="Recipe"
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate.", show_default=str(_DEFAULT.lr), rich_help_panel="Recipe")
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(help="Weight decay.", show_default=str(_DEFAULT.weight_decay), rich_help_panel="Recipe"),
+    ] = None,
+    optimizer: Annotated[
+        Optimizer | None,
+        typer.Option(help="Optimizer.", show_default=_DEFAULT.optimizer, rich_help_panel="Recipe"),
+    ] = None,
+    schedule: Annotated[
+        Schedule | None,
+        typer.Option(help="Course of the learning rate.", show_default=_DEFAULT.schedule, rich_help_panel="Recipe"),
+    ] = None,
+    data_root: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where named sets lie, or are downloaded to.",
+            show_default="$DSH_DATA, else the cache folder",
+            rich_help_panel="Machine",
+        ),
+    ] = None,
+    device: Annotated[
+        Device | None,
+        typer.Option(help="Where to compute.", show_default=_DEFAULT.device, rich_help_panel="Machine"),
+    ] = None,
+    tensorboard: Annotated[
+        bool | None,
+        typer.Option(
+            "--tensorboard/--no-tensorboard",
+            help="Write event files into the run.",
+            show_default="on",
+            rich_help_panel="Machine",
+        ),
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Take the recipe of another run; other options change it.")
+    ] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an unfinished run.")] = None,
+    form: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network whose outputs are codes, and save the run."""
+    asked = {
+        "data": data,
+        "bits": bits,
+        "epochs": epochs,
+        "seed": seed,
+        "batch_size": batch_size,
+        "backbone": backbone,
+        "image_size": image_size,
+        "augment": augment,
+        "margin": margin,
+        "alpha": alpha,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "data_root": data_root,
+        "device": device,
+        "tensorboard": tensorboard,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    config, unfinished = _what_to_train(given, out, like, resume)
+    config.check()
+
+    from dsh_cli import training, views
+
+    training.choose_device(config.device)
+    splits = _read_data(config, quiet)
+    listeners = _listeners(config, quiet)
+    _show(views.trained(training.train(config, splits, out, unfinished, listeners)), form, as_json)
+
+
+@app.command(
+    "hash",
+    epilog="Example: [bold]dsh hash image.png photos/[/], or [bold]find . -name '*.jpg' -print0 | dsh hash --null -[/]",
+)
+def hash_pictures(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", help="Picture files, folders of them, or - for a list on standard input."),
+    ],
+    model: Model = None,
+    null: Annotated[bool, typer.Option("--null", "-0", help="The list on standard input is NUL-separated.")] = False,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
+    form: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print the codes of pictures. One that cannot be read is reported, and the others go on."""
+    run = _find_run(model, quiet)
+
+    from dsh_cli import images, views
+    from dsh_cli.encoding import Encoded, encode_files
+    from dsh_cli.training import choose_device
+
+    form = _form(form, as_json)
+    net = run.load_model(choose_device(device))
+    shown: list[Encoded] = []
+    failed = False
+    on_screen = form != "table" and sys.stdout.isatty()  # the codes themselves show the progress
+    with _bar(quiet or on_screen, "{task.completed:,} pictures") as progress:
+        for done, item in enumerate(encode_files(net, images.expand(_arguments(paths, null))), 1):
+            progress(done)
+            if item.error is not None:
+                failed = True
+                _complain(f"{views.printable(item.path)}: {item.error}")
+            if form == "json":
+                sys.stdout.write(views.hashed_json(item) + "\n")
+            elif form == "table":
+                shown.append(item)
+            elif item.error is None:
+                sys.stdout.write(views.hashed_line(item) + "\n")
+    if any(item.error is None for item in shown):
+        _print(lambda width: views.hashed_table(shown, width))
+    sys.stdout.flush()
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: [bold]dsh table[/], or [bold]dsh table --model runs/mine --json[/]")
+def table(
+    model: Model = None,
+    split: Annotated[
+        Literal["train", "validation", "test"], typer.Option(help="Which pictures of the run to tabulate.")
+    ] = "test",
+    form: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the code of each class, its variants, and how far apart the classes are."""
+    from dsh_cli import views
+    from dsh_cli.metrics import class_table
+
+    run = _find_run(model, quiet)
+    _show(views.class_codes(class_table(run.codes(split), split), run), form, as_json)
+
+
+@app.command(epilog="Example: [bold]dsh info[/] lists the runs, [bold]dsh info runs/mine[/] shows one")
+def info(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder.", show_default="list all")] = None,
+    form: Format = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a run is, or list the runs under runs/."""
+    from dsh_cli import views
+    from dsh_cli.checkpoint import Run, list_runs
+
+    if run is not None:
+        _show(views.run_info(Run.open(run)), form, as_json)
+    elif runs := list_runs():
+        _show(views.run_list(runs), form, as_json)
+    elif _form(form, as_json) == "json":
+        _show(views.run_list([]), form, as_json)
+    else:
+        raise DshError("no runs under runs/; train one with: dsh train --bits 8")
+
+
+def _what_to_train(
+    given: dict[str, Any], out: str | None, like: str | None, resume: str | None
+) -> tuple[TrainConfig, Run | None]:
+    """The request, from defaults, another run or an unfinished one, with what was given on top."""
+    from dataclasses import replace
+
+    from dsh_cli.checkpoint import Run
+
+    if resume is not None:
+        if given or out or like:
+            raise UsageError("--resume goes on with the run's own recipe; for another one use --like instead")
+        run = Run.open(resume)
+        if run.finished:
+            raise UsageError(f"{resume} is finished; for the same recipe again: dsh train --like {resume}")
+        return run.config, run
+    if like is not None:
+        base = Run.open(like).config
+        if given.get("bits", base.bits) != base.bits:  # its margin was chosen for its bits
+            given = {"margin": None, **given}
+        if given.get("data", base.data) != base.data:
+            given = {"image_size": None, "augment": None, **given}
+    else:
+        base = TrainConfig()
+    config = replace(base, **given)
+    return (replace(config, data=os.path.abspath(config.data)) if Path(config.data).is_dir() else config), None
+
+
+def _read_data(config: TrainConfig, quiet: bool) -> Splits:
+    from dsh_cli.data import load_splits
+    from dsh_cli.views import printable
+
+    with _bar(quiet, "reading pictures", "bar", "{task.completed:,} of {task.total:,}") as progress:
+        splits = load_splits(config, progress)
+    skipped = splits.train.skipped
+    for picture in skipped[:5]:
+        _complain(f"{printable(picture.path)}: {picture.error}; left out", "warning")
+    if len(skipped) > 5:
+        _complain(f"{len(skipped) - 5} more pictures could not be read and are left out", "warning")
+    counts = ", ".join(f"{len(names):,} {split}" for split, names in splits.names().items())
+    _notice(f"{printable(config.data)} from {printable(splits.train.source)}: {counts}", quiet)
+    return splits
+
+
+def _listeners(config: TrainConfig, quiet: bool) -> list[Listener]:
+    from dsh_cli import listeners
+
+    console = Console(stderr=True)
+    chosen: list[Listener] = [listeners.CollapseAlarm(lambda text: _complain(text, "warning"))]
+    if not quiet:
+        on_terminal = console.is_terminal
+        chosen.append(
+            listeners.ProgressBar(console) if on_terminal else listeners.Lines(lambda text: _notice(text, quiet))
+        )
+    if config.tensorboard:
+        chosen.append(listeners.TensorBoard())
+    return chosen
+
+
+def _arguments(paths: list[str], null: bool) -> Iterator[str]:
+    """Paths as given, with `-` replaced by those on standard input, as they arrive."""
+    for path in paths:
+        if path != "-":
+            yield path
+        elif null:
+            yield from (os.fsdecode(name) for name in sys.stdin.buffer.read().split(b"\0") if name)
+        else:
+            yield from (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer if line.strip())
+
+
+@contextmanager
+def _bar(quiet: bool, *columns: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr while it is a terminal; yields what moves it: done, and all if known."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda done, total=None: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    with Progress(
+        *(BarColumn() if c == "bar" else TextColumn(c) for c in columns), console=console, transient=True
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total=None: bar.update(task, completed=done, total=total)
+
+
+def _find_run(model: str | None, quiet: bool) -> Run:
+    from dsh_cli.checkpoint import find_run
+
+    run = find_run(model)
+    if model is None:
+        _notice(f"using {run.path}", quiet)
+    return run
+
+
+def _form(form: Form | None, as_json: bool) -> Form:
+    if as_json and form not in (None, "json"):
+        raise UsageError(f"--json and --format {form} contradict each other; give one of them")
+    if as_json:
+        return "json"
+    return form or ("table" if sys.stdout.isatty() else "plain")
+
+
+def _show(view: View, form: Form | None, as_json: bool) -> None:
+    match _form(form, as_json):
+        case "json":
+            sys.stdout.write(view.json + "\n")
+        case "plain":
+            sys.stdout.writelines(line + "\n" for line in view.plain)
+        case "table":
+            _print(view.table)
+    sys.stdout.flush()
+
+
+def _print(table: Callable[[int], RenderableType]) -> None:
+    console = Console()
+    with console.capture() as captured:  # Rich would end the program itself when a pipe closes
+        console.print(table(console.width))
+    sys.stdout.write(captured.get())
+
+
+def _notice(text: str, quiet: bool) -> None:
+    if not quiet:
+        Console(stderr=True).print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _complain(text: str, kind: Literal["error", "warning"] = "error") -> None:
+    from rich.text import Text
+
+    style = "bold red" if kind == "error" else "bold yellow"
+    Console(stderr=True).print(Text.assemble((f"{kind}: ", style), text), soft_wrap=True)
+
+
+def _end_quietly() -> NoReturn:
+    """Whoever read our output has left: nothing more to say, and nothing for Python to flush at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise typer.Exit(0)

@@ -1,0 +1,121 @@
+"""Outputs -> bits -> packed bytes -> hex, and back; Hamming distance. The only place where bits are packed.
+
+A code's first bit is the first output of the network and the most significant bit of its number.
+Its text form is that number in lowercase hex of ceil(k / 4) digits; its packed form is
+`numpy.packbits(..., bitorder="big")`, so that the spare bits of the last byte are zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dsh_cli.errors import UsageError
+
+Packed = NDArray[np.uint8]
+
+_BLOCK_BYTES = 1 << 24  # of XORed codes held at once by `hamming`
+
+
+@dataclass(frozen=True)
+class CodeSet:
+    """Codes of n pictures, and what is known of each.
+
+    Attributes:
+        bits: k, the length of every code.
+        packed: (n, ceil(k / 8)) uint8.
+        labels: (n,) int64, index into `classes`; -1 where unknown.
+        classes: class names.
+        names: paths or names of the pictures.
+        relaxed: (n, k) float16 outputs before the sign, or None.
+        thumbnails: (n, h, w, channels) uint8, or None.
+    """
+
+    bits: int
+    packed: Packed
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    names: Sequence[str]
+    relaxed: NDArray[np.float16] | None = None
+    thumbnails: NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    @property
+    def hex(self) -> list[str]:
+        """The codes as text."""
+        return to_hex(self.packed, self.bits)
+
+
+def binarize(relaxed: ArrayLike) -> NDArray[np.bool_]:
+    """Bits of relaxed codes: 1 where the output is >= 0 (exactly zero is 1). Any shape."""
+    return np.asarray(relaxed) >= 0
+
+
+def pack(bits: ArrayLike) -> Packed:
+    """Pack (n, k) bits into (n, ceil(k / 8)) bytes, most significant bit first."""
+    return np.packbits(np.asarray(bits, dtype=bool), axis=-1, bitorder="big")
+
+
+def unpack(packed: Packed, bits: int) -> NDArray[np.bool_]:
+    """Undo `pack`: (n, ceil(k / 8)) bytes into (n, k) bits."""
+    return np.unpackbits(packed, axis=-1, count=bits, bitorder="big").astype(bool)
+
+
+def to_hex(packed: Packed, bits: int) -> list[str]:
+    """Text form of (n, ceil(k / 8)) packed codes: the k-bit number in ceil(k / 4) lowercase hex digits."""
+    spare, digits = -bits % 8, -(-bits // 4)
+    return [f"{int.from_bytes(row.tobytes(), 'big') >> spare:0{digits}x}" for row in packed]
+
+
+def from_hex(texts: Sequence[str], bits: int) -> Packed:
+    """Undo `to_hex`; a `0x` prefix is allowed.
+
+    Raises:
+        UsageError: a text is not a hex number of exactly ceil(k / 4) digits that fits k bits.
+    """
+    spare, digits, width = -bits % 8, -(-bits // 4), -(-bits // 8)
+    rows = bytearray()
+    for text in texts:
+        body = text.removeprefix("0x")
+        # int() alone would also take signs, blanks and underscores
+        if len(body) != digits or not all(c in "0123456789abcdefABCDEF" for c in body):
+            raise UsageError(f"code {text!r}: a code of {bits} bits has {digits} hex digits, such as {'f' * digits!r}")
+        number = int(body, 16)
+        if number >> bits:
+            raise UsageError(f"code {text!r} does not fit {bits} bits; its first digit is too large")
+        rows += (number << spare).to_bytes(width, "big")
+    return np.frombuffer(bytes(rows), dtype=np.uint8).reshape(len(texts), width)
+
+
+def to_binary(packed: Packed, bits: int) -> list[str]:
+    """(n, ceil(k / 8)) packed codes as strings of k characters 0 and 1."""
+    return ["".join("01"[bit] for bit in row) for row in unpack(packed, bits).astype(int)]
+
+
+def hamming(a: Packed, b: Packed) -> NDArray[np.int64]:
+    """Hamming distance of every code of `a` to every code of `b`.
+
+    Args:
+        a: (n, bytes) or (bytes,) packed codes.
+        b: (m, bytes) or (bytes,) packed codes of the same length.
+
+    Returns:
+        (n, m) distances in bits; a single code drops its axis.
+
+    Raises:
+        UsageError: the two have codes of different length.
+    """
+    left, right = np.atleast_2d(a), np.atleast_2d(b)
+    if left.shape[1] != right.shape[1]:
+        raise UsageError(f"codes of {left.shape[1]} and {right.shape[1]} bytes have no Hamming distance")
+    distances = np.empty((len(left), len(right)), dtype=np.int64)
+    step = max(1, _BLOCK_BYTES // max(1, right.size))
+    for start in range(0, len(left), step):
+        differing = left[start : start + step, None, :] ^ right[None, :, :]  # (step, m, bytes)
+        distances[start : start + step] = np.bitwise_count(differing).sum(axis=2, dtype=np.int64)
+    return distances.reshape(np.shape(a)[:-1] + np.shape(b)[:-1])

@@ -1,0 +1,73 @@
+"""What a run was asked to do. Everything here is written to `config.json` and read back unchanged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dsh_cli.errors import UsageError
+
+MAX_BITS = 1024
+
+Augment = Literal["none", "digits", "photos"]
+Backbone = Literal["small-resnet", "dsh-cnn"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Optimizer = Literal["adamw", "sgd"]
+Schedule = Literal["one-cycle", "step", "constant"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training, as asked for. `None` means: chosen from the data when the run starts.
+
+    The defaults are the recipe measured in `benchmarks/mnist.py`; DSH is Liu et al., CVPR 2016.
+    """
+
+    data: str = "mnist"  # a named set, or a folder with a folder per class
+    data_root: str | None = None  # where named sets lie; else $DSH_DATA, else the cache folder
+    bits: int = 8  # k, length of the code
+    backbone: Backbone = "small-resnet"
+    image_size: int | None = None  # pixels, square; None: native up to 64, else 128
+    augment: Augment | None = None  # None: what fits the set
+    margin: float | None = None  # squared distance between relaxed codes; None: 2 * bits (DSH, section 3)
+    alpha: float = 0.01  # weight of the quantization term (DSH, section 4.1)
+    epochs: int | None = None  # None: 5, and more for sets smaller than MNIST
+    batch_size: int = 200  # pictures; every pair in a batch counts (200: DSH, section 3)
+    optimizer: Optimizer = "adamw"
+    schedule: Schedule = "one-cycle"
+    lr: float = 6e-3  # peak learning rate
+    weight_decay: float = 5e-3
+    seed: int = 0  # splits, initial weights, order of batches, augmentation
+    device: Device = "auto"
+    tensorboard: bool = True
+
+    def check(self) -> None:
+        """Refuse what no run could do, before anything is read or written.
+
+        Raises:
+            UsageError: an option is out of its range; the message names it.
+        """
+        checks = (
+            (1 <= self.bits <= MAX_BITS, f"--bits {self.bits}: a code has 1 to {MAX_BITS} bits"),
+            (self.image_size is None or 8 <= self.image_size <= 1024, f"--image-size {self.image_size}: 8 to 1024"),
+            (self.margin is None or self.margin > 0, f"--margin {self.margin}: above 0 (default: 2 * bits)"),
+            (self.alpha >= 0, f"--alpha {self.alpha}: 0 or more"),
+            (self.epochs is None or self.epochs >= 1, f"--epochs {self.epochs}: 1 or more"),
+            (self.batch_size >= 2, f"--batch-size {self.batch_size}: 2 or more, for the loss is over pairs"),
+            (self.lr > 0, f"--lr {self.lr}: above 0"),
+            (self.weight_decay >= 0, f"--weight-decay {self.weight_decay}: 0 or more"),
+            (0 <= self.seed < 2**63, f"--seed {self.seed}: 0 or more"),
+        )
+        for fine, message in checks:
+            if not fine:  # NaN fails every comparison, so it is refused too
+                raise UsageError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What it takes to build the network again and to feed it: saved with the weights."""
+
+    backbone: Backbone
+    bits: int
+    channels: int  # 1 (grey) or 3 (RGB)
+    image_size: int  # pixels, square

@@ -1,0 +1,31 @@
+"""Errors a user can act on. Each message says what went wrong, where, and what to do next."""
+
+
+class DshError(Exception):
+    """Something the user can mend; the command line prints it in one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(DshError):
+    """The request itself is wrong: an impossible option or combination of options."""
+
+    exit_code = 2
+
+
+class ImageError(DshError):
+    """A picture cannot be read. The message does not repeat the path; who asked knows it."""
+
+
+class DataError(DshError):
+    """A dataset is missing, damaged or unfit for training."""
+
+
+class RunError(DshError):
+    """A run folder is missing, incomplete, damaged or of a newer format."""
+
+
+class Interrupted(DshError):
+    """Ctrl-C during a training; the message says how to go on."""
+
+    exit_code = 130

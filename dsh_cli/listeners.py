@@ -1,0 +1,193 @@
+"""What watches a training: a progress bar, plain lines, TensorBoard, the collapse alarm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from dsh_cli.codes import unpack
+from dsh_cli.metrics import class_table, code_health
+from dsh_cli.training import EpochStats, Plan, TrainResult
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+_READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
+_WARM_UP = 200  # steps before which few codes are no cause for alarm
+_COMMON = 0.5  # share of one code from which a set of more than two classes counts as collapsed
+
+
+class Quiet:
+    """Listens, and does nothing: the base of those that mind only some events."""
+
+    def on_start(self, plan: Plan) -> None: ...
+    def on_batch(self, epoch: int, done: int, totals: Tensor) -> None: ...
+    def on_epoch(self, stats: EpochStats) -> None: ...
+    def on_end(self, result: TrainResult) -> None: ...
+    def close(self) -> None: ...
+
+
+class ProgressBar(Quiet):
+    """A live bar on a terminal, with a line above it for each epoch that is done."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:3.0f}%"),
+            TextColumn("{task.fields[rate]}", style="cyan"),
+            TextColumn("{task.fields[terms]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            expand=True,
+        )
+        self.read_at = 0.0
+
+    def on_start(self, plan: Plan) -> None:
+        self.plan = plan
+        self.epochs = plan.run.config.epochs
+        self.started = time.monotonic()
+        self.task = self.bar.add_task(
+            "train",
+            total=plan.batches * self.epochs,
+            completed=plan.batches * plan.first_epoch,
+            epoch=f"{plan.first_epoch + 1}/{self.epochs}",
+            rate="",
+            terms="",
+        )
+        self.bar.start()
+
+    def on_batch(self, epoch: int, done: int, totals: Tensor) -> None:
+        completed = (epoch - 1) * self.plan.batches + done
+        now = time.monotonic()
+        if now - self.read_at < _READ_EVERY:
+            self.bar.update(self.task, completed=completed)
+            return
+        self.read_at = now
+        loss, pair, quantization = (total / done for total in totals.tolist())
+        batches = completed - self.plan.first_epoch * self.plan.batches
+        rate = batches * self.plan.batch_size / (now - self.started)
+        self.bar.update(
+            self.task,
+            completed=completed,
+            epoch=f"{epoch}/{self.epochs}",
+            rate=f"{rate:,.0f} img/s",
+            terms=f"loss {loss:.3f} = pair {pair:.3f} + {self.plan.run.config.alpha:g} x {quantization:.2f}",
+        )
+
+    def on_epoch(self, stats: EpochStats) -> None:
+        self.console.print(epoch_line(stats, self.plan), highlight=False)
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+class Lines(Quiet):
+    """A line an epoch, for logs and pipes."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.write = write
+
+    def on_start(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def on_epoch(self, stats: EpochStats) -> None:
+        self.write(epoch_line(stats, self.plan))
+
+
+def epoch_line(stats: EpochStats, plan: Plan) -> str:
+    """One epoch in one line."""
+    config = plan.run.config
+    return (
+        f"epoch {stats.epoch}/{config.epochs}  loss {stats.loss:.3f} = pair {stats.pair:.3f} + "
+        f"{config.alpha:g} x quantization {stats.quantization:.2f}  "
+        f"validation mAP {stats.validation_map:.3f}  {stats.images_per_second:,.0f} img/s"
+    )
+
+
+class CollapseAlarm(Quiet):
+    """Warns once when the codes of the validation pictures fall to few values."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self.warn = warn
+        self.raised = False
+
+    def on_start(self, plan: Plan) -> None:
+        self.plan = plan
+        self.config = plan.run.config
+
+    def on_epoch(self, stats: EpochStats) -> None:
+        steps, total = stats.epoch * self.plan.batches, self.config.epochs * self.plan.batches
+        if self.raised or not len(stats.validation) or steps < min(_WARM_UP, total / 3):
+            return
+        health = code_health(stats.validation)
+        classes = len(set(stats.validation.labels.tolist()))
+        enough = min(classes, 2**self.config.bits)
+        crowded = classes > 2 and self.config.bits > 1 and health.largest_share >= _COMMON
+        if health.distinct < enough / 2 or health.distinct == 1 or crowded:
+            self.raised = True
+            codes = "1 code" if health.distinct == 1 else f"{health.distinct} codes"
+            self.warn(
+                f"collapse: after epoch {stats.epoch} the {len(stats.validation)} validation pictures of {classes} "
+                f"classes share {codes}, and {health.largest_share:.0%} have the same. "
+                f"If the next epochs do not part them, try --lr {self.config.lr / 3:.2g}, a larger --batch-size, "
+                "or look whether the labels fit the pictures"
+            )
+
+
+class TensorBoard(Quiet):
+    """Loss and its terms, outputs, validation mAP and the class table, as event files in the run."""
+
+    def __init__(self) -> None:
+        self.writer: SummaryWriter | None = None
+
+    def on_start(self, plan: Plan) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.alpha = plan.run.config.alpha
+        self.batches = plan.batches
+        folder = Path(plan.run.path, "tensorboard")
+        self.writer = SummaryWriter(str(folder), purge_step=plan.first_epoch + 1 if plan.first_epoch else None)
+
+    def on_epoch(self, stats: EpochStats) -> None:
+        assert self.writer is not None
+        scalars = {
+            "loss/total": stats.loss,
+            "loss/pair": stats.pair,
+            "loss/quantization": stats.quantization,
+            "loss/quantization_weighted": self.alpha * stats.quantization,
+            "validation/map": stats.validation_map,
+            "speed/images_per_second": stats.images_per_second,
+        }
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, stats.epoch)
+        if len(stats.validation):
+            assert stats.validation.relaxed is not None
+            self.writer.add_histogram("validation/relaxed_outputs", stats.validation.relaxed, stats.epoch)
+            balance = unpack(stats.validation.packed, stats.validation.bits).mean(axis=0)
+            self.writer.add_histogram("validation/bit_balance", balance, stats.epoch)
+            self.writer.add_text("validation/class_table", class_table_markdown(stats), stats.epoch)
+
+    def on_end(self, result: TrainResult) -> None:
+        assert self.writer is not None
+        self.writer.add_scalar("test/map", result.map, result.run.config.epochs)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def class_table_markdown(stats: EpochStats) -> str:
+    """The class table of the validation pictures as TensorBoard shows text."""
+    table = class_table(stats.validation, "validation")
+    lines = ["| class | code | binary | exact |", "| --- | --- | --- | --- |"]
+    lines += [f"| {row.label} | {row.code} | {row.binary} | {row.exact:.1%} |" for row in table.classes]
+    return "\n".join([*lines, "", f"smallest class distance: {table.min_class_distance}"])

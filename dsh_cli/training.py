@@ -1,0 +1,300 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsh_cli.batches import Batches
+from dsh_cli.checkpoint import Run, create
+from dsh_cli.codes import CodeSet
+from dsh_cli.config import ModelConfig, TrainConfig
+from dsh_cli.data import Splits, default_augment
+from dsh_cli.encoding import encode_dataset
+from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
+from dsh_cli.losses import dsh_loss
+from dsh_cli.metrics import ClassTable, class_table, mean_average_precision
+from dsh_cli.model import HashNet
+
+_STEP_AT = (0.6, 0.85)  # shares of the training at which the `step` schedule divides the rate by ten
+_STEPS, _EPOCHS = 1475, (5, 60)  # by default: 5 epochs of MNIST, see benchmarks/mnist.py; 60 times over at most
+_MOMENTUM = 0.9  # of SGD, as in the DSH authors' released code
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training is about to do; told to listeners once."""
+
+    run: Run
+    device: str
+    batches: int  # of one epoch
+    batch_size: int
+    first_epoch: int  # 0, or where a resumed run goes on
+
+
+@dataclass(frozen=True)
+class EpochStats:
+    """What one epoch came to: means over its batches, and codes of the validation pictures after it."""
+
+    epoch: int  # from 1
+    loss: float
+    pair: float
+    quantization: float  # before its weight alpha
+    images_per_second: float
+    validation: CodeSet
+    validation_map: float  # tie-aware, validation against itself, self-matches excluded
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training. `map` is tie-aware, test against train; `table` is that of the test split."""
+
+    run: Run
+    seconds: float  # the loop alone: not reading the data, not the codes at the end
+    map: float
+    table: ClassTable
+
+
+class Listener(Protocol):
+    """What watches a training. Nothing it does changes the weights."""
+
+    def on_start(self, plan: Plan) -> None:
+        """Before the first batch."""
+
+    def on_batch(self, epoch: int, done: int, totals: Tensor) -> None:
+        """After each batch: batches done in this epoch, and the (3,) sums of loss, pair and quantization term.
+
+        Reading `totals` makes the caller wait for the device.
+        """
+
+    def on_epoch(self, stats: EpochStats) -> None:
+        """After each epoch."""
+
+    def on_end(self, result: TrainResult) -> None:
+        """When the run is saved."""
+
+    def close(self) -> None:
+        """Always called last, however the training ended."""
+
+
+def train(
+    config: TrainConfig,
+    splits: Splits,
+    out: str | None = None,
+    resume: Run | None = None,
+    listeners: Sequence[Listener] = (),
+) -> TrainResult:
+    """Train a network, save its run, and measure it.
+
+    One seed on one machine gives identical weights, whether or not the training was interrupted in between.
+
+    Args:
+        config: what to do; its open choices are made from the data, and saved.
+        splits: from `load_splits(config)`.
+        out: the run folder; None makes one under `runs/`.
+        resume: an unfinished run to go on with, in place of `out`.
+        listeners: told what happens.
+
+    Raises:
+        UsageError: `out` is taken, or the device is not there.
+        DshError: the loss is not finite.
+        Interrupted: Ctrl-C; the run stays, unfinished.
+    """
+    device = choose_device(config.device)
+    config = settle(config, splits)
+    model = ModelConfig(config.backbone, config.bits, splits.train.channels, splits.train.image_size)
+    run = resume or create(config, model, splits, out)
+    try:
+        with _listening(listeners), _deterministic(config.seed):
+            return _train(run, splits, device, listeners)
+    except KeyboardInterrupt as interrupt:
+        done = Run.open(run.path).metrics.get("epochs_done", 0)
+        raise Interrupted(
+            f"stopped after {done} of {config.epochs} epochs; {run.path} is marked unfinished. "
+            f"Go on with: dsh train --resume {run.path}"
+        ) from interrupt
+
+
+def settle(config: TrainConfig, splits: Splits) -> TrainConfig:
+    """The same request with every open choice made."""
+    return replace(
+        config,
+        image_size=splits.train.image_size,
+        epochs=config.epochs or _epochs(len(splits.train) // config.batch_size),
+        augment=config.augment or default_augment(config.data),
+        margin=2.0 * config.bits if config.margin is None else config.margin,  # DSH, section 3
+    )
+
+
+def _epochs(batches: int) -> int:
+    """So many that a small set gets about as many steps as MNIST, within bounds."""
+    return min(max(_EPOCHS[0], math.ceil(_STEPS / max(1, batches))), _EPOCHS[1])
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device of that name, or the fastest there is for `auto`.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        wanted = next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if not there[wanted]:
+        raise UsageError(f"--device {wanted}: this machine has none that PyTorch can use; try --device cpu")
+    return torch.device(wanted)
+
+
+def _train(run: Run, splits: Splits, device: torch.device, listeners: Sequence[Listener]) -> TrainResult:
+    config = run.config
+    assert config.margin is not None and config.augment is not None and config.epochs is not None  # settled
+    net = HashNet(run.model).to(device).to(memory_format=torch.channels_last)
+    _fit_normalisation(net, splits.train.images)
+    batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device)
+    optimizer = _optimizer(net, config)
+    schedule = _schedule(optimizer, config, steps=len(batches) * config.epochs)
+    first, seconds = _restore(run, net, optimizer)
+    for _ in range(first * len(batches)):
+        schedule.step()
+    for listener in listeners:
+        listener.on_start(Plan(run, str(device), len(batches), batches.batch_size, first))
+
+    net.train()
+    for epoch in range(first, config.epochs):
+        started = time.perf_counter()
+        totals = torch.zeros(3, device=device)
+        for done, (images, labels) in enumerate(batches.epoch(epoch), 1):
+            relaxed = net(images)  # (B, k)
+            loss, pair, quantization = dsh_loss(relaxed, labels, config.margin, config.alpha)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            totals += torch.stack([loss, pair, quantization]).detach()
+            for listener in listeners:
+                listener.on_batch(epoch + 1, done, totals)
+        loss_mean, pair_mean, quantization_mean = (totals / len(batches)).tolist()  # the device waits, once an epoch
+        rate = len(batches) * batches.batch_size / (time.perf_counter() - started)
+        if not math.isfinite(loss_mean):
+            raise DshError(_not_finite(config, epoch + 1))
+        validation = encode_dataset(net, splits.validation)
+        stats = EpochStats(
+            epoch + 1, loss_mean, pair_mean, quantization_mean, rate, validation, mean_average_precision(validation)
+        )
+        for listener in listeners:
+            listener.on_epoch(stats)
+        seconds += time.perf_counter() - started
+        run.write_state(_state(net, optimizer, seconds), epochs_done=epoch + 1)
+
+    codes = {
+        "train": encode_dataset(net, splits.train),
+        "validation": encode_dataset(net, splits.validation),
+        "test": encode_dataset(net, splits.test),
+    }
+    table = class_table(codes["test"], "test")
+    result = TrainResult(run, seconds, mean_average_precision(codes["test"], codes["train"]), table)
+    metrics = {
+        "epochs": config.epochs,
+        "seconds": round(seconds, 3),
+        "map": result.map,
+        "min_class_distance": table.min_class_distance,
+        "class_distance_bound": table.bound.distance if table.bound else None,
+        "device": str(device),
+    }
+    result = replace(result, run=run.write_results(net, codes, metrics))
+    for listener in listeners:
+        listener.on_end(result)
+    return result
+
+
+@contextmanager
+def _listening(listeners: Sequence[Listener]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+@contextmanager
+def _deterministic(seed: int) -> Iterator[None]:
+    """Seed PyTorch, and give the caller's random state and settings back afterwards."""
+    before = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+
+def _fit_normalisation(net: HashNet, images: np.ndarray) -> None:
+    """Set mean and deviation per channel to those of the training pictures."""
+    # From histograms: exact, and no float copy of the set.
+    for channel in range(images.shape[3]):
+        counts = np.bincount(images[..., channel].ravel(), minlength=256)
+        levels = np.arange(256) / 255
+        mean = float(np.average(levels, weights=counts))
+        deviation = float(np.sqrt(np.average((levels - mean) ** 2, weights=counts)))
+        net.mean[channel] = mean
+        net.std[channel] = max(deviation, 1 / 255)  # a set of one colour has none
+
+
+def _optimizer(net: HashNet, config: TrainConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(net.parameters(), config.lr, momentum=_MOMENTUM, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(net.parameters(), config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    # Schedulers plan one step more than is taken, for `step` is also called after the last batch.
+    if config.schedule == "one-cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps + 1)
+    drops = [int(steps * share) for share in _STEP_AT] if config.schedule == "step" else []
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, drops)
+
+
+def _state(net: HashNet, optimizer: torch.optim.Optimizer, seconds: float) -> dict[str, Tensor]:
+    """Weights, optimizer moments and time so far, as flat tensors. Shuffles need no state: they follow the epoch."""
+    state = {f"net.{name}": value for name, value in net.state_dict().items()}
+    for name, parameter in net.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            state[f"optimizer.{name}.{key}"] = value
+    return {**state, "seconds": torch.tensor(seconds, dtype=torch.float64)}
+
+
+def _restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """Undo `_state` where the run has one; returns the epochs done and the seconds they took."""
+    state = run.load_state()
+    if not state:
+        return 0, 0.0
+    try:
+        net.load_state_dict({name: state[f"net.{name}"] for name in net.state_dict()})
+        for name, parameter in net.named_parameters():
+            prefix = f"optimizer.{name}."
+            optimizer.state[parameter] = {
+                key.removeprefix(prefix): value if value.dim() == 0 else value.to(parameter.device)
+                for key, value in state.items()
+                if key.startswith(prefix)
+            }
+        return int(run.metrics["epochs_done"]), float(state["seconds"])
+    except (KeyError, RuntimeError) as error:
+        raise RunError(f"{run.path / 'state.safetensors'} is damaged ({error}); train again with: dsh train") from error
+
+
+def _not_finite(config: TrainConfig, epoch: int) -> str:
+    return (
+        f"the loss is not finite in epoch {epoch}: training has diverged. "
+        f"Try --lr {config.lr / 10:g}, and see that --margin and --alpha are not extreme"
+    )
