@@ -32,7 +32,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from dsh_cli.codes import CodeSet
-from dsh_cli.config import ModelConfig, TrainConfig
+from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.errors import DshError, RunError, UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Run:
     """A run folder, opened: what its small files say. Codes and weights are read when asked for."""
 
     path: Path
-    config: TrainConfig
+    config: Recipe
     model: ModelConfig
     classes: tuple[str, ...]
     created: str  # ISO 8601, local time
@@ -96,7 +96,7 @@ class Run:
         try:
             return cls(
                 path=folder,
-                config=TrainConfig(**head["config"]),
+                config=Recipe(**head["config"]),
                 model=ModelConfig(**head["model"]),
                 classes=tuple(head["classes"]),
                 created=head["created"],
@@ -188,7 +188,7 @@ class Run:
         return dataclasses.replace(self, metrics=results)
 
 
-def create(config: TrainConfig, model: ModelConfig, splits: Splits, out: str | os.PathLike[str] | None) -> Run:
+def create(config: Recipe, model: ModelConfig, splits: Splits, out: str | os.PathLike[str] | None) -> Run:
     """Make the folder of a new run: `out`, or one under `runs/` named after data, bits and time.
 
     Raises:
@@ -257,7 +257,7 @@ def load(path: str | os.PathLike[str] | None = None, device: str | torch.device 
     return find_run(None if path is None else os.fspath(path)).load_model(device)
 
 
-def _new_folder(config: TrainConfig, now: datetime) -> Path:
+def _new_folder(config: Recipe, now: datetime) -> Path:
     data = re.sub(r"[^\w.-]+", "-", Path(config.data).name).strip("-.") or "data"
     base = f"{data}-{config.bits}bit-{now:%Y%m%d-%H%M%S}"
     candidates = (RUNS / (base if n == 1 else f"{base}-{n}") for n in range(1, 1000))

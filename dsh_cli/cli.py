@@ -329,7 +329,7 @@ def _what_to_train(
     given: dict[str, Any], out: str | None, like: str | None, resume: str | None
 ) -> tuple[TrainConfig, Run | None]:
     """The request, from defaults, another run or an unfinished one, with what was given on top."""
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from dsh_cli.checkpoint import Run
 
@@ -341,11 +341,11 @@ def _what_to_train(
             raise UsageError(f"{resume} is finished; for the same recipe again: dsh train --like {resume}")
         return run.config, run
     if like is not None:
-        base = Run.open(like).config
+        base = TrainConfig(**asdict(Run.open(like).config))
         if given.get("bits", base.bits) != base.bits:  # its margin was chosen for its bits
             given = {"margin": None, **given}
         if given.get("data", base.data) != base.data:
-            given = {"image_size": None, "augment": None, **given}
+            given = {"image_size": None, "augment": None, "epochs": None, **given}
     else:
         base = TrainConfig()
     config = replace(base, **given)

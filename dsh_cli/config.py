@@ -64,6 +64,16 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class Recipe(TrainConfig):
+    """A request with every open choice made: what a run did, and is saved with it."""
+
+    image_size: int = 0
+    augment: Augment = "none"
+    margin: float = 0.0
+    epochs: int = 0
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """What it takes to build the network again and to feed it: saved with the weights."""
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from dsh_cli.batches import Batches
 from dsh_cli.checkpoint import Run, create
 from dsh_cli.codes import CodeSet
-from dsh_cli.config import ModelConfig, TrainConfig
+from dsh_cli.config import ModelConfig, Recipe, TrainConfig
 from dsh_cli.data import Splits, default_augment
 from dsh_cli.encoding import encode_dataset
 from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
@@ -109,29 +109,31 @@ def train(
         Interrupted: Ctrl-C; the run stays, unfinished.
     """
     device = choose_device(config.device)
-    config = settle(config, splits)
-    model = ModelConfig(config.backbone, config.bits, splits.train.channels, splits.train.image_size)
-    run = resume or create(config, model, splits, out)
+    run = resume or create(settle(config, splits), _model_config(config, splits), splits, out)
     try:
-        with _listening(listeners), _deterministic(config.seed):
+        with _listening(listeners), _deterministic(run.config.seed):
             return _train(run, splits, device, listeners)
     except KeyboardInterrupt as interrupt:
         done = Run.open(run.path).metrics.get("epochs_done", 0)
         raise Interrupted(
-            f"stopped after {done} of {config.epochs} epochs; {run.path} is marked unfinished. "
+            f"stopped after {done} of {run.config.epochs} epochs; {run.path} is marked unfinished. "
             f"Go on with: dsh train --resume {run.path}"
         ) from interrupt
 
 
-def settle(config: TrainConfig, splits: Splits) -> TrainConfig:
+def settle(config: TrainConfig, splits: Splits) -> Recipe:
     """The same request with every open choice made."""
-    return replace(
-        config,
-        image_size=splits.train.image_size,
-        epochs=config.epochs or _epochs(len(splits.train) // config.batch_size),
-        augment=config.augment or default_augment(config.data),
-        margin=2.0 * config.bits if config.margin is None else config.margin,  # DSH, section 3
-    )
+    choices = {
+        "image_size": splits.train.image_size,
+        "epochs": config.epochs or _epochs(len(splits.train) // config.batch_size),
+        "augment": config.augment or default_augment(config.data),
+        "margin": 2.0 * config.bits if config.margin is None else config.margin,  # DSH, section 3
+    }
+    return Recipe(**{**asdict(config), **choices})
+
+
+def _model_config(config: TrainConfig, splits: Splits) -> ModelConfig:
+    return ModelConfig(config.backbone, config.bits, splits.train.channels, splits.train.image_size)
 
 
 def _epochs(batches: int) -> int:
@@ -155,7 +157,6 @@ def choose_device(wanted: str) -> torch.device:
 
 def _train(run: Run, splits: Splits, device: torch.device, listeners: Sequence[Listener]) -> TrainResult:
     config = run.config
-    assert config.margin is not None and config.augment is not None and config.epochs is not None  # settled
     net = HashNet(run.model).to(device).to(memory_format=torch.channels_last)
     _fit_normalisation(net, splits.train.images)
     batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device)
@@ -249,14 +250,14 @@ def _fit_normalisation(net: HashNet, images: np.ndarray) -> None:
         net.std[channel] = max(deviation, 1 / 255)  # a set of one colour has none
 
 
-def _optimizer(net: HashNet, config: TrainConfig) -> torch.optim.Optimizer:
+def _optimizer(net: HashNet, config: Recipe) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
         return torch.optim.SGD(net.parameters(), config.lr, momentum=_MOMENTUM, weight_decay=config.weight_decay)
     return torch.optim.AdamW(net.parameters(), config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def _schedule(
-    optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int
+    optimizer: torch.optim.Optimizer, config: Recipe, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     # Schedulers plan one step more than is taken, for `step` is also called after the last batch.
     if config.schedule == "one-cycle":
@@ -293,7 +294,7 @@ def _restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> tuple[
         raise RunError(f"{run.path / 'state.safetensors'} is damaged ({error}); train again with: dsh train") from error
 
 
-def _not_finite(config: TrainConfig, epoch: int) -> str:
+def _not_finite(config: Recipe, epoch: int) -> str:
     return (
         f"the loss is not finite in epoch {epoch}: training has diverged. "
         f"Try --lr {config.lr / 10:g}, and see that --margin and --alpha are not extreme"
