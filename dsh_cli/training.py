@@ -256,9 +256,7 @@ def _optimizer(net: HashNet, config: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(net.parameters(), config.lr, weight_decay=config.weight_decay, fused=True)
 
 
-def _schedule(
-    optimizer: torch.optim.Optimizer, config: Recipe, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
+def _schedule(optimizer: torch.optim.Optimizer, config: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     # Schedulers plan one step more than is taken, for `step` is also called after the last batch.
     if config.schedule == "one-cycle":
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps + 1)
