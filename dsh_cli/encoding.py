@@ -40,7 +40,7 @@ def relaxed_codes(net: HashNet, pictures: NDArray[np.uint8]) -> NDArray[np.float
     device = net.mean.device
     with torch.inference_mode():
         parts = [
-            net(to_float(torch.from_numpy(pictures[start : start + _BATCH]).to(device))).float().cpu()
+            net(to_float(torch.tensor(pictures[start : start + _BATCH], device=device))).float().cpu()
             for start in range(0, len(pictures), _BATCH)
         ]
     net.train(training)
