@@ -111,7 +111,9 @@ def class_table(codes: CodeSet, split: str) -> ClassTable:
         heads.append(head)
     present = [i for i, head in enumerate(heads) if head is not None]
     distances: list[list[int | None]] = [[None] * len(rows) for _ in rows]
-    packed = np.array([head for head in heads if head is not None], np.uint8).reshape(len(present), -1)
+    packed = np.array([head for head in heads if head is not None], np.uint8).reshape(
+        len(present), codes.packed.shape[1]
+    )
     between = hamming(packed, packed)  # (C, C)
     for i, row_of in zip(present, between, strict=True):
         for j, distance in zip(present, row_of, strict=True):

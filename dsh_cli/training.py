@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -229,16 +229,17 @@ def _listening(listeners: Sequence[Listener]) -> Iterator[None]:
 def _deterministic(seed: int) -> Iterator[None]:
     """Seed PyTorch, and give the caller's random state and settings back afterwards."""
     before = torch.are_deterministic_algorithms_enabled()
-    fill_before = torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic  # its attributes are made at run time
+    fill_before = settings.fill_uninitialized_memory
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such; it costs a third
+        settings.fill_uninitialized_memory = False  # nothing here reads such; it costs a third
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(before)
-            torch.utils.deterministic.fill_uninitialized_memory = fill_before
+            settings.fill_uninitialized_memory = fill_before
 
 
 def _fit_normalisation(net: HashNet, images: np.ndarray) -> None:

@@ -1,0 +1,67 @@
+"""The bound is checked against theory that the module does not use: Delsarte's linear program, and codes found by search."""
+
+import itertools
+from math import comb
+
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+from dsh_cli.bounds import _TABLE, class_distance_bound
+
+
+@pytest.mark.parametrize(
+    ("bits", "classes", "distance"),
+    [(8, 10, 4), (12, 10, 6), (16, 10, 8), (48, 10, 26), (8, 2, 8), (8, 16, 4), (8, 17, 3), (8, 20, 3), (8, 21, 2)]
+    + [(8, 128, 2), (8, 129, 1), (8, 256, 1), (8, 257, 0), (1, 2, 1), (1, 3, 0), (24, 4096, 8), (23, 4096, 7)],
+)
+def test_known_answers(bits, classes, distance):
+    assert class_distance_bound(bits, classes).distance == distance
+
+
+def test_fewer_than_two_classes_have_no_distance():
+    assert class_distance_bound(8, 1) is None
+
+
+def test_the_source_is_named():
+    assert class_distance_bound(8, 10).source == "table of A(n,d)"
+    assert class_distance_bound(48, 10).source == "Plotkin bound"
+
+
+def test_more_classes_never_raise_it_and_more_bits_never_lower_it():
+    values = np.array([[class_distance_bound(k, c).distance for c in range(2, 70)] for k in range(1, 33)])
+    assert (np.diff(values, axis=1) <= 0).all()
+    assert (np.diff(values, axis=0) >= 0).all()
+
+
+@pytest.mark.parametrize(("n", "d"), sorted(_TABLE))
+def test_no_table_entry_exceeds_delsartes_linear_program(n, d):
+    """An entry above a proved upper bound would be wrong (Delsarte 1973; even weights, for d is even)."""
+    weights = range(d, n + 1, 2)
+    krawtchouk = [
+        [sum((-1) ** j * comb(i, j) * comb(n - i, k - j) for j in range(k + 1)) for i in weights]
+        for k in range(n // 2 + 1)
+    ]
+    # maximise 1 + sum A_i with sum A_i K_k(i) >= -K_k(0), each row scaled by K_k(0) = C(n, k)
+    rows = -np.array(krawtchouk, float) / np.array([[comb(n, k)] for k in range(n // 2 + 1)])
+    answer = linprog(-np.ones(len(rows[0])), A_ub=rows, b_ub=np.ones(len(rows)), method="highs")
+    assert _TABLE[n, d] <= 1 - answer.fun + 1e-6
+
+
+@pytest.mark.parametrize(("n", "d"), [(n, d) for n, d in sorted(_TABLE) if n <= 12])
+def test_no_code_that_a_greedy_search_finds_is_larger_than_the_table_says(n, d):
+    words: list[int] = []
+    for word in range(2**n):  # a lexicode
+        if all((word ^ other).bit_count() >= d for other in words):
+            words.append(word)
+    assert len(words) <= _TABLE[n, d]
+
+
+def test_small_cases_equal_exhaustive_search():
+    for n in range(1, 5):
+        for classes in range(2, 2**n + 1):
+            best = max(
+                min((a ^ b).bit_count() for a, b in itertools.combinations((0, *rest), 2))
+                for rest in itertools.combinations(range(1, 2**n), classes - 1)
+            )
+            assert class_distance_bound(n, classes).distance == best, (n, classes)

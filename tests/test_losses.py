@@ -1,0 +1,55 @@
+"""The loss against its formula written as a double loop, and its gradient against finite differences."""
+
+import pytest
+import torch
+
+from dsh_cli.losses import dsh_loss, pair_term, quantization_term
+
+
+def slow_dsh_loss(relaxed, labels, margin, alpha):
+    """Equation 3 of the paper, pair by pair."""
+    total, pairs = 0.0, 0
+    for i in range(len(relaxed)):
+        for j in range(i + 1, len(relaxed)):
+            distance = float(((relaxed[i] - relaxed[j]) ** 2).sum())
+            same = labels[i] == labels[j]
+            total += 0.5 * distance if same else 0.5 * max(margin - distance, 0)
+            total += alpha * float(((relaxed[i].abs() - 1).abs()).sum() + ((relaxed[j].abs() - 1).abs()).sum())
+            pairs += 1
+    return total / pairs
+
+
+@pytest.mark.parametrize("bits", [1, 8, 48])
+@pytest.mark.parametrize("classes", [1, 3, 20])
+def test_equals_the_double_loop(bits, classes):
+    rng = torch.Generator().manual_seed(bits * classes)
+    relaxed = torch.randn(20, bits, generator=rng, dtype=torch.float64)
+    labels = torch.randint(classes, (20,), generator=rng)
+    loss, pair, quantization = dsh_loss(relaxed, labels, margin=2 * bits, alpha=0.01)
+    assert float(loss) == pytest.approx(slow_dsh_loss(relaxed, labels, 2 * bits, 0.01), abs=1e-12)
+    assert float(loss) == pytest.approx(float(pair + 0.01 * quantization))
+
+
+def test_two_opposite_codes_of_two_classes_cost_nothing():
+    relaxed = torch.tensor([[1.0, 1.0, -1.0, 1.0], [-1.0, 1.0, 1.0, 1.0]])
+    loss, _, _ = dsh_loss(relaxed, torch.tensor([0, 1]), margin=8.0, alpha=0.01)
+    assert float(loss) == 0  # Hamming distance k / 2 is squared distance 2k, the margin
+
+
+def test_equal_outputs_of_one_class_cost_only_quantization():
+    relaxed = torch.full((4, 3), 0.5)
+    assert float(pair_term(relaxed, torch.zeros(4), margin=6.0)) == 0
+    assert float(quantization_term(relaxed)) == pytest.approx(2 * 3 * 0.5)
+
+
+def test_gradient_equals_finite_differences():
+    rng = torch.Generator().manual_seed(0)
+    relaxed = torch.randn(7, 5, generator=rng, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 0, 1, 1, 2, 2, 2])
+    assert torch.autograd.gradcheck(lambda x: dsh_loss(x, labels, 10.0, 0.01)[0], (relaxed,))
+
+
+def test_needs_no_tensor_of_all_pairs_and_bits():
+    """2,000 outputs of 1,024 bits: an n x n x k tensor would take 16 GB."""
+    relaxed = torch.randn(2000, 1024)
+    assert torch.isfinite(pair_term(relaxed, torch.arange(2000) % 10, margin=2048.0))
