@@ -118,6 +118,7 @@ def class_table(codes: CodeSet, split: str) -> ClassTable:
     for i, row_of in zip(present, between, strict=True):
         for j, distance in zip(present, row_of, strict=True):
             distances[i][j] = int(distance)
+    ones = unpack(codes.packed, codes.bits).sum(axis=0)  # (k,)
     pairs = between[np.triu_indices(len(present), 1)]
     return ClassTable(
         split=split,
@@ -126,7 +127,7 @@ def class_table(codes: CodeSet, split: str) -> ClassTable:
         class_distances=tuple(tuple(row) for row in distances),
         min_class_distance=int(pairs.min()) if len(pairs) else None,
         bound=class_distance_bound(codes.bits, len(present)),
-        bit_balance=tuple(unpack(codes.packed, codes.bits).mean(axis=0).tolist()),
+        bit_balance=tuple((ones / max(1, len(codes))).tolist()),
     )
 
 

@@ -1,4 +1,4 @@
-"""The bound is checked against theory that the module does not use: Delsarte's linear program, and codes found by search."""
+"""The bound against what the module does not use: Delsarte's linear program, and codes found by search."""
 
 import itertools
 from math import comb

@@ -36,7 +36,10 @@ def test_codes_survive_every_form(rows):
     texts = to_hex(packed, k)
     assert (unpack(packed, k) == rows).all()
     assert (from_hex(texts, k) == packed).all()
-    assert all(len(text) == -(-k // 4) and int(text, 16) == int(b, 2) for text, b in zip(texts, to_binary(packed, k)))
+    assert all(
+        len(text) == -(-k // 4) and int(text, 16) == int(b, 2)
+        for text, b in zip(texts, to_binary(packed, k), strict=True)
+    )
 
 
 @pytest.mark.parametrize("k", [1, 7, 8, 9, 63, 64, 65, 1024])

@@ -28,7 +28,7 @@ def average_precision(relevant):
 
 def expectation_over_orders(distances, relevant):
     """Mean of AP over every order that sorts by distance."""
-    groups = [[r for d, r in zip(distances, relevant) if d == value] for value in sorted(set(distances))]
+    groups = [[r for d, r in zip(distances, relevant, strict=True) if d == value] for value in sorted(set(distances))]
     orders = itertools.product(*(list(itertools.permutations(group)) for group in groups))
     values = [average_precision([r for group in order for r in group]) for order in orders]
     return sum(values) / len(values)
@@ -63,7 +63,7 @@ def test_map_equals_a_slow_reference(bits, block, monkeypatch):
     queries, database = random_codes(40, bits, 4, 1), random_codes(200, bits, 4, 2)
     distances = hamming(queries.packed, database.packed)
     slow = []
-    for row, label in zip(distances, queries.labels):
+    for row, label in zip(distances, queries.labels, strict=True):
         counts = np.bincount(row, minlength=bits + 1)[None]
         hits = np.bincount(row[database.labels == label], minlength=bits + 1)[None]
         slow.append(tie_aware_ap(counts, hits)[0])

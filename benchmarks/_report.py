@@ -1,0 +1,44 @@
+"""What every benchmark says of itself: machine, versions, commit, command; one row a result in RESULTS.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+def machine() -> str:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def commit() -> str:
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent
+    )
+    return described.stdout.strip() or "unknown"
+
+
+def append(what: str, result: str) -> None:
+    """Add a row to RESULTS.md, failures included, and print it."""
+    command = " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    row = f"| {date.today()} | {what} | {result} | `{command}` | {machine()} | {commit()} |\n"
+    if not RESULTS.exists():
+        RESULTS.write_text(
+            "# Results\n\nEvery row was appended by the command it names; none was removed.\n\n"
+            "| date | what | result | command | machine | commit |\n| --- | --- | --- | --- | --- | --- |\n"
+        )
+    with RESULTS.open("a") as file:
+        file.write(row)
+    print(row, end="", flush=True)
