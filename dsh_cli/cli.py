@@ -56,21 +56,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _default(value: object) -> str:
+    return f" [dim]\\[default: {value}][/]"
+
+
+def _option(text: str, default: object, *names: str, panel: str | None = None, **settings: Any) -> Any:
+    """An option whose default is None, so that one left out can be told, and chosen later as the help says."""
+    return typer.Option(*names, help=text + _default(default), show_default=False, rich_help_panel=panel, **settings)
+
+
 Model = Annotated[
     str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="RUN",
-        envvar="DSH_MODEL",
-        help="Run folder.",
-        show_default="newest finished under runs/",
-    ),
+    _option("Run folder.", "newest finished under runs/", "--model", "-m", metavar="RUN", envvar="DSH_MODEL"),
 ]
-Format = Annotated[
-    Form | None,
-    typer.Option("--format", help="How to print the result.", show_default="table on a terminal, plain in a pipe"),
-]
+Format = Annotated[Form | None, _option("How to print the result.", "table on a terminal, plain in a pipe", "--format")]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notices; errors only.")]
 
@@ -104,106 +104,62 @@ def train(
     data: Annotated[
         str | None,
         typer.Argument(
-            help="mnist, fashion-mnist, cifar10, digits (no download), or a folder with a folder per class.",
-            show_default=_DEFAULT.data,
+            metavar="DATA",
+            help="mnist, fashion-mnist, cifar10, digits (no download), or a folder with a folder per class."
+            + _default(_DEFAULT.data),
+            show_default=False,
         ),
     ] = None,
-    bits: Annotated[
-        int | None,
-        typer.Option("--bits", "-b", help=f"Length of the code, 1 to {MAX_BITS}.", show_default=str(_DEFAULT.bits)),
-    ] = None,
+    bits: Annotated[int | None, _option(f"Length of the code, 1 to {MAX_BITS}.", _DEFAULT.bits, "--bits", "-b")] = None,
     out: Annotated[
-        str | None,
-        typer.Option(
-            "--out", "-o", metavar="RUN", help="Run folder to make.", show_default="runs/<data>-<bits>bit-<time>"
-        ),
+        str | None, _option("Run folder to make.", "runs/<data>-<bits>bit-<time>", "--out", "-o", metavar="RUN")
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Times to see every picture.", show_default="5, more for sets smaller than MNIST")
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Of splits, weights, batches, augmentation.", show_default=str(_DEFAULT.seed)),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Pictures in a batch; each pair of them counts.", show_default=str(_DEFAULT.batch_size)),
-    ] = None,
-    backbone: Annotated[
-        Backbone | None,
-        typer.Option(
-            help="small-resnet, or the paper's network.", show_default=_DEFAULT.backbone, rich_help_panel="Recipe"
-        ),
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Side of the pictures in pixels.", show_default="native up to 64, else 128", rich_help_panel="Recipe"
-        ),
-    ] = None,
-    augment: Annotated[
-        Augment | None,
-        typer.Option(
-            help="Random variation: digits turns and shifts, photos mirrors and shifts.",
-            show_default="what fits the set",
-            rich_help_panel="Recipe",
-        ),
-    ] = None,
-    margin: Annotated[
-        float | None,
-        typer.Option(
-            help="Squared distance from which classes no longer push apart.",
-            show_default="2 x bits",
-            rich_help_panel="Recipe",
-        ),
-    ] = None,
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            help="Weight of the quantization term.", show_default=str(_DEFAULT.alpha), rich_help_panel="Recipe"
-        ),
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate.", show_default=str(_DEFAULT.lr), rich_help_panel="Recipe")
-    ] = None,
-    weight_decay: Annotated[
-        float | None,
-        typer.Option(help="Weight decay.", show_default=str(_DEFAULT.weight_decay), rich_help_panel="Recipe"),
-    ] = None,
-    optimizer: Annotated[
-        Optimizer | None,
-        typer.Option(help="Optimizer.", show_default=_DEFAULT.optimizer, rich_help_panel="Recipe"),
-    ] = None,
-    schedule: Annotated[
-        Schedule | None,
-        typer.Option(help="Course of the learning rate.", show_default=_DEFAULT.schedule, rich_help_panel="Recipe"),
-    ] = None,
-    data_root: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Where named sets lie, or are downloaded to.",
-            show_default="$DSH_DATA, else the cache folder",
-            rich_help_panel="Machine",
-        ),
-    ] = None,
-    device: Annotated[
-        Device | None,
-        typer.Option(help="Where to compute.", show_default=_DEFAULT.device, rich_help_panel="Machine"),
-    ] = None,
-    tensorboard: Annotated[
-        bool | None,
-        typer.Option(
-            "--tensorboard/--no-tensorboard",
-            help="Write event files into the run.",
-            show_default="on",
-            rich_help_panel="Machine",
-        ),
-    ] = None,
+    epochs: Annotated[int | None, _option("Times to see every picture.", "5, more for small sets")] = None,
+    batch_size: Annotated[int | None, _option("Pictures a batch; each pair counts.", _DEFAULT.batch_size)] = None,
+    seed: Annotated[int | None, _option("Of splits, weights, batches, augmentation.", _DEFAULT.seed)] = None,
     like: Annotated[
         str | None, typer.Option(metavar="RUN", help="Take the recipe of another run; other options change it.")
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an unfinished run.")] = None,
+    backbone: Annotated[
+        Backbone | None, _option("small-resnet, or the paper's network.", _DEFAULT.backbone, panel="Recipe")
+    ] = None,
+    image_size: Annotated[
+        int | None, _option("Side of the pictures in pixels.", "native up to 64, else 128", panel="Recipe")
+    ] = None,
+    augment: Annotated[
+        Augment | None,
+        _option(
+            "Random variation: digits turns, zooms and shifts; photos mirrors and shifts.",
+            "what fits the set",
+            panel="Recipe",
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        _option("Squared distance from which classes no longer push apart.", "2 x bits", panel="Recipe"),
+    ] = None,
+    alpha: Annotated[float | None, _option("Weight of the quantization term.", _DEFAULT.alpha, panel="Recipe")] = None,
+    lr: Annotated[float | None, _option("Peak learning rate.", _DEFAULT.lr, panel="Recipe")] = None,
+    weight_decay: Annotated[float | None, _option("Weight decay.", _DEFAULT.weight_decay, panel="Recipe")] = None,
+    optimizer: Annotated[Optimizer | None, _option("Optimizer.", _DEFAULT.optimizer, panel="Recipe")] = None,
+    schedule: Annotated[
+        Schedule | None, _option("Course of the learning rate.", _DEFAULT.schedule, panel="Recipe")
+    ] = None,
+    data_root: Annotated[
+        str | None,
+        _option(
+            "Where named sets lie, or are downloaded to.",
+            "$DSH_DATA, else the cache folder",
+            metavar="FOLDER",
+            panel="Machine",
+        ),
+    ] = None,
+    device: Annotated[Device | None, _option("Where to compute.", _DEFAULT.device, panel="Machine")] = None,
+    tensorboard: Annotated[
+        bool | None,
+        _option("Write event files into the run.", "on", "--tensorboard/--no-tensorboard", panel="Machine"),
+    ] = None,
     form: Format = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -247,7 +203,7 @@ def train(
 def hash_pictures(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="Picture files, folders of them, or - for a list on standard input."),
+        typer.Argument(metavar="PATH", help="Picture files, folders of them, or - for a list on standard input."),
     ],
     model: Model = None,
     null: Annotated[bool, typer.Option("--null", "-0", help="The list on standard input is NUL-separated.")] = False,
@@ -307,7 +263,9 @@ def table(
 
 @app.command(epilog="Example: [bold]dsh info[/] lists the runs, [bold]dsh info runs/mine[/] shows one")
 def info(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder.", show_default="list all")] = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="Run folder." + _default("list all"), show_default=False)
+    ] = None,
     form: Format = None,
     as_json: Json = False,
 ) -> None:

@@ -1,0 +1,119 @@
+"""Run folders: whole or refused, in one clear line."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+from conftest import dsh, dsh_json, one_line_error
+
+from dsh_cli.checkpoint import Run, find_run, list_runs
+from dsh_cli.errors import DshError, RunError
+
+
+@pytest.fixture
+def run(digits_run, tmp_path):
+    return shutil.copytree(digits_run, tmp_path / "copy")
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_what_a_run_holds(run):
+    assert sorted(path.name for path in run.rglob("*") if path.is_file()) == [
+        "config.json",
+        "metrics.json",
+        "model.safetensors",
+        "splits.json",
+        "test.safetensors",
+        "train.safetensors",
+        "validation.safetensors",
+    ]
+    opened = Run.open(run)
+    for split, count in opened.counts.items():
+        codes = opened.codes(split)
+        assert len(codes) == len(opened.names()[split]) == count
+        assert codes.relaxed.shape == (count, 8) and codes.thumbnails.shape == (count, 8, 8, 1)
+
+
+def test_a_moved_run_needs_nothing_else(run, tmp_path):
+    moved = run.rename(tmp_path / "elsewhere")
+    assert len(dsh_json("table", "--model", moved)["classes"]) == 10
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "metrics.json", "codes/test.safetensors"])
+@pytest.mark.parametrize("harm", ["missing", "truncated", "empty", "pickle"])
+def test_harmed_runs_get_one_clear_line(run, file, harm):
+    path = run / file
+    data = path.read_bytes()
+    if harm == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "pickle": pickle.dumps({})}[harm])
+    command = "hash" if file == "model.safetensors" else "table"
+    arguments = [shutil.os.devnull] if command == "hash" else []
+    line = one_line_error(dsh(command, *arguments, "--model", run), 1)
+    assert str(run) in line and "dsh train" in line
+
+
+def test_a_newer_format_says_so(run):
+    edit(run / "config.json", format=2)
+    line = one_line_error(dsh("table", "--model", run), 1)
+    assert "format 2, newer than 1" in line and "pip install --upgrade" in line
+
+
+def test_weights_of_another_network_are_refused(run):
+    head = json.loads((run / "config.json").read_text())
+    head["model"]["bits"] = 9
+    edit(run / "config.json", model=head["model"])
+    assert "does not fit the network" in one_line_error(dsh("hash", "x.png", "--model", run), 1)
+
+
+def test_what_is_no_run(tmp_path):
+    assert "no run folder at none" in one_line_error(dsh("table", "--model", "none"), 1)
+    (tmp_path / "folder").mkdir()
+    assert "is not a run folder" in one_line_error(dsh("table", "--model", "folder"), 1)
+    (tmp_path / "folder" / "config.json").write_text('{"of": "something else"}')
+    assert "is not that of a run" in one_line_error(dsh("table", "--model", "folder"), 1)
+
+
+def test_without_model_the_newest_finished_run_is_taken(digits_run, tmp_path):
+    with pytest.raises(RunError, match="no finished run under runs/; train one with: dsh train --bits 8"):
+        find_run()
+    for name, created, finished in [("a", "2026-01-01", True), ("b", "2026-01-02", True), ("c", "2026-01-03", False)]:
+        shutil.copytree(digits_run, tmp_path / "runs" / name)
+        edit(tmp_path / "runs" / name / "config.json", created=created)
+        edit(tmp_path / "runs" / name / "metrics.json", finished=finished)
+    (tmp_path / "runs" / "d").mkdir()
+    assert find_run().path.name == "b"
+    assert [run.path.name for run in list_runs()] == ["a", "b", "c"]
+    result = dsh("table", "--json")
+    assert result.exit_code == 0 and "using runs/b" in result.stderr
+    assert dsh("table", "--json", "--quiet").stderr == ""
+    assert dsh_json("table", "--model", "runs/a") == json.loads(result.stdout)
+
+
+def test_the_environment_names_a_model(digits_run, monkeypatch):
+    monkeypatch.setenv("DSH_MODEL", str(digits_run))
+    assert dsh_json("table")["bits"] == 8
+
+
+def test_unfinished_runs_are_not_used(run):
+    edit(run / "metrics.json", finished=False, epochs_done=3)
+    line = one_line_error(dsh("table", "--model", run), 1)
+    assert "is unfinished" in line and f"--resume {run}" in line
+
+
+def test_a_failed_write_leaves_nothing_half_written(run, monkeypatch):
+    from dsh_cli import checkpoint
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    before = (run / "metrics.json").read_bytes()
+    monkeypatch.setattr(checkpoint.os, "replace", full)
+    with pytest.raises(DshError, match="cannot write .*metrics.json: No space left on device"):
+        checkpoint._write_json(run / "metrics.json", {})
+    assert (run / "metrics.json").read_bytes() == before
+    assert not list(run.glob(".*"))

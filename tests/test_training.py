@@ -1,0 +1,185 @@
+"""The loop on real digits: reproducible, resumable, honest when it fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from conftest import dsh_json
+
+from dsh_cli import TrainConfig, class_table, load, load_splits, mean_average_precision, train
+from dsh_cli.checkpoint import Run
+from dsh_cli.codes import CodeSet, pack
+from dsh_cli.errors import DshError, Interrupted, UsageError
+from dsh_cli.listeners import CollapseAlarm, Quiet, TensorBoard
+from dsh_cli.training import EpochStats, Plan, settle
+
+CONFIG = TrainConfig(data="digits", epochs=3, batch_size=64, device="cpu", tensorboard=False)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load_splits(CONFIG)
+
+
+def weights(run):
+    return safetensors.numpy.load((run.path / "model.safetensors").read_bytes())
+
+
+def identical(a, b):
+    return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
+
+
+def test_one_seed_gives_identical_weights_and_another_does_not(splits, tmp_path):
+    one, same = (train(CONFIG, splits, tmp_path / name).run for name in ("one", "same"))
+    other = train(replace(CONFIG, seed=1), splits, tmp_path / "other").run
+    assert identical(weights(one), weights(same))
+    assert not identical(weights(one), weights(other))
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": "sgd", "schedule": "step", "lr": 1e-3}])
+def test_a_resumed_run_ends_as_one_that_was_never_stopped(splits, tmp_path, options):
+    class Stop(Quiet):
+        def on_batch(self, epoch, done, totals):
+            if epoch == 3:
+                raise KeyboardInterrupt
+
+    config = replace(CONFIG, **options)
+    whole = train(config, splits, tmp_path / "whole")
+    with pytest.raises(Interrupted, match="stopped after 2 of 3 epochs") as caught:
+        train(config, splits, tmp_path / "part", listeners=[Stop()])
+    assert f"dsh train --resume {tmp_path / 'part'}" in str(caught.value)
+    part = Run.open(tmp_path / "part")
+    assert not part.finished
+    resumed = train(part.config, splits, resume=part)
+    assert identical(weights(whole.run), weights(resumed.run))
+    assert resumed.map == whole.map
+    assert not (tmp_path / "part" / "state.safetensors").exists()
+
+
+def test_listeners_and_the_callers_random_state_change_nothing(splits, tmp_path):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    one = train(CONFIG, splits, tmp_path / "one").run
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert not torch.are_deterministic_algorithms_enabled()
+    torch.rand(3)
+    two = train(CONFIG, splits, tmp_path / "two", listeners=[TensorBoard()]).run
+    assert identical(weights(one), weights(two))
+
+
+def test_what_is_reported_is_what_the_saved_codes_give(digits_run):
+    run = Run.open(digits_run)
+    test, database = run.codes("test"), run.codes("train")
+    assert run.metrics["map"] == mean_average_precision(test, database)
+    assert run.metrics["min_class_distance"] == class_table(test, "test").min_class_distance
+    assert run.metrics["map"] > 0.5
+    assert (pack(test.relaxed >= 0) == test.packed).all()
+
+
+def test_the_saved_network_gives_the_saved_codes(digits_run):
+    from dsh_cli.encoding import encode_dataset
+
+    run = Run.open(digits_run)
+    again = encode_dataset(load(digits_run), load_splits(run.config).test)
+    assert (again.packed == run.codes("test").packed).all()
+    assert (again.thumbnails == run.codes("test").thumbnails).all()
+
+
+def test_open_choices_are_made_from_the_data_and_saved(splits):
+    settled = settle(TrainConfig(data="digits", bits=12), splits)
+    assert (settled.margin, settled.image_size, settled.augment, settled.epochs) == (24.0, 8, "digits", 60)
+    kept = settle(TrainConfig(data="digits", margin=3.0, augment="none", epochs=2), splits)
+    assert (kept.margin, kept.augment, kept.epochs) == (3.0, "none", 2)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(splits, tmp_path):
+    with pytest.raises(DshError, match=r"not finite in epoch 1.*Try --lr"):
+        train(replace(CONFIG, lr=1e30, schedule="constant"), splits, tmp_path / "run")
+    assert not Run.open(tmp_path / "run").finished
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(splits, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UsageError, match="--device cuda"):
+        train(replace(CONFIG, device="cuda"), splits, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def alarm_for(packed, classes, epoch=4, bits=8):
+    """What the alarm says after an epoch with these validation codes."""
+    said = []
+    alarm = CollapseAlarm(said.append)
+    run = Run(None, replace(settle(CONFIG, load_splits(CONFIG)), epochs=5), None, (), "", "", {}, {}, {})
+    alarm.on_start(Plan(run, "cpu", 100, 64, 0))
+    packed = np.array(packed, np.uint8)[:, None]
+    labels = np.arange(len(packed)) % classes
+    codes = CodeSet(bits, packed, labels, tuple(map(str, range(classes))), ())
+    stats = EpochStats(epoch, 1.0, 1.0, 1.0, 1.0, codes, 0.1)
+    alarm.on_epoch(stats)
+    alarm.on_epoch(stats)
+    return said
+
+
+def test_the_alarm_tells_collapse_from_health():
+    assert len(alarm_for([7] * 100, 10)) == 1  # said once
+    assert "share 1 code, and 100% have the same" in alarm_for([7] * 100, 10)[0]
+    assert "--lr" in alarm_for([7] * 100, 10)[0]
+    assert alarm_for([1] * 60 + [2, 4, 8, 16, 32, 64, 128, 255] * 5, 10)  # most have one code
+    assert not alarm_for(list(range(10)) * 10, 10)
+    assert not alarm_for([0, 255] * 50, 2)
+    assert not alarm_for([7] * 100, 10, epoch=1)  # too early to say
+
+
+def test_a_real_collapse_is_noticed_while_it_trains(splits, tmp_path):
+    said = []
+    config = replace(CONFIG, epochs=3, alpha=50.0)  # nothing but quantization counts
+    train(config, splits, tmp_path / "run", listeners=[CollapseAlarm(said.append)])
+    assert len(said) == 1 and said[0].startswith("collapse: after epoch ")
+
+
+def test_tensorboards_own_reader_finds_everything(splits, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(CONFIG, splits, tmp_path / "run", listeners=[TensorBoard()])
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert {"loss/total", "loss/pair", "loss/quantization", "validation/map", "test/map"} <= set(tags["scalars"])
+    assert "validation/relaxed_outputs" in tags["histograms"]
+    total, pair, quantization = (events.Scalars(f"loss/{name}") for name in ("total", "pair", "quantization"))
+    assert [event.step for event in total] == [1, 2, 3]
+    assert total[-1].value == pytest.approx(pair[-1].value + 0.01 * quantization[-1].value, rel=1e-4)
+    text = events.Tensors("validation/class_table/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert "| class | code |" in text and text.count("\n| ") >= 10
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
+def test_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "dsh_cli", "train", "digits", "--epochs", "4000", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "state.safetensors").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stdout == "" and "Traceback" not in stderr
+    assert f"dsh train --resume {out}" in stderr.splitlines()[-1]
+    assert dsh_json("info", out)["finished"] is False
+    head = json.loads((out / "config.json").read_text())
+    head["config"]["epochs"] = done = dsh_json("info", out)["epochs_done"] + 1
+    (out / "config.json").write_text(json.dumps(head))
+    assert dsh_json("train", "--resume", out, "--quiet")["epochs"] == done
+    assert dsh_json("info", out)["finished"] is True
+    assert not [name for name in os.listdir(out) if name.startswith(".")]
