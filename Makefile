@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: demo test check fix docs clean
+.PHONY: demo test check fix figures clean
 
 demo: $(VENV)/installed
 	rm -rf $(DEMO)
@@ -26,6 +26,12 @@ fix: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python tests/reference.py --fix
+
+figures: $(DEMO)/metrics.json $(VENV)/installed-dev
+	$(BIN)/python benchmarks/figures.py $(DEMO)
+
+$(DEMO)/metrics.json:
+	$(MAKE) demo
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -185,6 +185,7 @@ def train(
         "tensorboard": tensorboard,
     }
     given = {name: value for name, value in asked.items() if value is not None}
+    form = _form(form, as_json)
     config, unfinished = _what_to_train(given, out, like, resume)
     config.check()
 
@@ -193,7 +194,7 @@ def train(
     training.choose_device(config.device)
     splits = _read_data(config, quiet)
     listeners = _listeners(config, quiet)
-    _show(views.trained(training.train(config, splits, out, unfinished, listeners)), form, as_json)
+    _show(views.trained(training.train(config, splits, out, unfinished, listeners)), form)
 
 
 @app.command(
@@ -213,13 +214,13 @@ def hash_pictures(
     quiet: Quiet = False,
 ) -> None:
     """Print the codes of pictures. One that cannot be read is reported, and the others go on."""
+    form = _form(form, as_json)
     run = _find_run(model, quiet)
 
     from dsh_cli import images, views
     from dsh_cli.encoding import Encoded, encode_files
     from dsh_cli.training import choose_device
 
-    form = _form(form, as_json)
     net = run.load_model(choose_device(device))
     shown: list[Encoded] = []
     failed = False
@@ -257,8 +258,9 @@ def table(
     from dsh_cli import views
     from dsh_cli.metrics import class_table
 
+    form = _form(form, as_json)
     run = _find_run(model, quiet)
-    _show(views.class_codes(class_table(run.codes(split), split), run), form, as_json)
+    _show(views.class_codes(class_table(run.codes(split), split), run), form)
 
 
 @app.command(epilog="Example: [bold]dsh info[/] lists the runs, [bold]dsh info runs/mine[/] shows one")
@@ -273,14 +275,14 @@ def info(
     from dsh_cli import views
     from dsh_cli.checkpoint import Run, list_runs
 
+    form = _form(form, as_json)
     if run is not None:
-        _show(views.run_info(Run.open(run)), form, as_json)
-    elif runs := list_runs():
-        _show(views.run_list(runs), form, as_json)
-    elif _form(form, as_json) == "json":
-        _show(views.run_list([]), form, as_json)
-    else:
+        _show(views.run_info(Run.open(run)), form)
+        return
+    runs = list_runs()
+    if not runs and form != "json":
         raise DshError("no runs under runs/; train one with: dsh train --bits 8")
+    _show(views.run_list(runs), form)
 
 
 def _what_to_train(
@@ -385,8 +387,8 @@ def _form(form: Form | None, as_json: bool) -> Form:
     return form or ("table" if sys.stdout.isatty() else "plain")
 
 
-def _show(view: View, form: Form | None, as_json: bool) -> None:
-    match _form(form, as_json):
+def _show(view: View, form: Form) -> None:
+    match form:
         case "json":
             sys.stdout.write(view.json + "\n")
         case "plain":

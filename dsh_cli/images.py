@@ -88,11 +88,11 @@ def thumbnails(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if scale >= 1:
         return pictures
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
-    reduced = [
-        np.asarray(Image.fromarray(p[..., 0] if channels == 1 else p).resize(small, Image.Resampling.BOX))
-        for p in pictures
-    ]
-    return np.stack(reduced).reshape(-1, small[1], small[0], channels)
+    reduced = np.empty((len(pictures), small[1], small[0], channels), np.uint8)
+    for picture, target in zip(pictures, reduced, strict=True):
+        image = Image.fromarray(picture[..., 0] if channels == 1 else picture)
+        target[...] = np.asarray(image.resize(small, Image.Resampling.BOX)).reshape(target.shape)
+    return reduced
 
 
 @cache

@@ -106,10 +106,11 @@ class Lines(Quiet):
 def epoch_line(stats: EpochStats, plan: Plan) -> str:
     """One epoch in one line."""
     config = plan.run.config
+    validation = "" if stats.validation_map is None else f"validation mAP {stats.validation_map:.3f}  "
     return (
         f"epoch {stats.epoch}/{config.epochs}  loss {stats.loss:.3f} = pair {stats.pair:.3f} + "
         f"{config.alpha:g} x quantization {stats.quantization:.2f}  "
-        f"validation mAP {stats.validation_map:.3f}  {stats.images_per_second:,.0f} img/s"
+        f"{validation}{stats.images_per_second:,.0f} img/s"
     )
 
 
@@ -164,9 +165,10 @@ class TensorBoard(Quiet):
             "loss/pair": stats.pair,
             "loss/quantization": stats.quantization,
             "loss/quantization_weighted": self.alpha * stats.quantization,
-            "validation/map": stats.validation_map,
             "speed/images_per_second": stats.images_per_second,
         }
+        if stats.validation_map is not None:
+            scalars["validation/map"] = stats.validation_map
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, stats.epoch)
         if len(stats.validation):

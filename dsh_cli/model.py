@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from dsh_cli.config import ModelConfig
 
 _WIDTHS = (16, 32, 64)  # channels of the three stages of the small ResNet
-_STRIDE_FROM = 16  # pixels from which the stem may halve the picture
-_STRIDE_AGAIN_FROM = 96  # pixels from which it takes a quarter
+_STRIDES = ((16, 1), (24, 2), (48, 3))  # of the stem, for pictures below so many pixels; 4 for larger ones
 
 
 class HashNet(nn.Module):
@@ -51,8 +50,8 @@ class SmallResNet(nn.Module):
 
     def __init__(self, channels: int, image_size: int) -> None:
         super().__init__()
-        stride = 1 if image_size < _STRIDE_FROM else 2 if image_size < _STRIDE_AGAIN_FROM else 4
-        kernel = 7 if stride == 4 else 3
+        stride = next((stride for below, stride in _STRIDES if image_size < below), 4)
+        kernel = max(3, 2 * stride - 1)  # overlaps its neighbours
         self.stem = nn.Sequential(
             nn.Conv2d(channels, _WIDTHS[0], kernel, stride, kernel // 2, bias=False),
             nn.BatchNorm2d(_WIDTHS[0]),

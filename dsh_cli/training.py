@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -50,7 +51,7 @@ class EpochStats:
     quantization: float  # before its weight alpha
     images_per_second: float
     validation: CodeSet
-    validation_map: float  # tie-aware, validation against itself, self-matches excluded
+    validation_map: float | None  # tie-aware, validation against itself without self-matches; None if too small
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,9 @@ def _train(run: Run, splits: Splits, device: torch.device, listeners: Sequence[L
     optimizer = _optimizer(net, config)
     schedule = _schedule(optimizer, config, steps=len(batches) * config.epochs)
     first, seconds = _restore(run, net, optimizer)
-    for _ in range(first * len(batches)):
-        schedule.step()
+    with warnings.catch_warnings(action="ignore"):  # the optimizer took these steps before it was interrupted
+        for _ in range(first * len(batches)):
+            schedule.step()
     for listener in listeners:
         listener.on_start(Plan(run, str(device), len(batches), batches.batch_size, first))
 
@@ -187,9 +189,8 @@ def _train(run: Run, splits: Splits, device: torch.device, listeners: Sequence[L
         if not math.isfinite(loss_mean):
             raise DshError(_not_finite(config, epoch + 1))
         validation = encode_dataset(net, splits.validation)
-        stats = EpochStats(
-            epoch + 1, loss_mean, pair_mean, quantization_mean, rate, validation, mean_average_precision(validation)
-        )
+        value = mean_average_precision(validation) if len(validation) > 1 else None
+        stats = EpochStats(epoch + 1, loss_mean, pair_mean, quantization_mean, rate, validation, value)
         for listener in listeners:
             listener.on_epoch(stats)
         seconds += time.perf_counter() - started

@@ -97,6 +97,15 @@ def test_train_on_a_folder_then_hash_it(photos, tmp_path):
     assert dsh("hash", grey, "--model", tmp_path / "run").exit_code == 0
 
 
+def test_the_smallest_set_that_can_be_learned_from(tmp_path):
+    """Two classes of three large pictures: two to train on, one to test, none to validate."""
+    folder = make_classes(tmp_path / "set", {"a": 3, "b": 3}, size=100)
+    dsh_json("train", folder, "--epochs", 2, "--out", tmp_path / "run")
+    assert dsh_json("info", tmp_path / "run")["counts"] == {"train": 4, "validation": 0, "test": 2}
+    assert dsh("table", "--model", tmp_path / "run", "--split", "validation", "--format", "table").exit_code == 0
+    assert dsh_json("table", "--model", tmp_path / "run")["class_distance_bound"] == 8
+
+
 def test_like_takes_a_recipe_and_changes_what_is_given(digits_run, tmp_path):
     dsh_json("train", "--like", digits_run, "--bits", 5, "--epochs", 1, "--out", tmp_path / "run", "--quiet")
     mine, theirs = Run.open(tmp_path / "run").config, Run.open(digits_run).config
@@ -259,11 +268,11 @@ def test_golden_table_at_width_80(tmp_path):
     expected = """\
 golden: test split, 8 bits
 
- class   code   binary     images   exact   variants (images, distance)
- ──────────────────────────────────────────────────────────────────────
- cat     0xf0   11110000       10   80.0%   0xe0 (1, 1), 0xf1 (1, 1)
- dog     0x0f   00001111       10  100.0%
- owl     0xff   11111111       10   90.0%   0xfe (1, 1)
+ class   code   binary     images    exact   variants (images, distance)
+ ───────────────────────────────────────────────────────────────────────
+ cat     0xf0   11110000       10    80.0%   0xe0 (1, 1), 0xf1 (1, 1)
+ dog     0x0f   00001111       10   100.0%
+ owl     0xff   11111111       10    90.0%   0xfe (1, 1)
 
 
 distance cat dog owl
@@ -333,11 +342,11 @@ def test_data_that_is_not_there(tmp_path):
     assert untouched(tmp_path)
 
 
-def make_classes(root, counts):
+def make_classes(root, counts, size=12):
     for name, count in counts.items():
         (root / name).mkdir(parents=True)
         for i in range(count):
-            Image.effect_noise((12, 12), 40).save(root / name / f"{i}.png")
+            Image.effect_noise((size, size), 40).save(root / name / f"{i}.png")
     return root
 
 

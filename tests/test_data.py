@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 import sys
 from dataclasses import replace
 
@@ -185,9 +186,8 @@ def test_folders_nested_and_without_parts(photos):
 
 
 def test_folders_with_parts_keep_them(photos):
-    (photos.parent / "parts").mkdir()
     for part in ("train", "test"):
-        os.system(f"cp -r {photos} {photos.parent / 'parts' / part}")
+        shutil.copytree(photos, photos.parent / "parts" / part)
     splits = load_splits(TrainConfig(data=str(photos.parent / "parts")))
     assert len(splits.test) == 18 and all("/test/" in name for name in splits.test.names)
     assert all("/train/" in name for name in splits.train.names + splits.validation.names)

@@ -1,0 +1,35 @@
+"""What the README promises runs."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from conftest import dsh
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.S))
+def test_python_examples_run(code, digits_run, capsys):
+    os.mkdir("runs")
+    os.symlink(digits_run, "runs/mine")
+    for name in ("a.png", "b.png"):
+        Image.effect_noise((20, 20), 60).save(name)
+    exec(code, {})
+    codes, distance = capsys.readouterr().out.splitlines()
+    a, b = (int(code, 16) for code in eval(codes))
+    assert int(distance) == (a ^ b).bit_count()
+
+
+def test_every_option_it_names_exists():
+    helps = "".join(dsh(command, "--help").stdout for command in ("train", "hash", "table", "info"))
+    named = set(re.findall(r"`(?:dsh [^`]*?)?(--[a-z-]+)", README))
+    assert named and all(option in helps for option in named), named
+
+
+def test_every_file_it_links_to_is_there():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links and all((ROOT / link).exists() for link in links)
