@@ -292,7 +292,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    _write(path, safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+    _write(path, safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -114,7 +114,7 @@ def train(
     out: Annotated[
         str | None, _option("Run folder to make.", "runs/<data>-<bits>bit-<time>", "--out", "-o", metavar="RUN")
     ] = None,
-    epochs: Annotated[int | None, _option("Times to see every picture.", "5, more for small sets")] = None,
+    epochs: Annotated[int | None, _option("Times to see every picture.", "6, more for small sets")] = None,
     batch_size: Annotated[int | None, _option("Pictures a batch; each pair counts.", _DEFAULT.batch_size)] = None,
     seed: Annotated[int | None, _option("Of splits, weights, batches, augmentation.", _DEFAULT.seed)] = None,
     like: Annotated[

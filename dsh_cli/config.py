@@ -31,7 +31,7 @@ class TrainConfig:
     augment: Augment | None = None  # None: what fits the set
     margin: float | None = None  # squared distance between relaxed codes; None: 2 * bits (DSH, section 3)
     alpha: float = 0.01  # weight of the quantization term (DSH, section 4.1)
-    epochs: int | None = None  # None: 5, and more for sets smaller than MNIST
+    epochs: int | None = None  # None: 6, and more for sets smaller than MNIST
     batch_size: int = 200  # pictures; every pair in a batch counts (200: DSH, section 3)
     optimizer: Optimizer = "adamw"
     schedule: Schedule = "one-cycle"
