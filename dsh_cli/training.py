@@ -288,7 +288,8 @@ def _restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> tuple[
         for name, parameter in net.named_parameters():
             prefix = f"optimizer.{name}."
             optimizer.state[parameter] = {
-                key.removeprefix(prefix): value if value.dim() == 0 else value.to(parameter.device)
+                # moments in the layout of their parameter, which fused optimizers take for granted
+                key.removeprefix(prefix): torch.empty_like(parameter).copy_(value) if value.dim() else value
                 for key, value in state.items()
                 if key.startswith(prefix)
             }
