@@ -151,7 +151,7 @@ def main() -> None:
     for seed in arguments.seeds:
         splits = load_splits(TrainConfig(seed=seed))
         ours, _ = seconds_to(default_steps(splits, seed, arguments.bits), splits, 1.0, arguments.limit)
-        theirs, last = seconds_to(reference_steps(splits, seed, arguments.bits), splits, 15.0, arguments.limit)
+        theirs, last = seconds_to(reference_steps(splits, seed, arguments.bits), splits, 30.0, arguments.limit)
         for target in TARGETS:
             if target not in ours:
                 append(
