@@ -225,7 +225,7 @@ def hash_pictures(
     shown: list[Encoded] = []
     failed = False
     on_screen = form != "table" and sys.stdout.isatty()  # the codes themselves show the progress
-    with _bar(quiet or on_screen, "{task.completed:,} pictures") as progress:
+    with _status(quiet or on_screen, "hashing pictures") as progress:
         for done, item in enumerate(encode_files(net, images.expand(_arguments(paths, null))), 1):
             progress(done)
             if item.error is not None:
@@ -316,7 +316,7 @@ def _read_data(config: TrainConfig, quiet: bool) -> Splits:
     from dsh_cli.data import load_splits
     from dsh_cli.views import printable
 
-    with _bar(quiet, "reading pictures", "bar", "{task.completed:,} of {task.total:,}") as progress:
+    with _status(quiet, "reading pictures") as progress:
         splits = load_splits(config, progress)
     skipped = splits.train.skipped
     for picture in skipped[:5]:
@@ -355,19 +355,14 @@ def _arguments(paths: list[str], null: bool) -> Iterator[str]:
 
 
 @contextmanager
-def _bar(quiet: bool, *columns: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr while it is a terminal; yields what moves it: done, and all if known."""
+def _status(quiet: bool, what: str) -> Iterator[Callable[..., None]]:
+    """A live line on stderr while it is a terminal; yields what moves it: pictures done, and all if known."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield lambda done, total=None: None
         return
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    with Progress(
-        *(BarColumn() if c == "bar" else TextColumn(c) for c in columns), console=console, transient=True
-    ) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total=None: bar.update(task, completed=done, total=total)
+    with console.status(what) as line:
+        yield lambda done, total=None: line.update(f"{what}: {done:,}" + (f" of {total:,}" if total else ""))
 
 
 def _find_run(model: str | None, quiet: bool) -> Run:

@@ -106,10 +106,10 @@ class Lines(Quiet):
 def epoch_line(stats: EpochStats, plan: Plan) -> str:
     """One epoch in one line."""
     config = plan.run.config
-    validation = "" if stats.validation_map is None else f"validation mAP {stats.validation_map:.3f}  "
+    validation = "" if stats.validation_map is None else f"val. mAP {stats.validation_map:.3f}  "
     return (
         f"epoch {stats.epoch}/{config.epochs}  loss {stats.loss:.3f} = pair {stats.pair:.3f} + "
-        f"{config.alpha:g} x quantization {stats.quantization:.2f}  "
+        f"{config.alpha:g} x {stats.quantization:.2f}  "
         f"{validation}{stats.images_per_second:,.0f} img/s"
     )
 

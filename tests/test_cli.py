@@ -1,5 +1,6 @@
 """Every command as a user meets it: help, results in three forms, exit codes, and what bad input gets."""
 
+import contextlib
 import io
 import json
 import os
@@ -55,6 +56,39 @@ def test_version():
 
 def test_python_m_runs_the_same_program():
     assert b"dsh [OPTIONS] COMMAND" in dsh_process("--help").stdout
+
+
+# On a terminal
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_on_a_terminal_everything_is_shown_live(photos, tmp_path):
+    """Training and hashing with stdout and stderr on a real pseudo-terminal."""
+    train = [*["train", "--epochs", "3", "--bits", "8"], "--out", str(tmp_path / "run"), str(photos)]
+    shown = on_terminal(train)
+    assert "epoch 3/3" in shown and "img/s" in shown and "smallest distance" in shown
+    assert "\x1b[2K" in shown  # the bar was drawn, and erased
+    hashed = on_terminal(["hash", str(photos), "--model", str(tmp_path / "run")])
+    assert hashed.count("0x") == 18
+    assert "0x" in on_terminal(["table", "--model", str(tmp_path / "run")])
+
+
+def on_terminal(arguments):
+    import pty
+
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dsh_cli", *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux's way to say that the other side has closed
+        while part := os.read(ours, 65536):
+            shown += part
+    os.close(ours)
+    assert process.wait(timeout=60) == 0, shown.decode()
+    return shown.decode()
 
 
 # train, info
