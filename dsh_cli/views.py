@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dsh_cli.metrics import ClassTable
     from dsh_cli.training import TrainResult
 
-_VARIANTS_SHOWN = 3
+_WIDE = 90  # columns from which a third variant is shown
 _CLOSEST_SHOWN = 10
 _CELL = 4  # columns of one distance in the matrix
 _BEST, _GOOD, _NEAR, _CLASH = "bold green", "green", "yellow", "bold white on red"
@@ -228,7 +228,14 @@ def _class_codes_table(table: ClassTable, run: Run, width: int) -> RenderableTyp
         binary = [row.binary or "-"] if show_binary else []
         code = f"0x{row.code}" if row.code else "-"
         exact = f"{row.exact:.1%}" if row.count else "-"
-        shown.add_row(Text(printable(row.label)), code, *binary, f"{row.count:,}", exact, _variants(row.variants))
+        shown.add_row(
+            Text(printable(row.label)),
+            code,
+            *binary,
+            f"{row.count:,}",
+            exact,
+            _variants(row.variants, 3 if width >= _WIDE else 2),
+        )
     balance = table.bit_balance
     lines = [
         Text(f"{printable(str(run.path))}: {printable(table.split)} split, {_count(table.bits, 'bit')}", style="bold"),
@@ -242,9 +249,9 @@ def _class_codes_table(table: ClassTable, run: Run, width: int) -> RenderableTyp
     return Group(*lines)
 
 
-def _variants(variants: Sequence[Any]) -> Text:
-    shown = ", ".join(f"0x{v.code} ({v.count:,}, {v.distance})" for v in variants[:_VARIANTS_SHOWN])
-    more = len(variants) - _VARIANTS_SHOWN
+def _variants(variants: Sequence[Any], most: int) -> Text:
+    shown = ", ".join(f"0x{v.code} ({v.count:,}, {v.distance})" for v in variants[:most])
+    more = len(variants) - most
     return Text(f"{shown}, {more} more" if more > 0 else shown)
 
 
