@@ -94,6 +94,8 @@ class Run:
             )
         metrics = _read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
         try:
+            if metrics.get("finished") and not {"map", "seconds", "min_class_distance"} <= metrics.keys():
+                raise ValueError("a finished run without results")
             return cls(
                 path=folder,
                 config=Recipe(**head["config"]),
@@ -101,12 +103,14 @@ class Run:
                 classes=tuple(head["classes"]),
                 created=head["created"],
                 source=head["source"],
-                counts=head["counts"],
-                versions=head["versions"],
+                counts=dict(head["counts"]),
+                versions=dict(head["versions"]),
                 metrics=metrics,
             )
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{folder / 'config.json'} is damaged ({error}); train again with: dsh train") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{folder} is damaged (config.json or metrics.json: {error}); train again with: dsh train"
+            ) from error
 
     def codes(self, split: str) -> CodeSet:
         """The codes of one split, without names.
@@ -117,6 +121,10 @@ class Run:
         file = self.path / "codes" / f"{split}.safetensors"
         self._require_finished()
         tensors = _read_tensors(file)
+        count, width = self.counts.get(split), -(-self.model.bits // 8)
+        shapes = {name: array.shape for name, array in tensors.items()}
+        if shapes.get("packed") != (count, width) or any(shape[0] != count for shape in shapes.values()):
+            raise RunError(f"{file} does not fit config.json; train again with: dsh train --like {self.path}")
         try:
             return CodeSet(
                 bits=self.model.bits,

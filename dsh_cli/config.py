@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from dsh_cli.errors import UsageError
 
@@ -81,3 +81,14 @@ class ModelConfig:
     bits: int
     channels: int  # 1 (grey) or 3 (RGB)
     image_size: int  # pixels, square
+
+    def __post_init__(self) -> None:
+        """Refuse what no network is built from, such as an edited file might say.
+
+        Raises:
+            TypeError: a field is not of its kind.
+        """
+        numbers = (self.bits, self.channels, self.image_size)
+        fine = all(type(number) is int for number in numbers) and self.backbone in get_args(Backbone)
+        if not fine or not 1 <= self.bits <= MAX_BITS or self.channels not in (1, 3) or self.image_size < 1:
+            raise TypeError(f"no such network: {self}")

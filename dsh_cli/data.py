@@ -21,6 +21,7 @@ from dsh_cli.sources import CIFAR_FILES, IDX_FILES, NAMED_SETS, locate
 NATIVE_UP_TO = 64  # pixels: pictures no larger keep their size by default
 LARGE = 128  # pixels: the default size of all others
 VALIDATION = 1000  # training pictures held out, at most; and no more than a tenth
+MEMORY = 8 << 30  # bytes of pictures held at once, at most
 TEST_SHARE = 0.2  # of each class, where a set comes without a test part
 
 _DIGITS = tuple("0123456789")
@@ -206,6 +207,7 @@ def _read_cifar(folder: Path, files: Sequence[str]) -> tuple[NDArray[np.uint8], 
 def _resized(dataset: Dataset, size: int | None) -> Dataset:
     if size is None or size == dataset.image_size:
         return dataset
+    _require_memory(len(dataset), size, dataset.channels)
     grey = dataset.channels == 1
     resized = [
         np.asarray(Image.fromarray(p[..., 0] if grey else p).resize((size, size), Image.Resampling.BILINEAR))
@@ -289,6 +291,7 @@ def _read_pictures(
         except ImageError as error:
             return error
 
+    _require_memory(len(paths), size, channels)
     pixels = np.zeros((len(paths), size, size, channels), np.uint8)
     errors = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the decoders release the interpreter's lock
@@ -300,6 +303,14 @@ def _read_pictures(
             if progress is not None:
                 progress(i + 1, len(paths))
     return pixels, errors
+
+
+def _require_memory(count: int, size: int, channels: int) -> None:
+    if (needed := count * size * size * channels) > MEMORY:
+        raise DataError(
+            f"{count:,} pictures of {size} x {size} pixels take {needed / 2**30:.0f} GiB of memory, more than the "
+            f"{MEMORY >> 30} GiB there may be; choose a smaller --image-size"
+        )
 
 
 # Splits

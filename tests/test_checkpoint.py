@@ -70,6 +70,21 @@ def test_weights_of_another_network_are_refused(run):
     assert "does not fit the network" in one_line_error(dsh("hash", "x.png", "--model", run), 1)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [{"bits": "eight"}, {"bits": 0}, {"channels": 2}, {"image_size": None}, {"backbone": "vgg"}, {"more": 1}],
+)
+def test_edited_networks_are_refused(run, model):
+    head = json.loads((run / "config.json").read_text())
+    edit(run / "config.json", model=head["model"] | model)
+    assert "is damaged" in one_line_error(dsh("hash", "x.png", "--model", run), 1)
+
+
+def test_codes_that_do_not_belong_to_the_run_are_refused(run):
+    shutil.copy(run / "codes" / "train.safetensors", run / "codes" / "test.safetensors")
+    assert "does not fit config.json" in one_line_error(dsh("table", "--model", run), 1)
+
+
 def test_what_is_no_run(tmp_path):
     assert "no run folder at none" in one_line_error(dsh("table", "--model", "none"), 1)
     (tmp_path / "folder").mkdir()

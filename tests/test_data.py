@@ -207,6 +207,11 @@ def test_large_pictures_become_128_and_grey_ones_one_channel(tmp_path):
     assert small.train.images.shape[1:] == (24, 24, 1)
 
 
+def test_more_than_memory_holds_is_refused_at_once():
+    with pytest.raises(DataError, match=r"1,797 pictures of 4096 x 4096 .* --image-size"):
+        load_splits(TrainConfig(data="digits", image_size=4096))
+
+
 def test_unreadable_pictures_are_left_out_and_reported(photos):
     (photos / "apple" / "broken.png").write_bytes(b"no picture")
     splits = load_splits(TrainConfig(data=str(photos)))
