@@ -194,7 +194,7 @@ def _train(run: Run, splits: Splits, device: torch.device, listeners: Sequence[L
         for listener in listeners:
             listener.on_epoch(stats)
         seconds += time.perf_counter() - started
-        run.write_state(_state(net, optimizer, seconds), epochs_done=epoch + 1)
+        run.write_state(_state(net, optimizer, epoch + 1, seconds), epochs_done=epoch + 1)
 
     codes = {
         "train": encode_dataset(net, splits.train),
@@ -269,12 +269,14 @@ def _schedule(optimizer: torch.optim.Optimizer, config: Recipe, steps: int) -> t
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, drops)
 
 
-def _state(net: HashNet, optimizer: torch.optim.Optimizer, seconds: float) -> dict[str, Tensor]:
+def _state(net: HashNet, optimizer: torch.optim.Optimizer, epochs_done: int, seconds: float) -> dict[str, Tensor]:
     """Weights, optimizer moments and time so far, as flat tensors. Shuffles need no state: they follow the epoch."""
     state = {f"net.{name}": value for name, value in net.state_dict().items()}
     for name, parameter in net.named_parameters():
         for key, value in optimizer.state[parameter].items():
             state[f"optimizer.{name}.{key}"] = value
+    # Here as well as in metrics.json, for the two files are not written at one moment.
+    state["epochs_done"] = torch.tensor(epochs_done)
     return {**state, "seconds": torch.tensor(seconds, dtype=torch.float64)}
 
 
@@ -293,7 +295,7 @@ def _restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> tuple[
                 for key, value in state.items()
                 if key.startswith(prefix)
             }
-        return int(run.metrics["epochs_done"]), float(state["seconds"])
+        return int(state["epochs_done"]), float(state["seconds"])
     except (KeyError, RuntimeError) as error:
         raise RunError(f"{run.path / 'state.safetensors'} is damaged ({error}); train again with: dsh train") from error
 

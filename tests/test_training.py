@@ -64,6 +64,21 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(splits, tmp_path, opti
     assert not (tmp_path / "part" / "state.safetensors").exists()
 
 
+def test_a_stop_between_the_two_files_of_a_state_loses_nothing(splits, tmp_path):
+    class Stop(Quiet):
+        def on_epoch(self, stats):
+            if stats.epoch == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        train(CONFIG, splits, tmp_path / "part", listeners=[Stop()])
+    (tmp_path / "part" / "metrics.json").unlink()
+    part = Run.open(tmp_path / "part")
+    assert identical(
+        weights(train(part.config, splits, resume=part).run), weights(train(CONFIG, splits, tmp_path / "w").run)
+    )
+
+
 def test_listeners_and_the_callers_random_state_change_nothing(splits, tmp_path):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
