@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from dsh_cli.config import MAX_BITS, Augment, Backbone, Device, Optimizer, Schedule, TrainConfig
+from dsh_cli.config import DATASETS, MAX_BITS, Augment, Backbone, Device, Optimizer, Schedule, TrainConfig
 from dsh_cli.errors import DshError, UsageError
 
 if TYPE_CHECKING:
@@ -309,7 +309,9 @@ def _what_to_train(
     else:
         base = TrainConfig()
     config = replace(base, **given)
-    return (replace(config, data=os.path.abspath(config.data)) if Path(config.data).is_dir() else config), None
+    if config.data not in DATASETS and Path(config.data).is_dir():
+        config = replace(config, data=os.path.abspath(config.data))  # to be found again from anywhere
+    return config, None
 
 
 def _read_data(config: TrainConfig, quiet: bool) -> Splits:

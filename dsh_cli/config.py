@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from dsh_cli.errors import UsageError
 
 MAX_BITS = 1024
+DATASETS = ("mnist", "fashion-mnist", "cifar10", "digits")  # a folder of such a name is given as ./mnist
 
 Augment = Literal["none", "digits", "photos"]
 Backbone = Literal["small-resnet", "dsh-cnn"]

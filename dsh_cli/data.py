@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dsh_cli import images
-from dsh_cli.config import Augment, TrainConfig
+from dsh_cli.config import DATASETS, Augment, TrainConfig
 from dsh_cli.errors import DataError, ImageError
 from dsh_cli.sources import CIFAR_FILES, IDX_FILES, NAMED_SETS, locate
 
@@ -112,7 +112,7 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
     Raises:
         DataError: the data is missing, damaged, or cannot be learned from.
     """
-    if config.data in _CLASSES:
+    if config.data in DATASETS:
         train, test = _load_named(config)
     elif Path(config.data).is_dir():
         train, test = _load_folder(Path(config.data), config.image_size, progress)
@@ -121,7 +121,7 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
     else:
         raise DataError(
             f"no dataset named {config.data!r}, and no such folder. "
-            f"Named sets: {', '.join(_CLASSES)}; or give a folder with a folder per class"
+            f"Named sets: {', '.join(DATASETS)}; or give a folder with a folder per class"
         )
     _require_learnable(train, test is not None)
     if test is None:

@@ -408,6 +408,13 @@ def test_a_folder_without_class_folders(tmp_path):
     assert "no class folders" in one_line_error(dsh("train", tmp_path / "set"), 1)
 
 
+def test_a_named_set_is_not_hidden_by_a_folder_of_its_name(tmp_path):
+    make_classes(tmp_path / "digits", {"a": 3, "b": 3})
+    options = ["--epochs", 1, "--quiet", "--no-tensorboard"]
+    assert dsh_json("train", "digits", *options)["dataset"] == "digits"
+    assert dsh_json("train", "./digits", *options)["dataset"] == str(tmp_path / "digits")
+
+
 def test_an_out_folder_that_is_taken(digits_run):
     line = one_line_error(dsh(*DIGITS, "--out", digits_run), 2)
     assert "is there already" in line
