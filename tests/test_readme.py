@@ -25,9 +25,12 @@ def test_python_examples_run(code, digits_run, capsys):
 
 
 def test_every_option_it_names_exists():
-    helps = "".join(dsh(command, "--help").stdout for command in ("train", "hash", "table", "info"))
-    named = set(re.findall(r"`(?:dsh [^`]*?)?(--[a-z-]+)", README))
-    assert named and all(option in helps for option in named), named
+    helps = {command: dsh(command, "--help").stdout for command in ("train", "hash", "table", "info")}
+    of_commands = re.findall(rf"\bdsh ({'|'.join(helps)})\b([^`|#\n]*)", README)
+    options = [(command, option) for command, rest in of_commands for option in re.findall(r" (--?[a-z-]+)", rest)]
+    assert len(options) > 5 and [pair for pair in options if pair[1] not in helps[pair[0]]] == []
+    alone = re.findall(r"`(--[a-z-]+)", README)
+    assert alone and [option for option in alone if option not in "".join(helps.values())] == []
 
 
 def test_every_file_it_links_to_is_there():
