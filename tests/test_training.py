@@ -181,7 +181,14 @@ def test_tensorboards_own_reader_finds_everything(splits, tmp_path):
 def test_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "dsh_cli", "train", "digits", "--epochs", "4000", "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell starts background jobs with Ctrl-C ignored, and tests may run in one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not (out / "state.safetensors").exists():
         assert time.monotonic() < deadline and process.poll() is None
