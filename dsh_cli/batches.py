@@ -1,16 +1,19 @@
-"""Batches for training: gathered from memory, moved to the device and augmented there, whole batches at a time."""
+"""Batches for training: gathered from memory or files, then augmented on the device, whole batches at a time."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dsh_cli.config import Augment
 from dsh_cli.data import Dataset
+from dsh_cli.pictures import PictureFiles
 
 _SHIFT = {"digits": 0.075, "photos": 0.125}  # of the side, each way; the latter is CIFAR's usual 4 of 32 pixels
 _TURN = math.radians(10)  # each way, for digits
@@ -22,26 +25,79 @@ class Batches:
 
     Every batch is full (a set smaller than one batch is one batch): what is left over waits for another
     epoch's shuffle. Pictures come as (B, channels, H, W) float in [0, 1], channels last in memory.
+
+    With `per_class` > 0, so many pictures of a class come together (P x K sampling: Hermans et al., *In Defense of
+    the Triplet Loss*, 2017), so that a batch has pairs of one class however many classes there are.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, augment: Augment, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, dataset: Dataset, batch_size: int, augment: Augment, seed: int, device: torch.device, per_class: int = 0
+    ) -> None:
+        self.dataset = dataset
         self.batch_size = min(batch_size, len(dataset))
         self.augment = augment
         self.seed = seed
-        self.images = torch.from_numpy(dataset.images).to(device)  # (n, H, W, channels) uint8
+        self.device = device
+        self.per_class = per_class
+        self.waited = 0.0  # seconds the caller waited for batches, in all
+        self._notes: dict[str, bool] = {}  # what there is to report, and whether it was
         self.labels = torch.from_numpy(dataset.labels).to(device)
+        self._held = torch.from_numpy(dataset.images).to(device) if isinstance(dataset.images, np.ndarray) else None
 
     def __len__(self) -> int:
         return len(self.labels) // self.batch_size
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch: pictures and their (B,) labels."""
+        """The batches of one epoch: pictures and their (B,) labels.
+
+        Pictures that cannot be read are left out; a batch that comes to fewer than two is dropped.
+        """
         # On the CPU whatever the device, so that every machine sees the same order.
         rng = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
-        order = torch.randperm(len(self.labels), generator=rng).to(self.labels.device)
-        for chosen in order[: len(self) * self.batch_size].view(-1, self.batch_size):
-            pictures = to_float(self.images[chosen])
-            yield augment(pictures, self.augment, rng), self.labels[chosen]
+        order = torch.randperm(len(self.labels), generator=rng)
+        if self.per_class:
+            order = _together(order, torch.from_numpy(self.dataset.labels), self.per_class, rng)
+        asked = time.perf_counter()
+        for pictures, rows in self._read(order[: len(self) * self.batch_size].view(-1, self.batch_size)):
+            batch = augment(to_float(pictures), self.augment, rng), self.labels[rows]
+            self.waited += time.perf_counter() - asked
+            yield batch
+            asked = time.perf_counter()
+        self.waited += time.perf_counter() - asked
+
+    def new_notes(self) -> tuple[str, ...]:
+        """What the data had to report since this was last asked: pictures that cannot be read, a full cache."""
+        pictures = self.dataset.images
+        cache = pictures.intake.cache if isinstance(pictures, PictureFiles) else None
+        if cache is not None and cache.problem is not None:
+            self._notes.setdefault(cache.problem, False)
+        new = tuple(note for note, told in self._notes.items() if not told)
+        self._notes.update(dict.fromkeys(new, True))
+        return new
+
+    def _read(self, batches: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pictures as (B, H, W, channels) uint8 on the device, and their rows."""
+        if self._held is not None:
+            for rows in batches.to(self.device):
+                yield self._held[rows], rows
+            return
+        for batch in self.dataset.read(batches.numpy()):
+            for skip in batch.skipped:
+                self._notes.setdefault(f"{skip.path}: {skip.error}; left out", False)
+            if len(batch.rows) > 1:
+                yield torch.from_numpy(batch.images).to(self.device), torch.from_numpy(batch.rows).to(self.device)
+
+
+def _together(order: Tensor, labels: Tensor, per_class: int, rng: torch.Generator) -> Tensor:
+    """A shuffle (n,) rearranged so that `per_class` pictures of a class, or a few more, stand side by side."""
+    by_class = order[labels[order].argsort(stable=True)]  # (n,) shuffled within each class
+    counts = torch.bincount(labels)  # (C,)
+    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[labels[by_class]]  # (n,) within its class
+    last = (counts // per_class).clamp_min(1)[labels[by_class]] - 1
+    group = torch.minimum(rank // per_class, last)  # what is left over joins its class's last group
+    begins = (rank == 0) | (group != group.roll(1))
+    group_of = begins.cumsum(0) - 1  # (n,) number of each picture's group
+    return by_class[torch.randperm(int(begins.sum()), generator=rng)[group_of].argsort(stable=True)]
 
 
 def to_float(images: Tensor) -> Tensor:

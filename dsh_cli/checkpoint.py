@@ -19,16 +19,15 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from dsh_cli.codes import CodeSet
@@ -42,9 +41,12 @@ if TYPE_CHECKING:
     from dsh_cli.model import HashNet
 
 FORMAT = 1  # of the run folder; a reader refuses a larger number
-SPLITS = ("train", "validation", "test")
 RUNS = Path("runs")
 
+# names of NumPy's types in a safetensors header
+_DTYPES = {
+    "bool": "BOOL", "uint8": "U8", "int32": "I32", "int64": "I64", "float16": "F16", "float32": "F32", "float64": "F64"
+}  # fmt: skip
 _PACKAGES = ("dsh-cli", "torch", "torchvision", "numpy")
 
 
@@ -58,7 +60,7 @@ class Run:
     classes: tuple[str, ...]
     created: str  # ISO 8601, local time
     source: str  # where the pictures came from
-    counts: Mapping[str, int]  # pictures of each split
+    counts: Mapping[str, int]  # pictures of each split; of a finished run, those that have a code
     versions: Mapping[str, str]
     metrics: Mapping[str, Any]
 
@@ -103,7 +105,7 @@ class Run:
                 classes=tuple(head["classes"]),
                 created=head["created"],
                 source=head["source"],
-                counts=dict(head["counts"]),
+                counts=dict(metrics.get("counts", head["counts"])),
                 versions=dict(head["versions"]),
                 metrics=metrics,
             )
@@ -112,31 +114,27 @@ class Run:
                 f"{folder} is damaged (config.json or metrics.json: {error}); train again with: dsh train"
             ) from error
 
-    def codes(self, split: str) -> CodeSet:
-        """The codes of one split, without names.
+    def codes(self, split: str, *more: Literal["relaxed", "thumbnails"]) -> CodeSet:
+        """The codes of one split, without names; relaxed codes and thumbnails where asked for.
 
         Raises:
             RunError: they are missing or damaged.
         """
         file = self.path / "codes" / f"{split}.safetensors"
         self._require_finished()
-        tensors = _read_tensors(file)
+        tensors = _read_tensors(file, ("packed", "labels", *more))
         count, width = self.counts.get(split), -(-self.model.bits // 8)
-        shapes = {name: array.shape for name, array in tensors.items()}
-        if shapes.get("packed") != (count, width) or any(shape[0] != count for shape in shapes.values()):
+        if tensors["packed"].shape != (count, width) or any(len(array) != count for array in tensors.values()):
             raise RunError(f"{file} does not fit config.json; train again with: dsh train --like {self.path}")
-        try:
-            return CodeSet(
-                bits=self.model.bits,
-                packed=tensors["packed"],
-                labels=tensors["labels"].astype(np.int64),
-                classes=self.classes,
-                names=(),
-                relaxed=tensors["relaxed"],
-                thumbnails=tensors["thumbnails"],
-            )
-        except KeyError as error:
-            raise RunError(f"{file} lacks {error}; train again with: dsh train --like {self.path}") from error
+        return CodeSet(
+            bits=self.model.bits,
+            packed=tensors["packed"],
+            labels=tensors["labels"].astype(np.int64),
+            classes=self.classes,
+            names=(),
+            relaxed=tensors.get("relaxed"),
+            thumbnails=tensors.get("thumbnails"),
+        )
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Names of the pictures of each split, in the order of its codes."""
@@ -190,10 +188,13 @@ class Run:
             optional = {"relaxed": of_split.relaxed, "thumbnails": of_split.thumbnails}
             arrays |= {name: array for name, array in optional.items() if array is not None}
             _write_arrays(self.path / "codes" / f"{split}.safetensors", arrays)
-        results = {"finished": True, **metrics}
+        # pictures that went unreadable on the way have no code
+        _write_json(self.path / "splits.json", {split: list(of_split.names) for split, of_split in codes.items()})
+        counts = {split: len(of_split) for split, of_split in codes.items()}
+        results = {"finished": True, **metrics, "counts": counts}
         _write_json(self.path / "metrics.json", results)
         (self.path / "state.safetensors").unlink(missing_ok=True)
-        return dataclasses.replace(self, metrics=results)
+        return dataclasses.replace(self, metrics=results, counts=counts)
 
 
 def create(config: Recipe, model: ModelConfig, splits: Splits, out: str | os.PathLike[str] | None) -> Run:
@@ -282,13 +283,19 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_tensors(path: Path) -> dict[str, NDArray[Any]]:
+def _read_tensors(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+    """Tensors of a file, all or those named; no other is read from the disk."""
+    again = f"train again with: dsh train --like {path.parent.parent if names else path.parent}"
+    if not path.is_file():
+        raise RunError(f"{path} is missing; {again}")
     try:
-        return safetensors.numpy.load(path.read_bytes())
-    except FileNotFoundError as error:
-        raise RunError(f"{path} is missing; train again with: dsh train --like {path.parent}") from error
+        with safetensors.safe_open(path, "numpy") as file:
+            held = set(file.keys())
+            if missing := [name for name in names or () if name not in held]:
+                raise RunError(f"{path} lacks {missing[0]!r}; {again}")
+            return {name: file.get_tensor(name) for name in names or held}
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise RunError(f"{path} is damaged ({error}); train again with: dsh train") from error
+        raise RunError(f"{path} is damaged ({error}); {again}") from error
 
 
 def _write_json(path: Path, content: object) -> None:
@@ -300,16 +307,30 @@ def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    _write(path, safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
+    """Write a safetensors file from arrays that may lie on disk themselves: none is copied into memory.
+
+    The format: the length of a JSON header in 8 bytes, the header, then the arrays end to end.
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    # wide types first, so that each array is aligned
+    ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
+    for name, array in ordered:
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": _DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    _write(path, len(text).to_bytes(8, "little"), text, *(np.ascontiguousarray(array).data for _, array in ordered))
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file whole or not at all."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)

@@ -105,8 +105,8 @@ def train(
         str | None,
         typer.Argument(
             metavar="DATA",
-            help="mnist, fashion-mnist, cifar10, digits (no download), or a folder with a folder per class."
-            + _default(_DEFAULT.data),
+            help="mnist, fashion-mnist, cifar10, digits (no download), a folder with a folder per class, or a CSV of "
+            "path,label." + _default(_DEFAULT.data),
             show_default=False,
         ),
     ] = None,
@@ -142,6 +142,14 @@ def train(
     alpha: Annotated[float | None, _option("Weight of the quantization term.", _DEFAULT.alpha, panel="Recipe")] = None,
     lr: Annotated[float | None, _option("Peak learning rate.", _DEFAULT.lr, panel="Recipe")] = None,
     weight_decay: Annotated[float | None, _option("Weight decay.", _DEFAULT.weight_decay, panel="Recipe")] = None,
+    per_class: Annotated[
+        int | None,
+        _option(
+            "Pictures of a class that come together in a batch; 0 shuffles freely.",
+            "4 where classes are many",
+            panel="Recipe",
+        ),
+    ] = None,
     optimizer: Annotated[Optimizer | None, _option("Optimizer.", _DEFAULT.optimizer, panel="Recipe")] = None,
     schedule: Annotated[
         Schedule | None, _option("Course of the learning rate.", _DEFAULT.schedule, panel="Recipe")
@@ -156,6 +164,22 @@ def train(
         ),
     ] = None,
     device: Annotated[Device | None, _option("Where to compute.", _DEFAULT.device, panel="Machine")] = None,
+    workers: Annotated[int | None, _option("Threads that decode pictures.", "one a processor", panel="Machine")] = None,
+    memory: Annotated[
+        float | None,
+        _option(
+            "GiB of decoded pictures to hold; a larger set stays in its files.", f"{_DEFAULT.memory:g}", panel="Machine"
+        ),
+    ] = None,
+    cache: Annotated[
+        str | None,
+        _option(
+            "Folder to keep resized pictures in, so that none is decoded twice; or off.",
+            "the user's cache, for a set larger than --memory",
+            metavar="FOLDER",
+            panel="Machine",
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool | None,
         _option("Write event files into the run.", "on", "--tensorboard/--no-tensorboard", panel="Machine"),
@@ -178,10 +202,14 @@ def train(
         "alpha": alpha,
         "lr": lr,
         "weight_decay": weight_decay,
+        "per_class": per_class,
         "optimizer": optimizer,
         "schedule": schedule,
         "data_root": data_root,
         "device": device,
+        "workers": workers,
+        "memory": memory,
+        "cache": cache,
         "tensorboard": tensorboard,
     }
     given = {name: value for name, value in asked.items() if value is not None}
@@ -209,6 +237,7 @@ def hash_pictures(
     model: Model = None,
     null: Annotated[bool, typer.Option("--null", "-0", help="The list on standard input is NUL-separated.")] = False,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
+    workers: Annotated[int | None, _option("Threads that decode pictures.", "one a processor", min=1)] = None,
     form: Format = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -226,7 +255,7 @@ def hash_pictures(
     failed = False
     on_screen = form != "table" and sys.stdout.isatty()  # the codes themselves show the progress
     with _status(quiet or on_screen, "hashing pictures") as progress:
-        for done, item in enumerate(encode_files(net, images.expand(_arguments(paths, null))), 1):
+        for done, item in enumerate(encode_files(net, images.expand(_arguments(paths, null)), workers), 1):
             progress(done)
             if item.error is not None:
                 failed = True
@@ -305,11 +334,11 @@ def _what_to_train(
         if given.get("bits", base.bits) != base.bits:  # its margin was chosen for its bits
             given = {"margin": None, **given}
         if given.get("data", base.data) != base.data:
-            given = {"image_size": None, "augment": None, "epochs": None, **given}
+            given = {"image_size": None, "augment": None, "epochs": None, "per_class": None, **given}
     else:
         base = TrainConfig()
     config = replace(base, **given)
-    if config.data not in DATASETS and Path(config.data).is_dir():
+    if config.data not in DATASETS and Path(config.data).exists():
         config = replace(config, data=os.path.abspath(config.data))  # to be found again from anywhere
     return config, None
 
@@ -334,7 +363,11 @@ def _listeners(config: TrainConfig, quiet: bool) -> list[Listener]:
     from dsh_cli import listeners
 
     console = Console(stderr=True)
-    chosen: list[Listener] = [listeners.CollapseAlarm(lambda text: _complain(text, "warning"))]
+
+    def warn(text: str) -> None:
+        _complain(text, "warning")
+
+    chosen: list[Listener] = [listeners.Notes(warn), listeners.CollapseAlarm(warn)]
     if not quiet:
         on_terminal = console.is_terminal
         chosen.append(

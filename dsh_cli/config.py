@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from dsh_cli.errors import UsageError
 
 MAX_BITS = 1024
+SPLITS = ("train", "validation", "test")
 DATASETS = ("mnist", "fashion-mnist", "cifar10", "digits")  # a folder of such a name is given as ./mnist
 
 Augment = Literal["none", "digits", "photos"]
@@ -24,7 +25,7 @@ class TrainConfig:
     The defaults are the recipe measured in `benchmarks/mnist.py`; DSH is Liu et al., CVPR 2016.
     """
 
-    data: str = "mnist"  # a named set, or a folder with a folder per class
+    data: str = "mnist"  # a named set, a folder with a folder per class, or a CSV file of path,label
     data_root: str | None = None  # where named sets lie; else $DSH_DATA, else the cache folder
     bits: int = 8  # k, length of the code
     backbone: Backbone = "small-resnet"
@@ -34,12 +35,16 @@ class TrainConfig:
     alpha: float = 0.01  # weight of the quantization term (DSH, section 4.1)
     epochs: int | None = None  # None: 6, and more for sets smaller than MNIST
     batch_size: int = 200  # pictures; every pair in a batch counts (200: DSH, section 3)
+    per_class: int | None = None  # pictures of a class kept together in a batch, 0: none; None: see `settle`
     optimizer: Optimizer = "adamw"
     schedule: Schedule = "one-cycle"
     lr: float = 6e-3  # peak learning rate
     weight_decay: float = 5e-3
     seed: int = 0  # splits, initial weights, order of batches, augmentation
     device: Device = "auto"
+    workers: int | None = None  # threads that decode pictures; None: one a processor
+    memory: float = 2.0  # GiB of decoded pictures to hold; a larger folder is read again each epoch
+    cache: str = "auto"  # folder for resized pictures, or "off"; "auto": the user's cache, where memory is too small
     tensorboard: bool = True
 
     def check(self) -> None:
@@ -55,6 +60,9 @@ class TrainConfig:
             (self.alpha >= 0, f"--alpha {self.alpha}: 0 or more"),
             (self.epochs is None or self.epochs >= 1, f"--epochs {self.epochs}: 1 or more"),
             (self.batch_size >= 2, f"--batch-size {self.batch_size}: 2 or more, for the loss is over pairs"),
+            (self.per_class is None or self.per_class >= 0, f"--per-class {self.per_class}: 0 or more"),
+            (self.workers is None or self.workers >= 1, f"--workers {self.workers}: 1 or more"),
+            (self.memory >= 0, f"--memory {self.memory}: 0 GiB or more"),
             (self.lr > 0, f"--lr {self.lr}: above 0"),
             (self.weight_decay >= 0, f"--weight-decay {self.weight_decay}: 0 or more"),
             (0 <= self.seed < 2**63, f"--seed {self.seed}: 0 or more"),
@@ -72,6 +80,7 @@ class Recipe(TrainConfig):
     augment: Augment = "none"
     margin: float = 0.0
     epochs: int = 0
+    per_class: int = 0
 
 
 @dataclass(frozen=True)

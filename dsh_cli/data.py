@@ -1,27 +1,32 @@
-"""Datasets as arrays: named sets, folders with a folder per class, and their deterministic splits."""
+"""Datasets: named sets, folders with a folder per class, label files; and their deterministic splits."""
 
 from __future__ import annotations
 
+import csv
 import gzip
+import math
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from platformdirs import user_cache_path
 
 from dsh_cli import images
-from dsh_cli.config import DATASETS, Augment, TrainConfig
+from dsh_cli.config import DATASETS, SPLITS, Augment, TrainConfig
 from dsh_cli.errors import DataError, ImageError
+from dsh_cli.pictures import Intake, PictureCache, PictureFiles, default_workers
 from dsh_cli.sources import CIFAR_FILES, IDX_FILES, NAMED_SETS, locate
 
 NATIVE_UP_TO = 64  # pixels: pictures no larger keep their size by default
 LARGE = 128  # pixels: the default size of all others
 VALIDATION = 1000  # training pictures held out, at most; and no more than a tenth
-MEMORY = 8 << 30  # bytes of pictures held at once, at most
+MEMORY = 8 << 30  # bytes of a named set, at most
 TEST_SHARE = 0.2  # of each class, where a set comes without a test part
 
 _DIGITS = tuple("0123456789")
@@ -40,6 +45,7 @@ _FASHION = (
 _CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CLASSES = {"mnist": _DIGITS, "fashion-mnist": _FASHION, "cifar10": _CIFAR, "digits": _DIGITS}
 _AUGMENT: dict[str, Augment] = {"mnist": "digits", "digits": "digits"}  # all others: photos
+_READ_AT_ONCE = 64  # pictures between two looks at the progress
 _PROBED = 1000  # headers read to choose size and channels of a folder
 _TEST_STREAM, _VALIDATION_STREAM = 1, 2  # of random numbers, so that one seed serves both
 
@@ -55,19 +61,28 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Pictures read at once: (b, H, W, channels) uint8, their (b,) rows in the dataset, and what could not be read."""
+
+    images: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """Labelled pictures in memory.
+    """Labelled pictures, in memory or in their files.
 
     Attributes:
-        images: (n, H, W, channels) uint8.
+        images: (n, H, W, channels) uint8, or the files where that would be more than memory should hold.
         labels: (n,) int64, index into `classes`.
         classes: class names.
         names: the path of each picture, or a name such as `mnist/test/00012`.
         source: where the pictures came from.
-        skipped: pictures of the source that could not be read.
+        skipped: pictures of the source that could not be read; those in files are not known before they are read.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | PictureFiles
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     names: tuple[str, ...]
@@ -92,6 +107,30 @@ class Dataset:
         names = tuple(name for name, keep in zip(self.names, chosen, strict=True) if keep)
         return replace(self, images=self.images[chosen], labels=self.labels[chosen], names=names, skipped=())
 
+    def read(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
+        """The pictures of each batch of rows; those in files are read ahead, while the caller is busy."""
+        if not isinstance(self.images, PictureFiles):
+            for rows in batches:
+                yield Batch(self.images[rows], rows)
+            return
+        files = self.images
+        waiting: deque[NDArray[np.int64]] = deque()  # batches whose paths were handed out, for those to come
+
+        def paths() -> Iterator[str]:
+            for rows in batches:
+                waiting.append(rows)
+                yield from (files.paths[row] for row in rows)
+
+        results = files.intake.read(paths())
+        for path, first in results:
+            rows = waiting.popleft()
+            read = [(path, first), *islice(results, len(rows) - 1)]
+            pictures = [picture for _, picture in read if not isinstance(picture, ImageError)]
+            failed = tuple(Skipped(path, str(error)) for path, error in read if isinstance(error, ImageError))
+            fine = np.array([not isinstance(picture, ImageError) for _, picture in read])
+            stacked = np.stack(pictures) if pictures else np.zeros((0, *files.shape[1:]), np.uint8)
+            yield Batch(stacked, rows[fine], failed)
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -112,25 +151,27 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
     Raises:
         DataError: the data is missing, damaged, or cannot be learned from.
     """
+    validation = None
     if config.data in DATASETS:
         train, test = _load_named(config)
     elif Path(config.data).is_dir():
-        train, test = _load_folder(Path(config.data), config.image_size, progress)
-    elif Path(config.data).exists():
-        raise DataError(f"{config.data} is a file; training takes a folder with a folder per class")
+        train, validation, test = _load_listing(list_folder(Path(config.data)), config, progress)
+    elif Path(config.data).is_file():
+        train, validation, test = _load_listing(list_labels(Path(config.data)), config, progress)
     else:
         raise DataError(
-            f"no dataset named {config.data!r}, and no such folder. "
-            f"Named sets: {', '.join(DATASETS)}; or give a folder with a folder per class"
+            f"no dataset named {config.data!r}, and no such folder or file. "
+            f"Named sets: {', '.join(DATASETS)}; or give a folder with a folder per class, or a CSV file of path,label"
         )
     _require_learnable(train, test is not None)
+    skipped = train.skipped
     if test is None:
         held_out = _hold_out(train.labels, _test_counts(train.labels), [config.seed, _TEST_STREAM])
-        test, train = train.take(held_out), replace(train.take(~held_out), skipped=train.skipped)
-    held_out = _hold_out(train.labels, _validation_counts(train.labels), [config.seed, _VALIDATION_STREAM])
-    return Splits(
-        train=replace(train.take(~held_out), skipped=train.skipped), validation=train.take(held_out), test=test
-    )
+        test, train = train.take(held_out), train.take(~held_out)
+    if validation is None:
+        held_out = _hold_out(train.labels, _validation_counts(train.labels), [config.seed, _VALIDATION_STREAM])
+        validation, train = train.take(held_out), train.take(~held_out)
+    return Splits(replace(train, skipped=skipped), validation, test)
 
 
 def default_augment(data: str) -> Augment:
@@ -209,6 +250,7 @@ def _resized(dataset: Dataset, size: int | None) -> Dataset:
         return dataset
     _require_memory(len(dataset), size, dataset.channels)
     grey = dataset.channels == 1
+    assert isinstance(dataset.images, np.ndarray)
     resized = [
         np.asarray(Image.fromarray(p[..., 0] if grey else p).resize((size, size), Image.Resampling.BILINEAR))
         for p in dataset.images
@@ -216,57 +258,163 @@ def _resized(dataset: Dataset, size: int | None) -> Dataset:
     return replace(dataset, images=np.stack(resized).reshape(-1, size, size, dataset.channels))
 
 
-# Folders
+# Folders and label files
 
 
-def _load_folder(root: Path, size: int | None, progress: Progress | None) -> tuple[Dataset, Dataset | None]:
+@dataclass(frozen=True)
+class Listing:
+    """The files of a dataset, before any is read: path and class of each, by split ("train", "validation", "test")."""
+
+    source: str
+    parts: Mapping[str, Sequence[tuple[str, str]]]
+
+
+def list_folder(root: Path) -> Listing:
+    """A folder with a folder per class, with or without `train/` and `test/` above them.
+
+    Raises:
+        DataError: there are no pictures, or no class folders.
+    """
     root = root.absolute()
     children = {entry.name for entry in _subfolders(root)}
-    has_parts = "train" in children and children <= {"train", "test"}
-    train_files = _labelled_files(root / "train" if has_parts else root)
-    test_files = _labelled_files(root / "test") if has_parts and "test" in children else {}
-    classes = tuple(train_files)
-    if unknown := [name for name in test_files if name not in classes]:
-        raise DataError(f"{root / 'test' / unknown[0]}: there is no such class under {root / 'train'}")
-    labelled = [
-        (path, classes.index(name))
-        for files in (train_files, test_files)
-        for name, paths in files.items()
-        for path in paths
-    ]
-    paths = tuple(path for path, _ in labelled)
-    shapes = _probe(paths)
-    if not shapes:
-        raise DataError(f"none of the pictures under {root} can be read; see why with: dsh hash {paths[0]}")
-    if size is None:
-        side = int(np.median([min(shape.width, shape.height) for shape in shapes]))
-        size = side if side <= NATIVE_UP_TO else LARGE
-    pixels, errors = _read_pictures(paths, size, 1 if all(shape.grey for shape in shapes) else 3, progress)
-    skipped = tuple(Skipped(paths[i], error) for i, error in errors.items())
-    labels = np.array([label for _, label in labelled], np.int64)
-    everything = Dataset(pixels, labels, classes, paths, str(root), skipped)
-    readable = np.isin(np.arange(len(paths)), list(errors), invert=True)
-    in_train = np.arange(len(paths)) < sum(map(len, train_files.values()))
-    train = replace(everything.take(readable & in_train), skipped=skipped)
-    return train, everything.take(readable & ~in_train) if test_files else None
+    if not ("train" in children and children <= {"train", "test"}):
+        return Listing(str(root), {"train": _labelled_files(root)})
+    return Listing(str(root), {part: _labelled_files(root / part) for part in ("train", "test") if part in children})
+
+
+def list_labels(file: Path) -> Listing:
+    """A CSV file of `path,label` and optionally `split`: train, validation or test.
+
+    Paths are relative to the file. A first line that names the columns `path` and `label` is a header; columns may
+    then stand in any order, and others are ignored. A `.tsv` file has tabs between its columns.
+
+    Raises:
+        DataError: a line is malformed, or its picture is missing or named twice; the message gives its number.
+    """
+    file = file.absolute()
+    parts: dict[str, list[tuple[str, str]]] = {}
+    lines: dict[str, int] = {}  # where each path stood
+    for number, path, label, split in _label_rows(file):
+        where = f"{file}, line {number}"
+        if not label:
+            raise DataError(f"{where}: no label for {path!r}; name its class, or remove the line")
+        if split not in ("", *SPLITS):
+            raise DataError(f"{where}: split {split!r}; it is one of {', '.join(SPLITS)}, or empty for train")
+        path = os.path.normpath(file.parent / path)
+        if path in lines:
+            raise DataError(f"{where}: {path} stands in line {lines[path]} already; remove one of the two")
+        if not Path(path).is_file():
+            raise DataError(f"{where}: no picture at {path}; paths are relative to the folder of the file")
+        lines[path] = number
+        parts.setdefault(split or "train", []).append((path, label))
+    if not parts:
+        raise DataError(f"{file} names no pictures; each line is path,label")
+    if "train" not in parts:
+        raise DataError(f"{file} names no pictures to train on; leave split empty, or write train")
+    return Listing(str(file), parts)
+
+
+def _label_rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
+    """Line number, path, label and split of each row."""
+    # bytes that are not UTF-8 may be part of a path
+    with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as text:
+        reader = csv.reader(text, "excel-tab" if file.suffix.lower() == ".tsv" else "excel", strict=True)
+        columns: dict[str, int] | None = None
+        try:
+            for cells in reader:
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if columns is None:
+                    head = {cell.strip().lower(): i for i, cell in reversed(list(enumerate(cells)))}
+                    columns = {name: head[name] for name in ("path", "label", "split") if name in head}
+                    if {"path", "label"} <= columns.keys():
+                        continue
+                    columns = {"path": 0, "label": 1, "split": 2}
+                    if len(cells) > 3:
+                        raise DataError(
+                            f"{file}, line {reader.line_num}: {len(cells)} columns without a header; "
+                            "name them in the first line: path,label[,split]"
+                        )
+                fields = {name: cells[i].strip() for name, i in columns.items() if i < len(cells)}
+                if not fields.get("path") or "label" not in fields:
+                    raise DataError(
+                        f"{file}, line {reader.line_num}: expected path,label and found {','.join(cells)!r}"
+                    )
+                yield reader.line_num, fields["path"], fields["label"], fields.get("split", "").lower()
+        except (OSError, csv.Error) as error:
+            raise DataError(f"{file}, line {reader.line_num}: {error}; each line is path,label") from error
+
+
+def _load_listing(
+    listing: Listing, config: TrainConfig, progress: Progress | None
+) -> tuple[Dataset, Dataset | None, Dataset | None]:
+    """Training, validation and test part, the latter two where the listing has them."""
+    classes = tuple(sort_classes({label for _, label in listing.parts["train"]}))
+    numbers = {label: number for number, label in enumerate(classes)}
+    files = [(path, label, part) for part in SPLITS for path, label in listing.parts.get(part, ())]
+    for path, label, _ in files:
+        if label not in numbers:
+            raise DataError(
+                f"{path} is of class {label!r}, which has no pictures to train on; rename the class, or leave it out"
+            )
+    paths = tuple(path for path, _, _ in files)
+    pictures = _picture_files(listing.source, paths, config)
+    labels = np.array([numbers[label] for _, label, _ in files], np.int64)
+    everything = Dataset(pictures, labels, classes, paths, listing.source)
+    readable = np.ones(len(paths), bool)
+    if _fits(pictures.shape, config):
+        everything, readable = _into_memory(everything, progress)
+    part_of = np.array([part for _, _, part in files])
+
+    def part(name: str) -> Dataset:
+        return replace(everything.take(readable & (part_of == name)), skipped=everything.skipped)
+
+    validation, test = (part(name) if name in listing.parts else None for name in SPLITS[1:])
+    return part("train"), validation, test
+
+
+def sort_classes(names: Iterable[str]) -> list[str]:
+    """Class names in order: as numbers where all of them are, else as text."""
+    found = list(names)
+    numeric = all(name.isdecimal() for name in found)
+    return sorted(found, key=lambda name: (int(name), name) if numeric else (0, name))
 
 
 def _subfolders(root: Path) -> list[os.DirEntry[str]]:
     with os.scandir(root) as entries:
-        found = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    numeric = all(entry.name.isdecimal() for entry in found)
-    return sorted(found, key=lambda entry: (int(entry.name), entry.name) if numeric else (0, entry.name))
+        return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
 
 
-def _labelled_files(root: Path) -> dict[str, list[str]]:
-    """Picture files of each class folder, found at any depth below it."""
-    files = {entry.name: list(images.find(entry.path)) for entry in _subfolders(root)}
-    files = {name: found for name, found in files.items() if found}
+def _labelled_files(root: Path) -> list[tuple[str, str]]:
+    """Picture files below each class folder, at any depth, and their class."""
+    folders = sorted(_subfolders(root), key=lambda entry: entry.name)
+    files = [(path, entry.name) for entry in folders for path in images.find(entry.path)]
     if not files:
         if next(images.find(root), None) is None:
             raise DataError(f"no pictures under {root}; a dataset is a folder with a folder of pictures per class")
         raise DataError(f"{root} holds pictures but no class folders; put those of each class in a folder of its own")
     return files
+
+
+def _picture_files(source: str, paths: tuple[str, ...], config: TrainConfig) -> PictureFiles:
+    """The files as pictures of one size and colour, chosen from their headers where the request leaves them open."""
+    shapes = _probe(paths)
+    if not shapes:
+        raise DataError(f"none of the pictures of {source} can be read; see why with: dsh hash {paths[0]}")
+    size = config.image_size
+    if size is None:
+        side = int(np.median([min(shape.width, shape.height) for shape in shapes]))
+        size = side if side <= NATIVE_UP_TO else LARGE
+    intake = Intake(size, 1 if all(shape.grey for shape in shapes) else 3, config.workers or default_workers())
+    pictures = PictureFiles(paths, intake)
+    if config.cache == "off" or (config.cache == "auto" and _fits(pictures.shape, config)):
+        return pictures  # what memory holds is decoded only once
+    folder = user_cache_path("dsh") / "pictures" if config.cache == "auto" else Path(config.cache).expanduser()
+    return replace(pictures, intake=replace(intake, cache=PictureCache(folder, size, intake.channels)))
+
+
+def _fits(shape: tuple[int, ...], config: TrainConfig) -> bool:
+    return math.prod(shape) <= config.memory * 2**30
 
 
 def _probe(paths: Sequence[str]) -> list[images.Shape]:
@@ -280,29 +428,23 @@ def _probe(paths: Sequence[str]) -> list[images.Shape]:
     return shapes
 
 
-def _read_pictures(
-    paths: Sequence[str], size: int, channels: int, progress: Progress | None
-) -> tuple[NDArray[np.uint8], dict[int, str]]:
-    """(n, size, size, channels) pictures, and by number what was wrong with those that could not be read."""
+def _into_memory(dataset: Dataset, progress: Progress | None) -> tuple[Dataset, NDArray[np.bool_]]:
+    """The dataset with its pictures as an array, and which of them (n,) could be read."""
+    pixels = np.zeros(dataset.images.shape, np.uint8)
+    readable = np.zeros(len(dataset), bool)
+    skipped: list[Skipped] = []
+    for batch in dataset.read(in_order(len(dataset), _READ_AT_ONCE)):
+        pixels[batch.rows] = batch.images
+        readable[batch.rows] = True
+        skipped += batch.skipped
+        if progress is not None:
+            progress(int(readable.sum()) + len(skipped), len(dataset))
+    return replace(dataset, images=pixels, skipped=tuple(skipped)), readable
 
-    def read(path: str) -> NDArray[np.uint8] | ImageError:
-        try:
-            return images.read(path, size, channels)
-        except ImageError as error:
-            return error
 
-    _require_memory(len(paths), size, channels)
-    pixels = np.zeros((len(paths), size, size, channels), np.uint8)
-    errors = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the decoders release the interpreter's lock
-        for i, result in enumerate(pool.map(read, paths)):
-            if isinstance(result, ImageError):
-                errors[i] = str(result)
-            else:
-                pixels[i] = result
-            if progress is not None:
-                progress(i + 1, len(paths))
-    return pixels, errors
+def in_order(count: int, size: int) -> Iterator[NDArray[np.int64]]:
+    """The rows of a dataset of `count`, `size` at a time."""
+    return (np.arange(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def _require_memory(count: int, size: int, channels: int) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from dsh_cli import images
 from dsh_cli.batches import to_float
 from dsh_cli.codes import CodeSet, Packed, binarize, pack
-from dsh_cli.data import Dataset
+from dsh_cli.data import Dataset, in_order
 from dsh_cli.errors import ImageError
 from dsh_cli.model import HashNet
+from dsh_cli.pictures import Intake, PictureFiles, default_workers
 
-_BATCH = 256  # pictures through the network at once
-_AHEAD = 4 * _BATCH  # pictures decoded before the network asks for them
+_BATCH = 256  # pictures through the network at once, at most
+_PIXELS = 256 * 128 * 128  # of the pictures of one batch, at most
 
 
 @dataclass(frozen=True)
@@ -37,55 +38,69 @@ def relaxed_codes(net: HashNet, pictures: NDArray[np.uint8]) -> NDArray[np.float
     """(n, H, W, channels) uint8 pictures -> (n, k) outputs of the network in evaluation mode."""
     training = net.training
     net.eval()
-    device = net.mean.device
+    device, step = net.mean.device, _batch_size(net)
     with torch.inference_mode():
         parts = [
-            net(to_float(torch.tensor(pictures[start : start + _BATCH], device=device))).float().cpu()
-            for start in range(0, len(pictures), _BATCH)
+            net(to_float(torch.tensor(pictures[start : start + step], device=device))).float().cpu()
+            for start in range(0, len(pictures), step)
         ]
     net.train(training)
     return torch.cat(parts).numpy() if parts else np.zeros((0, net.config.bits), np.float32)
 
 
 def encode_dataset(net: HashNet, dataset: Dataset) -> CodeSet:
-    """Codes of a dataset, with all that a run keeps of it."""
-    relaxed = relaxed_codes(net, dataset.images)
+    """Codes of a dataset, with all that a run keeps of it; pictures that cannot be read are left out.
+
+    Thumbnails of pictures in files are kept in a file of their own while they are needed, so that memory does not
+    grow with them.
+    """
+    rows, relaxed = [np.zeros(0, np.int64)], [np.zeros((0, net.config.bits), np.float32)]
+    size = images.thumbnail_size(dataset.images.shape[1], dataset.images.shape[2])
+    thumbnails = _room((len(dataset), *size, dataset.images.shape[3]), isinstance(dataset.images, PictureFiles))
+    done = 0
+    for batch in dataset.read(in_order(len(dataset), _batch_size(net))):
+        rows.append(batch.rows)
+        relaxed.append(relaxed_codes(net, batch.images))
+        thumbnails[done : done + len(batch.rows)] = images.thumbnails(batch.images)
+        done += len(batch.rows)
+    encoded, outputs = np.concatenate(rows), np.concatenate(relaxed)
     return CodeSet(
         bits=net.config.bits,
-        packed=pack(binarize(relaxed)),
-        labels=dataset.labels,
+        packed=pack(binarize(outputs)),
+        labels=dataset.labels[encoded],
         classes=dataset.classes,
-        names=dataset.names,
-        relaxed=relaxed.astype(np.float16),
-        thumbnails=images.thumbnails(dataset.images),
+        names=[dataset.names[row] for row in encoded],
+        relaxed=outputs.astype(np.float16),
+        thumbnails=thumbnails[:done],
     )
 
 
-def encode_files(net: HashNet, paths: Iterable[str]) -> Iterator[Encoded]:
-    """Codes of picture files, in their order, decoding while the network works.
+def _room(shape: tuple[int, ...], on_disk: bool) -> NDArray[np.uint8]:
+    if not on_disk or not shape[0]:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile() as file:  # which lives as long as it is mapped
+        return np.memmap(file, np.uint8, "w+", shape=shape)
+
+
+def encode_files(net: HashNet, paths: Iterable[str], workers: int | None = None) -> Iterator[Encoded]:
+    """Codes of picture files, in their order, decoding in `workers` threads while the network works.
 
     Pictures that cannot be read come as `Encoded` with an error. Memory does not grow with their number.
     """
-    size, channels = net.config.image_size, net.config.channels
+    results = Intake(net.config.image_size, net.config.channels, workers or default_workers()).read(paths)
+    while batch := list(islice(results, _batch_size(net))):
+        pictures = [picture for _, picture in batch if not isinstance(picture, ImageError)]
+        packed = iter(pack(binarize(relaxed_codes(net, np.stack(pictures))))) if pictures else iter(())
+        for path, picture in batch:
+            if isinstance(picture, ImageError):
+                yield Encoded(path, net.config.bits, None, str(picture))
+            else:
+                yield Encoded(path, net.config.bits, next(packed))
 
-    def read(path: str) -> NDArray[np.uint8] | ImageError:
-        try:
-            return images.read(path, size, channels)
-        except ImageError as error:
-            return error
 
-    pending: deque[tuple[str, Future[NDArray[np.uint8] | ImageError]]] = deque()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for path in paths:
-                pending.append((path, pool.submit(read, path)))
-                if len(pending) >= _AHEAD:
-                    yield from _encode_batch(net, [pending.popleft() for _ in range(_BATCH)])
-            while pending:
-                yield from _encode_batch(net, [pending.popleft() for _ in range(min(_BATCH, len(pending)))])
-        finally:
-            for _, future in pending:
-                future.cancel()
+def _batch_size(net: HashNet) -> int:
+    """Pictures through the network at once: fewer of large ones, whose maps take more memory."""
+    return max(1, min(_BATCH, _PIXELS // net.config.image_size**2))
 
 
 def encode(net: HashNet, paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> CodeSet:
@@ -108,14 +123,3 @@ def encode(net: HashNet, paths: str | os.PathLike[str] | Sequence[str | os.PathL
         classes=(),
         names=tuple(item.path for item in found),
     )
-
-
-def _encode_batch(net: HashNet, batch: list[tuple[str, Future[NDArray[np.uint8] | ImageError]]]) -> Iterator[Encoded]:
-    results = [future.result() for _, future in batch]
-    pictures = [result for result in results if not isinstance(result, ImageError)]
-    packed = iter(pack(binarize(relaxed_codes(net, np.stack(pictures))))) if pictures else iter(())
-    for (path, _), result in zip(batch, results, strict=True):
-        if isinstance(result, ImageError):
-            yield Encoded(path, net.config.bits, None, str(result))
-        else:
-            yield Encoded(path, net.config.bits, next(packed))

@@ -22,6 +22,7 @@ from dsh_cli.errors import ImageError
 
 MAX_PIXELS = 2 * 89_478_485  # where Pillow itself refuses: a quarter gigabyte of RGB, twice over
 THUMBNAIL = 48  # pixels, the longest side of a stored thumbnail
+INTAKE = 1  # raised when the same file comes to give other pixels, so that caches of them are not mixed
 
 _EXIF_ORIENTATION = 0x0112
 _WHITE = (255, 255, 255, 255)
@@ -52,7 +53,7 @@ def read(path: str | os.PathLike[str], size: int, channels: int) -> NDArray[np.u
     Raises:
         ImageError: the file cannot be read, is no picture, is damaged, or has more than `MAX_PIXELS`.
     """
-    return decode(_read_bytes(path), size, channels)
+    return decode(read_bytes(path), size, channels)
 
 
 def decode(data: bytes, size: int, channels: int) -> NDArray[np.uint8]:
@@ -67,7 +68,7 @@ def decode(data: bytes, size: int, channels: int) -> NDArray[np.uint8]:
             orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
             square = _resize(_convert(image, channels), size)
         except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
-            raise ImageError(f"damaged or truncated picture ({_reason(error)})") from error
+            raise ImageError(f"damaged or truncated picture ({reason(error)})") from error
     return _orient(square.reshape(size, size, channels), orientation)
 
 
@@ -77,21 +78,26 @@ def probe(path: str | os.PathLike[str]) -> Shape:
     Raises:
         ImageError: as `read`, as far as the header shows it.
     """
-    with _open(_read_bytes(path)) as image:
+    with _open(read_bytes(path)) as image:
         return Shape(*image.size, grey=image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16"))
 
 
+def thumbnail_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width of a thumbnail: no side exceeds `THUMBNAIL`, and small pictures stay as they are."""
+    scale = min(1.0, THUMBNAIL / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 def thumbnails(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(n, H, W, channels) reduced so that no side exceeds `THUMBNAIL`; small pictures stay as they are."""
-    _, height, width, channels = pictures.shape
-    scale = THUMBNAIL / max(height, width)
-    if scale >= 1:
+    """(n, H, W, channels) pictures reduced to `thumbnail_size`."""
+    count, height, width, channels = pictures.shape
+    small = thumbnail_size(height, width)
+    if small == (height, width):
         return pictures
-    small = (max(1, round(width * scale)), max(1, round(height * scale)))
-    reduced = np.empty((len(pictures), small[1], small[0], channels), np.uint8)
+    reduced = np.empty((count, *small, channels), np.uint8)
     for picture, target in zip(pictures, reduced, strict=True):
         image = Image.fromarray(picture[..., 0] if channels == 1 else picture)
-        target[...] = np.asarray(image.resize(small, Image.Resampling.BOX)).reshape(target.shape)
+        target[...] = np.asarray(image.resize(small[::-1], Image.Resampling.BOX)).reshape(target.shape)
     return reduced
 
 
@@ -128,7 +134,12 @@ def expand(paths: Iterable[str]) -> Iterator[str]:
         yield from below
 
 
-def _read_bytes(path: str | os.PathLike[str]) -> bytes:
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of a picture file.
+
+    Raises:
+        ImageError: there is none.
+    """
     file = Path(path)
     try:
         if file.is_dir():
@@ -138,7 +149,7 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
             raise ImageError("not a regular file")
         data = file.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ImageError(_reason(error)) from error
+        raise ImageError(reason(error)) from error
     if not data:
         raise ImageError("empty file")
     return data
@@ -152,7 +163,7 @@ def _open(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(_too_large()) from error
     except Exception as error:  # as in `decode`: a damaged header can raise nearly anything
-        raise ImageError(f"damaged or truncated picture ({_reason(error)})") from error
+        raise ImageError(f"damaged or truncated picture ({reason(error)})") from error
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(_too_large())
     return image
@@ -223,7 +234,8 @@ def _too_large() -> str:
     return f"more than {MAX_PIXELS // 1_000_000} million pixels, the limit against decompression bombs"
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """What an error says, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[0].lower() + error.strerror[1:]
     return " ".join(str(error).split()) or type(error).__name__

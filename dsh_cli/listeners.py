@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
 _WARM_UP = 200  # steps before which few codes are no cause for alarm
+_NOTES = 20  # notes shown of one training
+_WAITING = 0.1  # share of an epoch spent waiting for pictures from which it is shown
 _COMMON = 0.5  # share of one code from which a set of more than two classes counts as collapsed
 
 
@@ -107,11 +109,27 @@ def epoch_line(stats: EpochStats, plan: Plan) -> str:
     """One epoch in one line."""
     config = plan.run.config
     validation = "" if stats.validation_map is None else f"val. mAP {stats.validation_map:.3f}  "
+    waiting = f", {stats.waited:.0%} of the time waiting for pictures" if stats.waited >= _WAITING else ""
     return (
         f"epoch {stats.epoch}/{config.epochs}  loss {stats.loss:.3f} = pair {stats.pair:.3f} + "
         f"{config.alpha:g} x {stats.quantization:.2f}  "
-        f"{validation}{stats.images_per_second:,.0f} img/s"
+        f"{validation}{stats.images_per_second:,.0f} img/s{waiting}"
     )
+
+
+class Notes(Quiet):
+    """Passes on what the data has to report: the first few pictures that cannot be read, a cache that is full."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self.warn = warn
+        self.told = 0
+
+    def on_epoch(self, stats: EpochStats) -> None:
+        for note in stats.notes[: max(0, _NOTES - self.told)]:
+            self.warn(note)
+        if self.told < _NOTES < self.told + len(stats.notes):
+            self.warn("more of the same is not shown")
+        self.told += len(stats.notes)
 
 
 class CollapseAlarm(Quiet):
@@ -166,6 +184,7 @@ class TensorBoard(Quiet):
             "loss/quantization": stats.quantization,
             "loss/quantization_weighted": self.alpha * stats.quantization,
             "speed/images_per_second": stats.images_per_second,
+            "speed/waited": stats.waited,
         }
         if stats.validation_map is not None:
             scalars["validation/map"] = stats.validation_map

@@ -18,15 +18,17 @@ from dsh_cli.batches import Batches
 from dsh_cli.checkpoint import Run, create
 from dsh_cli.codes import CodeSet
 from dsh_cli.config import ModelConfig, Recipe, TrainConfig
-from dsh_cli.data import Splits, default_augment
+from dsh_cli.data import Dataset, Splits, default_augment
 from dsh_cli.encoding import encode_dataset
-from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
+from dsh_cli.errors import DataError, DshError, Interrupted, RunError, UsageError
 from dsh_cli.losses import dsh_loss
 from dsh_cli.metrics import ClassTable, class_table, mean_average_precision
 from dsh_cli.model import HashNet
 
 _STEP_AT = (0.6, 0.85)  # shares of the training at which the `step` schedule divides the rate by ten
 _STEPS, _EPOCHS = 1770, (6, 60)  # by default: 6 epochs of MNIST, see benchmarks/mnist.py; 60 times over at most
+_PER_CLASS = 4  # pictures of a class in a batch, where classes outnumber what a batch can hold (P x K sampling)
+_SAMPLE = 2000  # pictures in files that mean and deviation are taken from
 _MOMENTUM = 0.9  # of SGD, as in the DSH authors' released code
 
 
@@ -52,6 +54,8 @@ class EpochStats:
     images_per_second: float
     validation: CodeSet
     validation_map: float | None  # tie-aware, validation against itself without self-matches; None if too small
+    waited: float = 0.0  # share of the epoch in which the network waited for its pictures, in [0, 1]
+    notes: tuple[str, ...] = ()  # what the data had to report since the last epoch: unreadable pictures, a full cache
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,11 @@ def train(
         Interrupted: Ctrl-C; the run stays, unfinished.
     """
     device = choose_device(config.device)
+    if resume is not None and resume.names() != splits.names():
+        raise RunError(
+            f"the pictures of {resume.config.data} are not those {resume.path} began with; "
+            f"train anew with: dsh train --like {resume.path}"
+        )
     run = resume or create(settle(config, splits), _model_config(config, splits), splits, out)
     try:
         with _listening(listeners), _deterministic(run.config.seed):
@@ -124,7 +133,9 @@ def train(
 
 def settle(config: TrainConfig, splits: Splits) -> Recipe:
     """The same request with every open choice made."""
+    scarce = config.batch_size < 2 * len(splits.train.classes)  # fewer than two of a class in a batch, on average
     choices = {
+        "per_class": (_PER_CLASS if scarce else 0) if config.per_class is None else config.per_class,
         "image_size": splits.train.image_size,
         "epochs": config.epochs or _epochs(len(splits.train) // config.batch_size),
         "augment": config.augment or default_augment(config.data),
@@ -159,8 +170,8 @@ def choose_device(wanted: str) -> torch.device:
 def _train(run: Run, splits: Splits, device: torch.device, listeners: Sequence[Listener]) -> TrainResult:
     config = run.config
     net = HashNet(run.model).to(device).to(memory_format=torch.channels_last)
-    _fit_normalisation(net, splits.train.images)
-    batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device)
+    _fit_normalisation(net, splits.train, config.seed)
+    batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device, config.per_class)
     optimizer = _optimizer(net, config)
     schedule = _schedule(optimizer, config, steps=len(batches) * config.epochs)
     first, seconds = _restore(run, net, optimizer)
@@ -172,8 +183,8 @@ def _train(run: Run, splits: Splits, device: torch.device, listeners: Sequence[L
 
     net.train()
     for epoch in range(first, config.epochs):
-        started = time.perf_counter()
-        totals = torch.zeros(3, device=device)
+        started, waited_before = time.perf_counter(), batches.waited
+        totals, done = torch.zeros(3, device=device), 0
         for done, (images, labels) in enumerate(batches.epoch(epoch), 1):
             relaxed = net(images)  # (B, k)
             loss, pair, quantization = dsh_loss(relaxed, labels, config.margin, config.alpha)
@@ -184,13 +195,19 @@ def _train(run: Run, splits: Splits, device: torch.device, listeners: Sequence[L
             totals += torch.stack([loss, pair, quantization]).detach()
             for listener in listeners:
                 listener.on_batch(epoch + 1, done, totals)
-        loss_mean, pair_mean, quantization_mean = (totals / len(batches)).tolist()  # the device waits, once an epoch
-        rate = len(batches) * batches.batch_size / (time.perf_counter() - started)
+        if not done:
+            raise DataError(f"none of the pictures of {config.data} could be read in epoch {epoch + 1}")
+        loss_mean, pair_mean, quantization_mean = (totals / done).tolist()  # the device waits, once an epoch
+        elapsed = time.perf_counter() - started
+        rate = len(batches) * batches.batch_size / elapsed
         if not math.isfinite(loss_mean):
             raise DshError(_not_finite(config, epoch + 1))
         validation = encode_dataset(net, splits.validation)
         value = mean_average_precision(validation) if len(validation) > 1 else None
-        stats = EpochStats(epoch + 1, loss_mean, pair_mean, quantization_mean, rate, validation, value)
+        waited = (batches.waited - waited_before) / elapsed
+        stats = EpochStats(
+            epoch + 1, loss_mean, pair_mean, quantization_mean, rate, validation, value, waited, batches.new_notes()
+        )
         for listener in listeners:
             listener.on_epoch(stats)
         seconds += time.perf_counter() - started
@@ -243,11 +260,15 @@ def _deterministic(seed: int) -> Iterator[None]:
             settings.fill_uninitialized_memory = fill_before
 
 
-def _fit_normalisation(net: HashNet, images: np.ndarray) -> None:
-    """Set mean and deviation per channel to those of the training pictures."""
+def _fit_normalisation(net: HashNet, dataset: Dataset, seed: int) -> None:
+    """Set mean and deviation per channel to those of the training pictures, or of a sample of those in files."""
+    pictures = dataset.images
+    if not isinstance(pictures, np.ndarray):
+        sample = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:_SAMPLE])
+        pictures = np.concatenate([batch.images for batch in dataset.read([sample])])
     # From histograms: exact, and no float copy of the set.
-    for channel in range(images.shape[3]):
-        counts = np.bincount(images[..., channel].ravel(), minlength=256)
+    for channel in range(pictures.shape[3]):
+        counts = np.bincount(pictures[..., channel].ravel(), minlength=256)
         levels = np.arange(256) / 255
         mean = float(np.average(levels, weights=counts))
         deviation = float(np.sqrt(np.average((levels - mean) ** 2, weights=counts)))

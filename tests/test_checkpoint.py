@@ -32,7 +32,7 @@ def test_what_a_run_holds(run):
     ]
     opened = Run.open(run)
     for split, count in opened.counts.items():
-        codes = opened.codes(split)
+        codes = opened.codes(split, "relaxed", "thumbnails")
         assert len(codes) == len(opened.names()[split]) == count
         assert codes.relaxed.shape == (count, 8) and codes.thumbnails.shape == (count, 8, 8, 1)
 

@@ -192,7 +192,7 @@ def test_folders_with_parts_keep_them(photos):
     assert len(splits.test) == 18 and all("/test/" in name for name in splits.test.names)
     assert all("/train/" in name for name in splits.train.names + splits.validation.names)
     os.rename(photos.parent / "parts/test/pear", photos.parent / "parts/test/peach")
-    with pytest.raises(DataError, match="peach: there is no such class"):
+    with pytest.raises(DataError, match="is of class 'peach', which has no pictures to train on"):
         load_splits(TrainConfig(data=str(photos.parent / "parts")))
 
 

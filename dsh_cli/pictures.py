@@ -1,0 +1,195 @@
+"""Pictures in files: read in order by worker threads, ahead of whoever asks, through an optional cache on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsh_cli import images
+from dsh_cli.errors import DshError, ImageError
+
+Picture = NDArray[np.uint8]  # (size, size, channels)
+
+_CHUNK = 16  # pictures a worker takes at a time: few enough to share, enough that handing over costs nothing
+_AHEAD = 32, 64 << 20  # chunks read before they are asked for, and the bytes they may take
+
+
+def default_workers() -> int:
+    """As many workers as this process may use processors."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Intake:
+    """How files become pictures: (size, size, channels) each, by so many workers, through a cache or not.
+
+    Workers are threads, since the decoders release the interpreter's lock: nothing is spawned, pickled or left behind.
+    """
+
+    size: int
+    channels: int
+    workers: int = field(default_factory=default_workers)
+    cache: PictureCache | None = None
+
+    def read(self, paths: Iterable[str]) -> Iterator[tuple[str, Picture | ImageError]]:
+        """Each path with its picture, or with why there is none, in order.
+
+        Workers read ahead while the caller is busy; memory does not grow with the number of paths.
+        """
+        source = iter(paths)
+        most, held = _AHEAD
+        ahead = max(2 * self.workers, min(most, held // (_CHUNK * self.size**2 * self.channels)))
+        pending: deque[tuple[list[str], Future[list[Picture | ImageError]]]] = deque()
+        with ThreadPoolExecutor(self.workers) as pool:
+            try:
+                while chunk := list(islice(source, _CHUNK)):
+                    pending.append((chunk, pool.submit(self._read_chunk, chunk)))
+                    if len(pending) > ahead:
+                        oldest, results = pending.popleft()
+                        yield from zip(oldest, results.result(), strict=True)
+                while pending:
+                    oldest, results = pending.popleft()
+                    yield from zip(oldest, results.result(), strict=True)
+            finally:
+                for _, future in pending:
+                    future.cancel()
+
+    def _read_chunk(self, paths: Sequence[str]) -> list[Picture | ImageError]:
+        if self.cache is not None:
+            return self.cache.read(paths)
+        return [_or_error(path, self.size, self.channels) for path in paths]
+
+
+@dataclass(frozen=True)
+class PictureFiles:
+    """Pictures that stay in their files, in place of an array: for sets larger than memory should hold."""
+
+    paths: tuple[str, ...]
+    intake: Intake
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """That of the array these pictures would make: (n, size, size, channels)."""
+        return len(self.paths), self.intake.size, self.intake.size, self.intake.channels
+
+    def __getitem__(self, chosen: NDArray[np.bool_]) -> PictureFiles:
+        """The pictures where `chosen` (n,) is true."""
+        return replace(self, paths=tuple(path for path, keep in zip(self.paths, chosen, strict=True) if keep))
+
+
+class PictureCache:
+    """Resized pictures on disk, keyed by the content of their files, so that none is decoded twice.
+
+    A file whose size and time of change are known is not even read. One SQLite database for each size of picture:
+    processes may share it, and a crash leaves it whole. A disk that is full stops the storing, not the reading;
+    `problem` then says so.
+    """
+
+    def __init__(self, folder: Path, size: int, channels: int) -> None:
+        self.size, self.channels = size, channels
+        self.path = folder / f"pictures-{size}x{size}x{channels}-v{images.INTAKE}.sqlite"
+        self.problem: str | None = None
+        self._lock = threading.Lock()  # one connection for all workers: what they wait for is decoding
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("CREATE TABLE IF NOT EXISTS pictures (digest BLOB PRIMARY KEY, pixels BLOB NOT NULL)")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, bytes INTEGER NOT NULL, "
+                "mtime_ns INTEGER NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise DshError(
+                f"cannot keep pictures in {self.path} ({error}); choose another --cache FOLDER, or --cache off"
+            ) from error
+
+    def read(self, paths: Sequence[str]) -> list[Picture | ImageError]:
+        """The picture of each file, or why there is none; decoded only where it is not stored yet."""
+        found: dict[str, Picture | ImageError] = {}
+        stamps: dict[str, tuple[int, int]] = {}
+        for path in paths:
+            try:
+                stat = Path(path).stat()
+                stamps[path] = stat.st_size, stat.st_mtime_ns
+            except (OSError, ValueError) as error:
+                found[path] = ImageError(images.reason(error))
+        digests = self._known(stamps)
+        contents: dict[str, bytes] = {}
+        for path in stamps.keys() - digests.keys():
+            try:
+                contents[path] = images.read_bytes(path)
+                digests[path] = hashlib.blake2b(contents[path], digest_size=16).digest()
+            except ImageError as error:
+                found[path] = error
+        stored = self._stored(digests.values())
+        fresh: dict[bytes, Picture] = {}
+        for path, digest in digests.items():
+            pixels = stored.get(digest, fresh.get(digest))
+            try:
+                if pixels is None:
+                    data = contents[path] if path in contents else images.read_bytes(path)
+                    pixels = fresh[digest] = images.decode(data, self.size, self.channels)
+                found[path] = pixels
+            except ImageError as error:
+                found[path] = error
+        self._store(fresh, {path: (*stamps[path], digests[path]) for path in contents if path in digests})
+        return [found[path] for path in paths]
+
+    def _known(self, stamps: dict[str, tuple[int, int]]) -> dict[str, bytes]:
+        """Digests of the files that have not changed since they were stored."""
+        names = {os.fsencode(os.path.abspath(path)): path for path in stamps}
+        rows = self._select("SELECT path, bytes, mtime_ns, digest FROM files WHERE path IN", names)
+        return {names[name]: digest for name, size, time, digest in rows if stamps[names[name]] == (size, time)}
+
+    def _stored(self, digests: Iterable[bytes]) -> dict[bytes, Picture]:
+        shape = self.size, self.size, self.channels
+        query = f"SELECT digest, pixels FROM pictures WHERE length(pixels) = {math.prod(shape)} AND digest IN"
+        rows = self._select(query, set(digests))
+        return {digest: np.frombuffer(pixels, np.uint8).reshape(shape) for digest, pixels in rows}
+
+    def _select(self, query: str, keys: Iterable[bytes]) -> list[tuple[Any, ...]]:
+        values = tuple(keys)
+        try:
+            with self._lock:
+                return self._db.execute(f"{query} ({','.join('?' * len(values))})", values).fetchall()
+        except sqlite3.Error as error:
+            raise DshError(f"{self.path} is damaged ({error}); delete it and try again") from error
+
+    def _store(self, pictures: dict[bytes, Picture], files: dict[str, tuple[int, int, bytes]]) -> None:
+        if self.problem is not None or not (pictures or files):
+            return
+        known = [(os.fsencode(os.path.abspath(path)), *stamp) for path, stamp in files.items()]
+        try:
+            with self._lock, self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO pictures VALUES (?, ?)", [(d, p.tobytes()) for d, p in pictures.items()]
+                )
+                self._db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", known)
+        except sqlite3.Error as error:
+            self.problem = f"{self.path} takes no more pictures ({error}); from now on they are decoded each time"
+
+
+def _or_error(path: str, size: int, channels: int) -> Picture | ImageError:
+    try:
+        return images.read(path, size, channels)
+    except ImageError as error:
+        return error

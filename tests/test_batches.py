@@ -1,0 +1,156 @@
+"""Batches from memory and from files, and the sampler that keeps classes together."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import dsh_json
+from PIL import Image
+from test_training import identical, weights
+
+from dsh_cli import TrainConfig, load_splits, train
+from dsh_cli.batches import Batches
+from dsh_cli.checkpoint import Run
+from dsh_cli.data import Dataset
+from dsh_cli.errors import DataError
+from dsh_cli.listeners import Notes, Quiet
+from dsh_cli.training import settle
+
+CONFIG = TrainConfig(bits=8, epochs=2, batch_size=8, device="cpu", tensorboard=False)
+
+
+def labelled(counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    pixels = np.arange(len(labels), dtype=np.uint16).view(np.uint8).reshape(-1, 1, 2, 1)  # each picture tells its row
+    return Dataset(pixels, labels, tuple(map(str, range(len(counts)))), tuple(map(str, range(len(labels)))), "made")
+
+
+def rows_of(images):
+    pixels = (images * 255).round().to(torch.int64)
+    return (pixels[:, 0, 0, 0] + 256 * pixels[:, 0, 0, 1]).numpy()
+
+
+def test_a_thousand_classes_of_four_have_positive_pairs_in_every_batch():
+    dataset = labelled([4] * 1000)
+    freely, together = (
+        Batches(dataset, 200, "none", 0, torch.device("cpu"), per_class=per_class) for per_class in (0, 4)
+    )
+    partners = []
+    for batches in (freely, together):
+        seen, shares = [], []
+        for images, labels in batches.epoch(0):
+            assert (dataset.labels[rows_of(images)] == labels.numpy()).all()
+            seen.append(rows_of(images))
+            shares.append((np.bincount(labels.numpy(), minlength=1000)[labels.numpy()] > 1).mean())
+        assert len(np.unique(np.concatenate(seen))) == 4000  # every picture once an epoch
+        partners.append(min(shares))
+    assert partners[0] < 0.3 and partners[1] == 1.0
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_classes_of_any_size_stay_together_in_groups(seed):
+    dataset = labelled([1, 2, 3, 4, 5, 9, 50])
+    batches = Batches(dataset, len(dataset), "none", seed, torch.device("cpu"), per_class=4)
+    ((_, labels),) = batches.epoch(0)
+    sizes = np.diff(np.flatnonzero(np.diff(labels.numpy(), prepend=-1, append=-1)))
+    assert sorted(np.bincount(labels.numpy()).tolist()) == [1, 2, 3, 4, 5, 9, 50]
+    # no group is smaller than four but where its class is; neighbours of one class only make groups longer
+    small = [size for size in sizes if size < 4]
+    assert sorted(small) == [1, 2, 3]
+    ((_, again),) = batches.epoch(0)
+    ((_, other),) = batches.epoch(1)
+    assert (labels == again).all() and not (labels == other).all()
+
+
+def test_the_sampler_is_chosen_where_classes_are_many_and_can_be_asked_for():
+    splits = load_splits(replace(CONFIG, data="digits"))
+    assert settle(replace(CONFIG, data="digits", batch_size=200), splits).per_class == 0
+    assert settle(replace(CONFIG, data="digits", batch_size=8), splits).per_class == 4
+    assert settle(replace(CONFIG, data="digits", batch_size=8, per_class=0), splits).per_class == 0
+
+
+def test_a_thousand_classes_are_learned_from_end_to_end(tmp_path):
+    rng = np.random.default_rng(0)
+    for label in range(1000):
+        (tmp_path / "set" / str(label)).mkdir(parents=True)
+        centre = rng.integers(0, 256, (8, 8, 3))
+        for i in range(4):
+            noisy = np.clip(centre + rng.normal(0, 8, centre.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(tmp_path / "set" / str(label) / f"{i}.png")
+    answer = dsh_json(
+        "train", tmp_path / "set", "--bits", 32, "--epochs", 4, "--out", tmp_path / "run", "--quiet", "--no-tensorboard"
+    )
+    assert Run.open(tmp_path / "run").config.per_class == 4
+    assert answer["map"] > 0.05  # 0.001 by chance
+
+
+@pytest.mark.parametrize("cache", ["off", "auto"])
+def test_pictures_in_files_give_the_weights_of_those_in_memory(photos, tmp_path, cache):
+    """What streams is trained on as what is held: same order, same augmentation, same codes."""
+    runs = []
+    for memory in (2.0, 0.0):
+        config = replace(CONFIG, data=str(photos), memory=memory, cache=cache, workers=2)
+        splits = load_splits(config)
+        assert isinstance(splits.train.images, np.ndarray) == bool(memory)
+        runs.append(train(config, splits, tmp_path / f"run{memory}").run)
+    held, streamed = runs
+    assert identical(weights(held), weights(streamed))
+    assert held.names() == streamed.names() and held.metrics["map"] == streamed.metrics["map"]
+    for split in ("train", "test"):
+        one, other = (run.codes(split, "relaxed", "thumbnails") for run in runs)
+        assert (one.packed == other.packed).all() and (one.thumbnails == other.thumbnails).all()
+    assert (tmp_path / "cache" / "dsh" / "pictures").exists() == (cache == "auto")
+
+
+def test_a_picture_that_vanishes_while_it_trains_is_named_once_and_has_no_code(photos, tmp_path):
+    splits = load_splits(replace(CONFIG, data=str(photos), memory=0.0, cache="off", epochs=3))
+    lost = splits.train.names[4]
+
+    class Lose(Quiet):
+        def on_epoch(self, stats):
+            if stats.epoch == 1:
+                (photos / lost).unlink()
+
+    said = []
+    config = replace(CONFIG, data=str(photos), memory=0.0, cache="off", epochs=3)
+    run = train(config, splits, tmp_path / "run", listeners=[Lose(), Notes(said.append)]).run
+    assert said == [f"{lost}: no such file or directory; left out"]
+    opened = Run.open(run.path)
+    assert lost not in opened.names()["train"] and len(opened.codes("train")) == opened.counts["train"]
+    assert opened.counts["train"] == len(splits.train) - 1 == len(opened.names()["train"])
+
+
+def test_when_all_vanish_training_says_so_and_leaves_the_run_unfinished(photos, tmp_path):
+    config = replace(CONFIG, data=str(photos), memory=0.0, cache="off", epochs=3)
+
+    class Lose(Quiet):
+        def on_epoch(self, stats):
+            for path in photos.rglob("*.png"):
+                path.unlink()
+
+    with pytest.raises(DataError, match="none of the pictures of .* could be read in epoch 2"):
+        train(config, load_splits(config), tmp_path / "run", listeners=[Lose()])
+    assert not Run.open(tmp_path / "run").finished
+
+
+def test_waiting_is_measured(photos, monkeypatch):
+    import time
+
+    from dsh_cli import images
+
+    splits = load_splits(replace(CONFIG, data=str(photos), memory=0.0, cache="off", workers=1))
+    batches = Batches(splits.train, 8, "none", 0, torch.device("cpu"))
+    read = images.read
+    monkeypatch.setattr(images, "read", lambda *arguments: time.sleep(0.02) or read(*arguments))
+    list(batches.epoch(0))
+    assert batches.waited >= 8 * 0.02
+
+
+def test_notes_are_few():
+    said = []
+    notes = Notes(said.append)
+    stats = type("Stats", (), {"notes": tuple(f"{i}.png: lost" for i in range(15))})
+    for _ in range(3):
+        notes.on_epoch(stats)
+    assert len(said) == 21 and said[-1] == "more of the same is not shown"

@@ -1,0 +1,175 @@
+"""Files read ahead by workers, and the cache of resized pictures."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dsh_cli import images
+from dsh_cli.errors import DshError, ImageError
+from dsh_cli.pictures import Intake, PictureCache
+
+
+@pytest.fixture
+def files(tmp_path):
+    """100 pictures of 40 x 30, each of another grey, one of them missing and one no picture."""
+    paths = []
+    for i in range(100):
+        path = tmp_path / f"{i:03d}.png"
+        Image.new("L", (40, 30), 2 * i).save(path)
+        paths.append(str(path))
+    os.unlink(paths[17])
+    (tmp_path / "042.png").write_text("text")
+    return paths
+
+
+def greys(results):
+    return [None if isinstance(picture, ImageError) else int(picture[0, 0, 0]) for _, picture in results]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("cached", [False, True])
+def test_pictures_come_in_order_with_what_cannot_be_read(files, tmp_path, workers, cached):
+    intake = Intake(8, 1, workers, PictureCache(tmp_path / "cache", 8, 1) if cached else None)
+    for _ in range(2):
+        results = list(intake.read(files))
+        assert [path for path, _ in results] == files
+        assert greys(results) == [None if i in (17, 42) else 2 * i for i in range(100)]
+        assert str(results[17][1]) == "no such file or directory"
+        assert str(results[42][1]) == "not a picture, or of a format Pillow does not know"
+        assert all(p.shape == (8, 8, 1) and p.dtype == np.uint8 for _, p in results if not isinstance(p, ImageError))
+
+
+def test_workers_read_ahead_but_not_without_end(files):
+    asked = []
+
+    def endless():
+        while True:
+            asked.append(1)
+            yield files[0]
+
+    results = Intake(1024, 3, 2).read(endless())
+    next(results)
+    first = len(asked)
+    assert 16 < first <= 16 * 6  # 3 MiB each: no more than a few chunks
+    next(results)
+    results.close()
+    assert len(asked) == first
+
+
+def test_reading_ahead_goes_on_while_the_caller_works(files, monkeypatch):
+    """Two batches that take a while to decode are there at once after a caller that was busy for as long."""
+    monkeypatch.setattr(images, "read", lambda path, size, channels: time.sleep(0.01) or np.zeros((8, 8, 1), np.uint8))
+    results = Intake(8, 1, 2).read(files)
+    next(results)
+    time.sleep(0.7)
+    started = time.perf_counter()
+    assert len(list(results)) == 99
+    assert time.perf_counter() - started < 0.2
+
+
+def test_no_thread_is_left_behind(files):
+    before = threading.active_count()
+    for stop in (1, 40):
+        results = Intake(8, 1, 4).read(files)
+        for _ in range(stop):
+            next(results)
+        results.close()
+    assert threading.active_count() == before
+
+
+def test_a_cached_picture_is_neither_decoded_nor_read_again(files, tmp_path, monkeypatch):
+    cache = PictureCache(tmp_path / "cache", 8, 1)
+    before = greys(Intake(8, 1, 2, cache).read(files))
+    monkeypatch.setattr(images, "decode", lambda *arguments: pytest.fail("decoded again"))
+    del files[42]  # which has no picture to keep
+    del before[42]
+    again = PictureCache(tmp_path / "cache", 8, 1)
+    monkeypatch.setattr(images, "read_bytes", lambda path: pytest.fail("read again"))
+    assert greys(Intake(8, 1, 2, again).read(files)) == before
+
+
+def test_the_cache_goes_by_content(files, tmp_path, monkeypatch):
+    cache = PictureCache(tmp_path / "cache", 8, 1)
+    list(Intake(8, 1, 1, cache).read(files))
+    copy = tmp_path / "moved elsewhere.png"
+    shutil.copy(files[7], copy)
+    with monkeypatch.context() as patched:
+        patched.setattr(images, "decode", lambda *arguments: pytest.fail("the same content was decoded again"))
+        assert greys(Intake(8, 1, 1, cache).read([str(copy)])) == [14]
+    Image.new("L", (40, 30), 99).save(files[7])
+    os.utime(files[7], ns=(1, 1))
+    assert greys(Intake(8, 1, 1, cache).read([files[7]])) == [99]
+
+
+def test_other_sizes_and_colours_are_kept_apart(files, tmp_path):
+    for size, channels in ((8, 1), (8, 3), (16, 1)):
+        cache = PictureCache(tmp_path / "cache", size, channels)
+        (_, picture), *_ = Intake(size, channels, 1, cache).read(files[:1])
+        assert picture.shape == (size, size, channels)
+
+
+def test_names_that_are_not_text_are_kept(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n.png")
+    try:
+        Image.new("L", (8, 8), 5).save(path, format="png")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    cache = PictureCache(tmp_path / "cache", 8, 1)
+    for _ in range(2):
+        assert greys(Intake(8, 1, 1, cache).read([path])) == [5]
+
+
+def test_processes_may_share_a_cache_and_none_leaves_it_broken(files, tmp_path):
+    """Four processes fill one cache at once; two are killed on the way."""
+    good = [path for i, path in enumerate(files) if i not in (17, 42)]
+    script = (
+        "import sys; from pathlib import Path; from dsh_cli.pictures import Intake, PictureCache\n"
+        "cache = PictureCache(Path(sys.argv[1]), 64, 3); print(flush=True)\n"
+        "while True:\n"
+        "    seen = [int(picture[0, 0, 0]) for _, picture in Intake(64, 3, 2, cache).read(sys.argv[2:])]\n"
+        "    print(seen, flush=True)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "cache"), *good]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    try:
+        for process in started:
+            assert process.stdout.readline() == "\n"
+        for process in started[:2]:
+            process.kill()
+        expected = [2 * i for i in range(100) if i not in (17, 42)]
+        for process in started[2:]:
+            assert process.stdout.readline().strip() == str(expected)
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    with sqlite3.connect(PictureCache(tmp_path / "cache", 64, 3).path) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert database.execute("SELECT count(*) FROM pictures").fetchone() == (len(good),)
+
+
+def test_a_full_disk_stops_the_storing_and_not_the_reading(files, tmp_path):
+    cache = PictureCache(tmp_path / "cache", 8, 1)
+    cache._db.execute("PRAGMA max_page_count = 8")  # the disk has room for no more
+    assert greys(Intake(8, 1, 2, cache).read(files)).count(None) == 2
+    assert "takes no more pictures" in cache.problem and str(cache.path) in cache.problem
+    assert greys(Intake(8, 1, 2, cache).read(files)).count(None) == 2
+
+
+def test_a_damaged_cache_and_one_that_cannot_be_made_say_what_to_do(files, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DshError, match="--cache off"):
+        PictureCache(tmp_path / "file", 8, 1)
+    cache = PictureCache(tmp_path / "cache", 8, 1)
+    cache._db.close()
+    cache.path.write_bytes(b"this is no database, it is only a line of text repeated. " * 100)
+    with pytest.raises(DshError, match="--cache"):
+        PictureCache(tmp_path / "cache", 8, 1)
