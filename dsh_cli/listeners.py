@@ -295,8 +295,8 @@ def write_projector(folder: Path, codes: CodeSet, epoch: int, seed: int) -> None
     shown = _sample(codes, min((_SPRITE_SIDE // side) ** 2, _POINTS), seed)
     assert shown.relaxed is not None and shown.thumbnails is not None
     folder.mkdir(parents=True, exist_ok=True)
-    # Text, for TensorBoard takes a binary file for text where its bytes happen to be UTF-8.
-    np.savetxt(folder / "tensors.tsv", np.nan_to_num(shown.relaxed), fmt="%.5g", delimiter="\t")
+    # Text, for TensorBoard takes a binary file for text where its bytes happen to be UTF-8; 9 digits keep a float32.
+    np.savetxt(folder / "tensors.tsv", np.nan_to_num(shown.relaxed), fmt="%.9g", delimiter="\t")
     rows = zip((_class(shown, i) for i in range(len(shown))), shown.hex, shown.names, strict=True)
     lines = ["label\tcode\tname", *(f"{_line(label)}\t#{code}\t{_line(name)}" for label, code, name in rows)]
     (folder / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
