@@ -6,6 +6,7 @@ import html
 import math
 import re
 import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -367,6 +368,7 @@ def _cell(text: str) -> str:
 
 
 def _caption(text: str) -> str:
-    """A name that Pillow's default font has all letters for, not too long."""
-    line = _line(text).encode("latin-1", "replace").decode("latin-1")
+    """A name in the letters of Pillow's default font, which are those of ASCII, and not too long."""
+    base = "".join(c for c in unicodedata.normalize("NFKD", _line(text)) if not unicodedata.combining(c))
+    line = base.encode("ascii", "replace").decode("ascii")
     return line if len(line) <= _CAPTION else line[: _CAPTION - 3] + "..."

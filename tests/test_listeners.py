@@ -216,6 +216,8 @@ def test_names_of_any_kind_can_be_captions_and_cells():
     codes = codes_of([0, 1], classes=classes, names=("under_score_d.png", "[x](y)`z`.png"))
     panel = pair_panel(codes, [Pair(0, 1, 1.0)])
     assert panel.shape[1] < 900
+    accents, plain = (replace(codes, classes=names) for names in (("Émeu", "梨"), ("Emeu", "?")))
+    assert (pair_panel(accents, [Pair(0, 1, 1.0)]) == pair_panel(plain, [Pair(0, 1, 1.0)])).all()
     shown = markdown_to_safe_html(pairs_markdown(codes, HardestPairs((), (Pair(0, 1, 1.0),))))
     cells = re.findall(r"<td>(.*?)</td>", shown)
     assert cells[:2] == ["1", "a|b c *d*"]
