@@ -1,4 +1,4 @@
-"""Retrieval and code quality: tie-aware average precision, the class table, code health. NumPy only."""
+"""Retrieval and code quality: tie-aware average precision, class table, code health, hardest pairs. NumPy only."""
 
 from __future__ import annotations
 
@@ -53,6 +53,23 @@ class CodeHealth:
 
     distinct: int
     largest_share: float  # share of pictures that have the most common code
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures, by their place in a `CodeSet`, the first of the two before the second."""
+
+    first: int
+    second: int
+    distance: float  # squared, between the relaxed codes
+
+
+@dataclass(frozen=True)
+class HardestPairs:
+    """The pairs a network has most trouble with, the hardest first."""
+
+    same: tuple[Pair, ...]  # of one class, and farthest apart
+    different: tuple[Pair, ...]  # of two classes, and closest
 
 
 def tie_aware_ap(counts: NDArray[np.int64], relevant: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -135,6 +152,38 @@ def code_health(codes: CodeSet) -> CodeHealth:
     """Distinct codes, and the share of the most common one."""
     _, counts = np.unique(codes.packed, axis=0, return_counts=True)
     return CodeHealth(len(counts), float(counts.max() / len(codes)))
+
+
+def hardest_pairs(codes: CodeSet, count: int) -> HardestPairs:
+    """The `count` same-class pairs farthest apart and different-class pairs closest, or fewer where there are.
+
+    All pairs are compared by relaxed codes, in (n, n) float64 matrices: 8 MB each for 1,000 pictures. They are
+    taken hardest first, of equals the first in order, and a picture is in one pair of each kind at most, so that
+    one picture with a wrong label does not fill the list.
+    """
+    assert codes.relaxed is not None
+    outputs = np.nan_to_num(codes.relaxed).astype(np.float64)  # (n, k)
+    norms = (outputs**2).sum(axis=1)
+    between = norms[:, None] + norms - 2 * outputs @ outputs.T  # (n, n)
+    distances = np.maximum(np.round(between, 6), 0.0)  # so that equal codes tie, whatever the order of the sums
+    same = codes.labels[:, None] == codes.labels
+    once = np.triu(np.ones_like(same), 1)
+    return HardestPairs(
+        same=_take_pairs(np.where(once & same, distances, -np.inf), distances, count),
+        different=_take_pairs(np.where(once & ~same, -distances, -np.inf), distances, count),
+    )
+
+
+def _take_pairs(hardness: NDArray[np.float64], distances: NDArray[np.float64], count: int) -> tuple[Pair, ...]:
+    """Up to `count` pairs of highest finite hardness (n, n), which is used up; no row or column serves twice."""
+    pairs: list[Pair] = []
+    while hardness.size and len(pairs) < count:
+        i, j = divmod(int(hardness.argmax()), len(hardness))
+        if hardness[i, j] == -np.inf:
+            break
+        pairs.append(Pair(i, j, float(distances[i, j])))
+        hardness[[i, j], :] = hardness[:, [i, j]] = -np.inf
+    return tuple(pairs)
 
 
 def _class_row(label: str, packed: Packed, bits: int) -> tuple[ClassRow, Packed | None]:

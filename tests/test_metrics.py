@@ -1,10 +1,11 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dsh_cli.codes import CodeSet, from_hex, hamming, pack
-from dsh_cli.metrics import class_table, code_health, mean_average_precision, tie_aware_ap
+from dsh_cli.metrics import Pair, class_table, code_health, hardest_pairs, mean_average_precision, tie_aware_ap
 
 
 def code_set(texts, labels, bits=8, classes=("a", "b", "c")):
@@ -98,3 +99,48 @@ def test_class_table_of_nothing():
 def test_code_health():
     health = code_health(code_set(["f0", "f0", "0f", "f0"], [0, 0, 1, 1]))
     assert (health.distinct, health.largest_share) == (2, 0.75)
+
+
+def slow_hardest(codes, count, same):
+    """All pairs sorted one by one; a picture serves once."""
+    outputs = codes.relaxed.astype(np.float64)
+    pairs = [
+        Pair(i, j, round(float(((outputs[i] - outputs[j]) ** 2).sum()), 6))
+        for i, j in itertools.combinations(range(len(codes)), 2)
+        if (codes.labels[i] == codes.labels[j]) == same
+    ]
+    taken, used = [], set()
+    for pair in sorted(pairs, key=lambda pair: -pair.distance if same else pair.distance):
+        if len(taken) < count and not {pair.first, pair.second} & used:
+            taken.append(pair)
+            used |= {pair.first, pair.second}
+    return tuple(taken)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_hardest_pairs_are_those_of_all_pairs_sorted(seed):
+    rng = np.random.default_rng(seed)
+    codes = random_codes(40, 12, 5, seed)
+    relaxed = rng.normal(size=(40, 12)).astype(np.float16)
+    if seed % 2:
+        relaxed = np.round(relaxed)  # many ties, which go to the first in order
+    codes = replace(codes, relaxed=relaxed)
+    for count in (0, 3, 100):
+        pairs = hardest_pairs(codes, count)
+        for found, same in ((pairs.same, True), (pairs.different, False)):
+            expected = slow_hardest(codes, count, same)
+            assert [(p.first, p.second) for p in found] == [(p.first, p.second) for p in expected]
+            assert [p.distance for p in found] == pytest.approx([p.distance for p in expected], abs=2e-6)
+
+
+def test_hardest_pairs_of_few_pictures_and_of_equal_codes():
+    def pairs(labels, value=0.1):
+        relaxed = np.full((len(labels), 8), value, np.float16)
+        codes = CodeSet(8, pack(relaxed >= 0), np.array(labels, np.int64), ("a", "b"), (), relaxed)
+        return hardest_pairs(codes, 8)
+
+    assert pairs([]) == pairs([0])
+    assert not pairs([]).same and not pairs([]).different
+    assert pairs([0, 1]).different == (Pair(0, 1, 0.0),) and not pairs([0, 1]).same
+    assert pairs([0, 0, 1, 1, 0]).same == (Pair(0, 1, 0.0), Pair(2, 3, 0.0))
+    assert pairs([0, 0, 1], np.inf).same == (Pair(0, 1, 0.0),)

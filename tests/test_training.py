@@ -161,22 +161,6 @@ def test_a_real_collapse_is_noticed_while_it_trains(splits, tmp_path):
     assert len(said) == 1 and said[0].startswith("collapse: after epoch ")
 
 
-def test_tensorboards_own_reader_finds_everything(splits, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    train(CONFIG, splits, tmp_path / "run", listeners=[TensorBoard()])
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    events.Reload()
-    tags = events.Tags()
-    assert {"loss/total", "loss/pair", "loss/quantization", "validation/map", "test/map"} <= set(tags["scalars"])
-    assert "validation/relaxed_outputs" in tags["histograms"]
-    total, pair, quantization = (events.Scalars(f"loss/{name}") for name in ("total", "pair", "quantization"))
-    assert [event.step for event in total] == [1, 2, 3]
-    assert total[-1].value == pytest.approx(pair[-1].value + 0.01 * quantization[-1].value, rel=1e-4)
-    text = events.Tensors("validation/class_table/text_summary")[-1].tensor_proto.string_val[0].decode()
-    assert "| class | code |" in text and text.count("\n| ") >= 10
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
 def test_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path):
     out = tmp_path / "run"

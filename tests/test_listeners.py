@@ -1,0 +1,346 @@
+"""What TensorBoard's own readers find of a training: events, images, and the files of the projector."""
+
+import io
+import json
+import random
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.application import TensorBoardWSGI
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
+from werkzeug.test import Client
+
+from dsh_cli import TrainConfig, load_splits, train
+from dsh_cli.checkpoint import Run
+from dsh_cli.codes import CodeSet, pack
+from dsh_cli.errors import Interrupted
+from dsh_cli.listeners import Quiet, TensorBoard, pair_panel, pairs_markdown, sprite, write_projector
+from dsh_cli.metrics import HardestPairs, Pair, hardest_pairs
+from dsh_cli.training import EpochStats, Plan
+
+CONFIG = TrainConfig(data="digits", epochs=2, batch_size=64, device="cpu")
+PAIR_TAGS = ["validation/hardest_same_class", "validation/hardest_different_class"]
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load_splits(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def run(splits, tmp_path_factory):
+    """Two epochs of digits, watched."""
+    return train(CONFIG, splits, tmp_path_factory.mktemp("runs") / "run", listeners=[TensorBoard()]).run
+
+
+def events_of(folder):
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0})
+    events.Reload()
+    return events
+
+
+def picture(event):
+    return np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
+
+
+def text(events, tag):
+    return events.Tensors(f"{tag}/text_summary")[-1].tensor_proto.string_val[0].decode()
+
+
+class Projector:
+    """TensorBoard's projector, asked as the browser asks it."""
+
+    def __init__(self, logdir):
+        self.multiplexer = EventMultiplexer().AddRunsFromDirectory(str(logdir))
+        self.logdir = str(logdir)
+        self.multiplexer.Reload()
+        provider = MultiplexerDataProvider(self.multiplexer, self.logdir)
+        plugin = ProjectorPlugin(TBContext(logdir=self.logdir, data_provider=provider))
+        self.client = Client(TensorBoardWSGI([plugin], data_provider=provider))
+
+    def look_again(self):
+        self.multiplexer.AddRunsFromDirectory(self.logdir)
+        self.multiplexer.Reload()
+
+    def get(self, route, **query):
+        response = self.client.get(f"/data/plugin/projector/{route}", query_string=query)
+        assert response.status_code == 200, response.text
+        return response
+
+    def read(self, run):
+        """Tensor, header, rows of metadata, sprite and the size of its pictures."""
+        (embedding,) = self.get("info", run=run).json["embeddings"]
+        query = {"run": run, "name": embedding["tensorName"]}
+        tensor = np.frombuffer(self.get("tensor", **query, num_rows=100_000).data, np.float32)
+        header, *rows = (line.split("\t") for line in self.get("metadata", **query).text.splitlines())
+        atlas = np.asarray(Image.open(io.BytesIO(self.get("sprite_image", **query).data)))
+        return tensor.reshape(embedding["tensorShape"]), header, rows, atlas, embedding["sprite"]["singleImageDim"]
+
+
+def codes_of(labels, shape=(8, 8, 1), bits=8, classes=None, seed=0, **changes):
+    """Random codes and thumbnails of pictures with these labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(labels, np.int64)
+    relaxed = rng.normal(size=(len(labels), bits)).astype(np.float16)
+    thumbnails = rng.integers(1, 255, (len(labels), *shape), np.uint8)
+    classes = classes or tuple(f"class {i}" for i in range(labels.max(initial=0) + 1))
+    names = tuple(f"{i}.png" for i in range(len(labels)))
+    return replace(CodeSet(bits, pack(relaxed >= 0), labels, classes, names, relaxed, thumbnails), **changes)
+
+
+def watch(codes, folder, epochs=1):
+    """The events of a listener that is told of these validation codes."""
+    listener = TensorBoard()
+    config = SimpleNamespace(alpha=0.01, seed=0, epochs=epochs)
+    listener.on_start(Plan(SimpleNamespace(path=folder, config=config), "cpu", 10, 64, 0))
+    for epoch in range(1, epochs + 1):
+        listener.on_epoch(EpochStats(epoch, 1.0, 0.9, 10.0, 100.0, codes, 0.5))
+    listener.close()
+    return events_of(folder / "tensorboard")
+
+
+# Events
+
+
+def test_tensorboards_own_reader_finds_everything(run):
+    events = events_of(run.path / "tensorboard")
+    tags = events.Tags()
+    assert {"loss/total", "loss/pair", "loss/quantization", "validation/map", "test/map"} <= set(tags["scalars"])
+    assert "validation/relaxed_outputs" in tags["histograms"]
+    assert sorted(tags["images"]) == sorted(PAIR_TAGS)
+    total, pair, quantization = (events.Scalars(f"loss/{name}") for name in ("total", "pair", "quantization"))
+    assert [event.step for event in total] == [1, 2]
+    assert total[-1].value == pytest.approx(pair[-1].value + 0.01 * quantization[-1].value, rel=1e-4)
+    assert "| class | code |" in text(events, "validation/class_table")
+    assert text(events, "validation/class_table").count("\n| ") >= 10
+    for tag in PAIR_TAGS:
+        assert [event.step for event in events.Images(tag)] == [1, 2]
+
+
+def test_the_hardest_pairs_shown_are_those_of_the_saved_codes(run):
+    validation = replace(run.codes("validation"), names=run.names()["validation"])
+    pairs = hardest_pairs(validation, 8)
+    events = events_of(run.path / "tensorboard")
+    for tag, of_kind in zip(PAIR_TAGS, (pairs.same, pairs.different), strict=True):
+        assert len(of_kind) == 8
+        shown = picture(events.Images(tag)[-1])
+        for row, pair in enumerate(of_kind):
+            top = 8 + row * (96 + 8)
+            for place, index in enumerate((pair.first, pair.second)):
+                left = 8 + place * (96 + 8)
+                enlarged = shown[top : top + 96, left : left + 96]
+                assert (enlarged[6::12, 6::12] == validation.thumbnails[index]).all()  # 8 pixels, 12 times over
+            assert validation.names[pair.first] in text(events, "validation/hardest_pairs")
+        assert (shown[:, 216:] < 128).any()  # the caption
+
+
+@pytest.fixture
+def small_sprites(monkeypatch):
+    """64 pictures of 8 x 8 fill a sprite."""
+    monkeypatch.setattr("dsh_cli.listeners._SPRITE_SIDE", 64)
+
+
+def test_the_listener_leaves_every_random_state_alone(small_sprites, tmp_path):
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    codes = codes_of(np.arange(1500) % 10)  # so many that a sample is drawn
+    watch(codes, tmp_path)
+    write_projector(tmp_path / "projector", codes, 1, 0)
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all() and random.getstate() == before[2]
+
+
+def test_one_epoch_seen_twice_looks_the_same(tmp_path):
+    codes = codes_of(np.arange(1500) % 10, bits=12)
+    one, two = (watch(codes, tmp_path / name) for name in ("one", "two"))
+    for tag in PAIR_TAGS:
+        assert one.Images(tag)[0].encoded_image_string == two.Images(tag)[0].encoded_image_string
+    assert "among 1,000 validation pictures" in text(one, "validation/hardest_pairs")
+    assert text(one, "validation/hardest_pairs") == text(two, "validation/hardest_pairs")
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ([], []),
+        ([0], []),
+        ([0, 0], PAIR_TAGS[:1]),
+        ([0, 1, 2], PAIR_TAGS[1:]),  # classes of one picture
+        ([0, 0, 1], PAIR_TAGS),
+    ],
+)
+def test_few_validation_pictures_show_what_there_is(labels, found, tmp_path):
+    tags = watch(codes_of(labels), tmp_path).Tags()
+    assert sorted(tags["images"]) == sorted(found)
+    assert "loss/total" in tags["scalars"]
+
+
+def test_outputs_past_float16_do_not_stop_a_training(tmp_path):
+    codes = codes_of([0, 0, 1, 1])
+    codes.relaxed[0] = np.inf
+    codes.relaxed[1, 0] = np.nan
+    assert sorted(watch(codes, tmp_path).Tags()["images"]) == sorted(PAIR_TAGS)
+    write_projector(tmp_path / "projector", codes, 1, 0)
+    assert np.isfinite(Projector(tmp_path / "projector").read(".")[0]).all()
+
+
+# The hardest pairs' picture and text
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 48, 3), (48, 5, 3), (96, 96, 3), (200, 100, 1)])
+def test_a_panel_enlarges_by_a_whole_factor_and_keeps_the_colours(shape):
+    codes = codes_of([0, 0, 1], shape)
+    panel = pair_panel(codes, [Pair(0, 2, 1.5), Pair(0, 1, 0.25)])
+    factor = max(1, 96 // max(shape[:2]))
+    height, width = shape[0] * factor, shape[1] * factor
+    for place, index in enumerate((0, 2)):
+        left = 8 + place * (width + 8)
+        expected = codes.thumbnails[index].repeat(factor, 0).repeat(factor, 1)
+        assert (panel[8 : 8 + height, left : left + width] == expected).all()
+    assert panel.shape[0] >= 2 * height
+
+
+def test_names_of_any_kind_can_be_captions_and_cells():
+    from tensorboard.plugin_util import markdown_to_safe_html
+
+    classes = ("a|b\tc\n*d*", "梨 <b>\udcff" + "x" * 500)
+    codes = codes_of([0, 1], classes=classes, names=("under_score_d.png", "[x](y)`z`.png"))
+    panel = pair_panel(codes, [Pair(0, 1, 1.0)])
+    assert panel.shape[1] < 900
+    accents, plain = (replace(codes, classes=names) for names in (("Émeu", "梨"), ("Emeu", "?")))
+    assert (pair_panel(accents, [Pair(0, 1, 1.0)]) == pair_panel(plain, [Pair(0, 1, 1.0)])).all()
+    shown = markdown_to_safe_html(pairs_markdown(codes, HardestPairs((), (Pair(0, 1, 1.0),))))
+    cells = re.findall(r"<td>(.*?)</td>", shown)
+    assert cells[:2] == ["1", "a|b c *d*"]
+    assert cells[2] == "under_score_d.png"
+    assert cells[3].startswith("梨 &lt;b&gt;?xxx") and cells[4] == "[x](y)`z`.png" and cells[5] == "1.00"
+
+
+# The projector
+
+
+def test_the_projector_gets_the_validation_pictures_of_the_run(run):
+    projector = Projector(run.path)
+    assert projector.get("runs").json == ["tensorboard/projector"]
+    tensor, header, rows, atlas, dim = projector.read("tensorboard/projector")
+    validation = run.codes("validation")
+    assert (tensor == validation.relaxed.astype(np.float32)).all()
+    assert header == ["label", "code", "name"]
+    names = run.names()["validation"]
+    labels = [run.classes[i] for i in validation.labels]
+    assert rows == [[c, f"#{x}", n] for c, x, n in zip(labels, validation.hex, names, strict=True)]
+    assert dim == [8, 8]
+    across = atlas.shape[1] // 8
+    for i, thumbnail in enumerate(validation.thumbnails):
+        y, x = i // across * 8, i % across * 8  # as the projector finds a point's picture
+        assert (atlas[y : y + 8, x : x + 8] == thumbnail).all()
+
+
+def test_a_tensorboard_that_is_running_sees_the_projector_when_the_training_ends(splits, tmp_path):
+    seen = []
+
+    class Look(Quiet):
+        def on_epoch(self, stats):
+            self.projector = Projector(tmp_path)
+            seen.append(self.projector.get("runs").json)
+
+        def on_end(self, result):
+            self.projector.look_again()
+            seen.append(self.projector.get("runs").json)
+
+    train(replace(CONFIG, epochs=1), splits, tmp_path / "run", listeners=[TensorBoard(), Look()])
+    assert seen == [[], ["run/tensorboard/projector"]]
+
+
+def test_a_resumed_run_has_each_epoch_once_and_the_projector(splits, tmp_path):
+    class Stop(Quiet):
+        def on_batch(self, epoch, done, totals):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        train(CONFIG, splits, tmp_path / "run", listeners=[TensorBoard(), Stop()])
+    assert not (tmp_path / "run" / "tensorboard" / "projector").exists()
+    part = Run.open(tmp_path / "run")
+    resumed = train(part.config, splits, resume=part, listeners=[TensorBoard()]).run
+    events = events_of(tmp_path / "run" / "tensorboard")
+    for tag in PAIR_TAGS:
+        assert [event.step for event in events.Images(tag)] == [1, 2]
+    tensor = Projector(tmp_path).read("run/tensorboard/projector")[0]
+    assert (tensor == resumed.codes("validation").relaxed.astype(np.float32)).all()
+
+
+def test_a_run_without_validation_pictures_has_no_projector(splits, tmp_path):
+    none = splits.validation.take(np.zeros(len(splits.validation), bool))
+    run = train(
+        replace(CONFIG, epochs=1), replace(splits, validation=none), tmp_path / "run", listeners=[TensorBoard()]
+    ).run
+    assert not (run.path / "tensorboard" / "projector").exists()
+    assert events_of(run.path / "tensorboard").Scalars("test/map")[0].value == pytest.approx(run.metrics["map"])
+    assert Projector(tmp_path).get("runs").json == []
+
+
+def test_names_cannot_break_the_table_of_the_projector(tmp_path):
+    classes = ("tab\there", "line\nend\r\n", "\u2028 梨 \x85", "\udcff")
+    codes = codes_of([0, 1, 2, 3], classes=classes, names=("a\tb", "c\nd", "e\udcff", ""))
+    write_projector(tmp_path, codes, 1, 0)
+    _, _, rows, _, _ = Projector(tmp_path).read(".")
+    assert [row[0] for row in rows] == ["tab here", "line end", "梨", "?"]
+    assert [row[2] for row in rows] == ["a b", "c d", "e?", ""]
+
+
+@pytest.mark.parametrize("bits", [1, 8, 12, 1024])
+def test_codes_of_any_length_come_back_as_they_were(bits, tmp_path):
+    codes = codes_of(np.arange(20) % 3, bits=bits)
+    write_projector(tmp_path, codes, 1, 0)
+    tensor, _, rows, _, _ = Projector(tmp_path).read(".")
+    assert (tensor == codes.relaxed.astype(np.float32)).all()
+    assert [row[1] for row in rows] == [f"#{code}" for code in codes.hex]
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (8, 8, 3), (30, 48, 3), (48, 7, 1)])
+@pytest.mark.parametrize("count", [1, 2, 5, 9, 10])
+def test_a_sprite_is_a_square_of_squares(count, shape):
+    thumbnails = codes_of(np.zeros(count), shape).thumbnails
+    atlas, side = sprite(thumbnails), max(shape[:2])
+    across = atlas.shape[1] // side
+    assert atlas.shape == (across * side, across * side, 3)
+    assert (across - 1) ** 2 < count <= across**2
+    top, left = (side - shape[0]) // 2, (side - shape[1]) // 2
+    for i, thumbnail in enumerate(thumbnails):
+        y, x = i // across * side + top, i % across * side + left
+        assert (atlas[y : y + shape[0], x : x + shape[1]] == thumbnail).all()
+    assert np.count_nonzero(atlas) == count * shape[0] * shape[1] * 3  # black everywhere else
+
+
+def test_of_more_pictures_than_a_sprite_holds_each_class_keeps_its_share(small_sprites, tmp_path):
+    labels = np.repeat([0, 1, 2], [200, 90, 10])
+    codes = codes_of(labels)
+    for name, seed in (("one", 3), ("same", 3), ("other", 4)):
+        write_projector(tmp_path / name, codes, 1, seed)
+    tensor, _, rows, atlas, _ = Projector(tmp_path / "one").read(".")
+    assert atlas.shape == (64, 64, 3) and tensor.shape == (64, 8)
+    counts = [sum(row[0] == f"class {i}" for row in rows) for i in range(3)]
+    assert sum(counts) == 64 and np.abs(counts - 64 * np.array([200, 90, 10]) / 300).max() <= 1
+    for row, outputs in zip(rows, tensor, strict=True):
+        i = int(Path(row[2]).stem)
+        assert row[1] == f"#{codes.hex[i]}" and (outputs == codes.relaxed[i].astype(np.float32)).all()
+    assert "64 of 300, a sample" in text(events_of(tmp_path / "one"), "projector/shown")
+    one, same, other = ((tmp_path / name / "metadata.tsv").read_bytes() for name in ("one", "same", "other"))
+    assert one == same != other
+
+
+def test_the_projector_is_written_without_a_word(tmp_path, capfd):
+    for _ in range(2):  # the second time over the first
+        write_projector(tmp_path, codes_of([0, 1]), 1, 0)
+    assert capfd.readouterr() == ("", "")
+    assert json.loads(Projector(tmp_path).get("runs").text) == ["."]
