@@ -15,16 +15,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import platform
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import safetensors
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
     from dsh_cli.data import Splits
     from dsh_cli.model import HashNet
 
+_Built = TypeVar("_Built")
+
 FORMAT = 1  # of the run folder; a reader refuses a larger number
 RUNS = Path("runs")
 
@@ -47,6 +52,26 @@ RUNS = Path("runs")
 _DTYPES = {
     "bool": "BOOL", "uint8": "U8", "int32": "I32", "int64": "I64", "float16": "F16", "float32": "F32", "float64": "F64"
 }  # fmt: skip
+# what the small files say, and of what type
+_HEAD = {
+    "created": str,
+    "source": str,
+    "classes": list[str],
+    "config": dict[str, Any],
+    "model": dict[str, Any],
+    "counts": dict[str, int],
+    "versions": dict[str, str],
+}
+_METRICS = {
+    "finished": bool,
+    "epochs": int,
+    "seconds": float,
+    "map": float,
+    "min_class_distance": int | None,
+    "class_distance_bound": int | None,
+    "device": str,
+    "counts": dict[str, int],
+}
 _PACKAGES = ("dsh-cli", "torch", "torchvision", "numpy")
 
 
@@ -82,8 +107,8 @@ class Run:
             RunError: it is no run, is damaged, or was written in a newer format.
         """
         folder = Path(path)
-        if not folder.is_dir():
-            raise RunError(f"no run folder at {folder}; list the runs there are with: dsh info")
+        if not os.fspath(path) or not folder.is_dir():
+            raise RunError(f"no run folder at {os.fspath(path) or repr('')}; list the runs there are with: dsh info")
         if not (folder / "config.json").is_file():
             raise RunError(f"{folder} is not a run folder (it has no config.json); make one with: dsh train")
         head = _read_json(folder / "config.json")
@@ -96,12 +121,12 @@ class Run:
             )
         metrics = _read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
         try:
-            if metrics.get("finished") and not {"map", "seconds", "min_class_distance"} <= metrics.keys():
-                raise ValueError("a finished run without results")
+            _require(head, _HEAD, "config.json", required=True)
+            _require(metrics, _METRICS, "metrics.json", required=metrics.get("finished") is True)
             return cls(
                 path=folder,
-                config=Recipe(**head["config"]),
-                model=ModelConfig(**head["model"]),
+                config=_built(Recipe, head["config"], "config.json, config"),
+                model=_built(ModelConfig, head["model"], "config.json, model"),
                 classes=tuple(head["classes"]),
                 created=head["created"],
                 source=head["source"],
@@ -109,10 +134,8 @@ class Run:
                 versions=dict(head["versions"]),
                 metrics=metrics,
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(
-                f"{folder} is damaged (config.json or metrics.json: {error}); train again with: dsh train"
-            ) from error
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{folder} is damaged ({error}); train again with: dsh train") from error
 
     def codes(self, split: str, *more: Literal["relaxed", "thumbnails"]) -> CodeSet:
         """The codes of one split, without names; relaxed codes and thumbnails where asked for.
@@ -124,7 +147,10 @@ class Run:
         self._require_finished()
         tensors = _read_tensors(file, ("packed", "labels", *more))
         count, width = self.counts.get(split), -(-self.model.bits // 8)
-        if tensors["packed"].shape != (count, width) or any(len(array) != count for array in tensors.values()):
+        fits = tensors["packed"].shape == (count, width) and all(len(array) == count for array in tensors.values())
+        if not fits or not -1 <= tensors["labels"].min(initial=0) <= tensors["labels"].max(initial=0) < len(
+            self.classes
+        ):
             raise RunError(f"{file} does not fit config.json; train again with: dsh train --like {self.path}")
         return CodeSet(
             bits=self.model.bits,
@@ -203,10 +229,9 @@ def create(config: Recipe, model: ModelConfig, splits: Splits, out: str | os.Pat
     Raises:
         UsageError: `out` is there and holds something.
     """
+    require_free(out)
     now = datetime.now().astimezone()
     path = _new_folder(config, now) if out is None else Path(out)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UsageError(f"{path} is there already, and not empty; choose another --out, or go on with --resume {path}")
     counts = {split: len(names) for split, names in splits.names().items()}
     run = Run(
         path=path,
@@ -232,6 +257,27 @@ def create(config: Recipe, model: ModelConfig, splits: Splits, out: str | os.Pat
     _write_json(path / "config.json", head)
     _write_json(path / "splits.json", splits.names())
     return run
+
+
+def require_free(out: str | os.PathLike[str] | None) -> None:
+    """Refuse a place for a new run that holds something.
+
+    Raises:
+        UsageError: it does.
+    """
+    if out is None or not Path(out).exists() or (Path(out).is_dir() and not any(Path(out).iterdir())):
+        return
+    resumable = False
+    with contextlib.suppress(RunError):
+        resumable = not Run.open(out).finished
+    or_resume = f", or go on with: dsh train --resume {out}" if resumable else ""
+    raise UsageError(f"--out {out} is there already; choose another folder{or_resume}")
+
+
+def discard(run: Run) -> None:
+    """Take back a run that came to nothing: one that has no state to go on from."""
+    if not (run.path / "state.safetensors").exists():
+        shutil.rmtree(run.path, ignore_errors=True)
 
 
 def find_run(path: str | None = None) -> Run:
@@ -271,6 +317,44 @@ def _new_folder(config: Recipe, now: datetime) -> Path:
     base = f"{data}-{config.bits}bit-{now:%Y%m%d-%H%M%S}"
     candidates = (RUNS / (base if n == 1 else f"{base}-{n}") for n in range(1, 1000))
     return next(path for path in candidates if not path.exists())
+
+
+def _require(values: Mapping[str, Any], kinds: Mapping[str, Any], where: str, required: bool) -> None:
+    """Check what a file says against the type of each field.
+
+    Raises:
+        ValueError: a field is of another type, or required and missing.
+    """
+    for name, kind in kinds.items():
+        if name in values and not _is(values[name], kind):
+            raise ValueError(f"{where}: {name} is {values[name]!r}")
+        if required and name not in values:
+            raise ValueError(f"{where}: {name} is missing")
+
+
+def _built(kind: type[_Built], values: Mapping[str, Any], where: str) -> _Built:
+    """A dataclass from what a file says of its fields."""
+    hints = get_type_hints(kind)
+    if unknown := sorted(values.keys() - hints.keys()):
+        raise ValueError(f"{where}: {unknown[0]} is unknown")
+    _require(values, hints, where, required=False)
+    return kind(**values)
+
+
+def _is(value: object, kind: Any) -> bool:
+    """Whether a value out of JSON is of the type a field is annotated with."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in arguments
+    if origin in (Union, UnionType):
+        return any(_is(value, argument) for argument in arguments)
+    if origin is list:
+        return isinstance(value, list) and all(_is(item, arguments[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is(item, arguments[1]) for item in value.values())
+    if kind is Any:
+        return True
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -335,7 +419,8 @@ def _write(path: Path, *parts: bytes | memoryview) -> None:
             os.fsync(file.fileno())
         os.replace(scratch, path)
     except OSError as error:
-        raise DshError(f"cannot write {path}: {error.strerror}; free space, or choose another --out") from error
+        what_to_do = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --out"
+        raise DshError(f"cannot write {path}: {error.strerror}; {what_to_do}") from error
     finally:
         with contextlib.suppress(OSError):
             scratch.unlink()

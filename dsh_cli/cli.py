@@ -218,7 +218,9 @@ def train(
     config.check()
 
     from dsh_cli import training, views
+    from dsh_cli.checkpoint import require_free
 
+    require_free(out)
     training.choose_device(config.device)
     splits = _read_data(config, quiet)
     listeners = _listeners(config, quiet)
@@ -355,7 +357,9 @@ def _read_data(config: TrainConfig, quiet: bool) -> Splits:
     if len(skipped) > 5:
         _complain(f"{len(skipped) - 5} more pictures could not be read and are left out", "warning")
     counts = ", ".join(f"{len(names):,} {split}" for split, names in splits.names().items())
-    _notice(f"{printable(config.data)} from {printable(splits.train.source)}: {counts}", quiet)
+    source = splits.train.source
+    where = source if source == config.data else f"{config.data} from {source}"
+    _notice(f"{printable(where)}: {counts}", quiet)
     return splits
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -54,18 +55,19 @@ class TrainConfig:
             UsageError: an option is out of its range; the message names it.
         """
         checks = (
+            (bool(self.data), "DATA is empty; name a set, a folder or a CSV file"),
             (1 <= self.bits <= MAX_BITS, f"--bits {self.bits}: a code has 1 to {MAX_BITS} bits"),
             (self.image_size is None or 8 <= self.image_size <= 1024, f"--image-size {self.image_size}: 8 to 1024"),
-            (self.margin is None or self.margin > 0, f"--margin {self.margin}: above 0 (default: 2 * bits)"),
-            (self.alpha >= 0, f"--alpha {self.alpha}: 0 or more"),
+            (self.margin is None or 0 < self.margin < math.inf, f"--margin {self.margin}: above 0 (default: 2 * bits)"),
+            (0 <= self.alpha < math.inf, f"--alpha {self.alpha}: 0 or more"),
             (self.epochs is None or self.epochs >= 1, f"--epochs {self.epochs}: 1 or more"),
             (self.batch_size >= 2, f"--batch-size {self.batch_size}: 2 or more, for the loss is over pairs"),
             (self.per_class is None or self.per_class >= 0, f"--per-class {self.per_class}: 0 or more"),
             (self.workers is None or self.workers >= 1, f"--workers {self.workers}: 1 or more"),
-            (self.memory >= 0, f"--memory {self.memory}: 0 GiB or more"),
-            (self.lr > 0, f"--lr {self.lr}: above 0"),
-            (self.weight_decay >= 0, f"--weight-decay {self.weight_decay}: 0 or more"),
-            (0 <= self.seed < 2**63, f"--seed {self.seed}: 0 or more"),
+            (0 <= self.memory < math.inf, f"--memory {self.memory}: 0 GiB or more"),
+            (0 < self.lr < math.inf, f"--lr {self.lr}: above 0"),
+            (0 <= self.weight_decay < math.inf, f"--weight-decay {self.weight_decay}: 0 or more"),
+            (0 <= self.seed < 2**63, f"--seed {self.seed}: 0 to 2^63 - 1"),
         )
         for fine, message in checks:
             if not fine:  # NaN fails every comparison, so it is refused too

@@ -25,6 +25,7 @@ from dsh_cli.sources import CIFAR_FILES, IDX_FILES, NAMED_SETS, locate
 
 NATIVE_UP_TO = 64  # pixels: pictures no larger keep their size by default
 LARGE = 128  # pixels: the default size of all others
+LABEL_FILES = (".csv", ".tsv", ".txt")
 VALIDATION = 1000  # training pictures held out, at most; and no more than a tenth
 MEMORY = 8 << 30  # bytes of a named set, at most
 TEST_SHARE = 0.2  # of each class, where a set comes without a test part
@@ -156,6 +157,10 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
         train, test = _load_named(config)
     elif Path(config.data).is_dir():
         train, validation, test = _load_listing(list_folder(Path(config.data)), config, progress)
+    elif Path(config.data).is_file() and Path(config.data).suffix.lower() not in LABEL_FILES:
+        raise DataError(
+            f"{config.data} is a file; training takes a folder with a folder per class, or a CSV file of path,label"
+        )
     elif Path(config.data).is_file():
         train, validation, test = _load_listing(list_labels(Path(config.data)), config, progress)
     else:
@@ -267,6 +272,7 @@ class Listing:
 
     source: str
     parts: Mapping[str, Sequence[tuple[str, str]]]
+    skipped: tuple[Skipped, ...] = ()  # class folders without pictures
 
 
 def list_folder(root: Path) -> Listing:
@@ -277,9 +283,15 @@ def list_folder(root: Path) -> Listing:
     """
     root = root.absolute()
     children = {entry.name for entry in _subfolders(root)}
-    if not ("train" in children and children <= {"train", "test"}):
-        return Listing(str(root), {"train": _labelled_files(root)})
-    return Listing(str(root), {part: _labelled_files(root / part) for part in ("train", "test") if part in children})
+    if children == {"test"}:
+        raise DataError(f"{root} has test/ but no train/; put the pictures to learn from under train/")
+    has_parts = "train" in children and children <= {"train", "test"}
+    parts, skipped = {}, []
+    for part in SPLITS if has_parts else ("train",):
+        if not has_parts or part in children:
+            parts[part], empty = _labelled_files(root / part if has_parts else root)
+            skipped += empty
+    return Listing(str(root), parts, tuple(skipped))
 
 
 def list_labels(file: Path) -> Listing:
@@ -337,9 +349,7 @@ def _label_rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
                         )
                 fields = {name: cells[i].strip() for name, i in columns.items() if i < len(cells)}
                 if not fields.get("path") or "label" not in fields:
-                    raise DataError(
-                        f"{file}, line {reader.line_num}: expected path,label and found {','.join(cells)!r}"
-                    )
+                    raise DataError(f"{file}, line {reader.line_num}: {','.join(cells)!r} is not path,label[,split]")
                 yield reader.line_num, fields["path"], fields["label"], fields.get("split", "").lower()
         except (OSError, csv.Error) as error:
             raise DataError(f"{file}, line {reader.line_num}: {error}; each line is path,label") from error
@@ -360,7 +370,7 @@ def _load_listing(
     paths = tuple(path for path, _, _ in files)
     pictures = _picture_files(listing.source, paths, config)
     labels = np.array([numbers[label] for _, label, _ in files], np.int64)
-    everything = Dataset(pictures, labels, classes, paths, listing.source)
+    everything = Dataset(pictures, labels, classes, paths, listing.source, listing.skipped)
     readable = np.ones(len(paths), bool)
     if _fits(pictures.shape, config):
         everything, readable = _into_memory(everything, progress)
@@ -381,26 +391,32 @@ def sort_classes(names: Iterable[str]) -> list[str]:
 
 
 def _subfolders(root: Path) -> list[os.DirEntry[str]]:
+    real = root.resolve()
     with os.scandir(root) as entries:
-        return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+        found = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    # a link to what it lies in would give every picture twice
+    return [e for e in found if not (e.is_symlink() and real.is_relative_to(Path(e.path).resolve()))]
 
 
-def _labelled_files(root: Path) -> list[tuple[str, str]]:
-    """Picture files below each class folder, at any depth, and their class."""
-    folders = sorted(_subfolders(root), key=lambda entry: entry.name)
-    files = [(path, entry.name) for entry in folders for path in images.find(entry.path)]
+def _labelled_files(root: Path) -> tuple[list[tuple[str, str]], list[Skipped]]:
+    """Picture files below each class folder, at any depth, with their class; and the folders that have none."""
+    files: list[tuple[str, str]] = []
+    empty = []
+    for folder in sorted(_subfolders(root), key=lambda entry: entry.name):
+        found = [(path, folder.name) for path in images.find(folder.path)]
+        files += found
+        if not found:
+            empty.append(Skipped(folder.path, "folder without pictures"))
     if not files:
         if next(images.find(root), None) is None:
             raise DataError(f"no pictures under {root}; a dataset is a folder with a folder of pictures per class")
         raise DataError(f"{root} holds pictures but no class folders; put those of each class in a folder of its own")
-    return files
+    return files, empty
 
 
 def _picture_files(source: str, paths: tuple[str, ...], config: TrainConfig) -> PictureFiles:
     """The files as pictures of one size and colour, chosen from their headers where the request leaves them open."""
-    shapes = _probe(paths)
-    if not shapes:
-        raise DataError(f"none of the pictures of {source} can be read; see why with: dsh hash {paths[0]}")
+    shapes = _probe(source, paths)
     size = config.image_size
     if size is None:
         side = int(np.median([min(shape.width, shape.height) for shape in shapes]))
@@ -417,14 +433,16 @@ def _fits(shape: tuple[int, ...], config: TrainConfig) -> bool:
     return math.prod(shape) <= config.memory * 2**30
 
 
-def _probe(paths: Sequence[str]) -> list[images.Shape]:
+def _probe(source: str, paths: Sequence[str]) -> list[images.Shape]:
     """Headers of pictures spread evenly over `paths`; those that cannot be read are left out."""
-    shapes = []
+    shapes, reason = [], ""
     for path in paths[:: max(1, len(paths) // _PROBED)]:
         try:
             shapes.append(images.probe(path))
-        except ImageError:
-            continue
+        except ImageError as error:
+            reason = reason or f"{path}: {error}"
+    if not shapes:
+        raise DataError(f"none of the pictures of {source} can be read ({reason})")
     return shapes
 
 
@@ -432,13 +450,15 @@ def _into_memory(dataset: Dataset, progress: Progress | None) -> tuple[Dataset, 
     """The dataset with its pictures as an array, and which of them (n,) could be read."""
     pixels = np.zeros(dataset.images.shape, np.uint8)
     readable = np.zeros(len(dataset), bool)
-    skipped: list[Skipped] = []
+    skipped = list(dataset.skipped)
+    done = 0
     for batch in dataset.read(in_order(len(dataset), _READ_AT_ONCE)):
         pixels[batch.rows] = batch.images
         readable[batch.rows] = True
         skipped += batch.skipped
+        done += len(batch.rows) + len(batch.skipped)
         if progress is not None:
-            progress(int(readable.sum()) + len(skipped), len(dataset))
+            progress(done, len(dataset))
     return replace(dataset, images=pixels, skipped=tuple(skipped)), readable
 
 

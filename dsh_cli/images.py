@@ -140,6 +140,8 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     Raises:
         ImageError: there is none.
     """
+    if not os.fspath(path):
+        raise ImageError("empty path")
     file = Path(path)
     try:
         if file.is_dir():

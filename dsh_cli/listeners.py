@@ -30,6 +30,7 @@ _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which ma
 _WARM_UP = 200  # steps before which few codes are no cause for alarm
 _NOTES = 20  # notes shown of one training
 _WAITING = 0.1  # share of an epoch spent waiting for pictures from which it is shown
+_ENOUGH = 10  # validation pictures, below which their codes tell nothing
 _COMMON = 0.5  # share of one code from which a set of more than two classes counts as collapsed
 _PAIRS = 8  # hardest pairs shown of each kind
 _COMPARED = 1000  # pictures among which they are sought: half a million pairs
@@ -161,7 +162,7 @@ class CollapseAlarm(Quiet):
 
     def on_epoch(self, stats: EpochStats) -> None:
         steps, total = stats.epoch * self.plan.batches, self.config.epochs * self.plan.batches
-        if self.raised or not len(stats.validation) or steps < min(_WARM_UP, total / 3):
+        if self.raised or len(stats.validation) < _ENOUGH or steps < min(_WARM_UP, total / 3):
             return
         health = code_health(stats.validation)
         classes = len(set(stats.validation.labels.tolist()))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dsh_cli.batches import Batches
-from dsh_cli.checkpoint import Run, create
+from dsh_cli.checkpoint import Run, create, discard
 from dsh_cli.codes import CodeSet
 from dsh_cli.config import ModelConfig, Recipe, TrainConfig
 from dsh_cli.data import Dataset, Splits, default_augment
@@ -129,6 +129,10 @@ def train(
             f"stopped after {done} of {run.config.epochs} epochs; {run.path} is marked unfinished. "
             f"Go on with: dsh train --resume {run.path}"
         ) from interrupt
+    except DshError:
+        if resume is None:
+            discard(run)  # nothing half-written
+        raise
 
 
 def settle(config: TrainConfig, splits: Splits) -> Recipe:
@@ -208,10 +212,10 @@ def _train(run: Run, splits: Splits, device: torch.device, listeners: Sequence[L
         stats = EpochStats(
             epoch + 1, loss_mean, pair_mean, quantization_mean, rate, validation, value, waited, batches.new_notes()
         )
-        for listener in listeners:
-            listener.on_epoch(stats)
         seconds += time.perf_counter() - started
         run.write_state(_state(net, optimizer, epoch + 1, seconds), epochs_done=epoch + 1)
+        for listener in listeners:
+            listener.on_epoch(stats)
 
     codes = {
         "train": encode_dataset(net, splits.train),
@@ -324,5 +328,5 @@ def _restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> tuple[
 def _not_finite(config: Recipe, epoch: int) -> str:
     return (
         f"the loss is not finite in epoch {epoch}: training has diverged. "
-        f"Try --lr {config.lr / 10:g}, and see that --margin and --alpha are not extreme"
+        f"Try --lr {min(config.lr / 10, TrainConfig.lr):g}, and see that --margin and --alpha are not extreme"
     )

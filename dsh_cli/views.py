@@ -132,7 +132,9 @@ def class_codes(table: ClassTable, run: Run) -> View:
         "bit_balance": table.bit_balance,
     }
     plain = [
-        "\t".join([_field(r.label), _or_dash(r.code), _or_dash(r.binary), str(r.count), f"{r.exact:.4f}"])
+        "\t".join(
+            [_field(r.label), _or_dash(r.code), _or_dash(r.binary), str(r.count), f"{r.exact:.4f}" if r.count else "-"]
+        )
         for r in table.classes
     ]
     return View(lambda width: _class_codes_table(table, run, width), plain, record)
@@ -163,7 +165,8 @@ def run_info(run: Run) -> View:
     rows = {
         "run": printable(str(run.path)),
         "state": _state(run),
-        "data": f"{printable(config.data)} ({counts}), from {printable(run.source)}",
+        "data": f"{printable(config.data)} ({counts})"
+        + ("" if run.source == config.data else f", from {printable(run.source)}"),
         "classes": f"{len(run.classes)}: {printable(', '.join(run.classes[:10]))}"
         + (", ..." if len(run.classes) > 10 else ""),
         "model": f"{model.backbone}, {_count(model.bits, 'bit')}, {colour} {model.image_size} x {model.image_size}",
@@ -260,8 +263,8 @@ def _distance_matrix(table: ClassTable, width: int) -> RenderableType:
     name = min(16, max(map(len, labels)))
     if name + 2 + _CELL * len(labels) > width:
         return _closest_classes(table, labels)
-    head = [label if len(label) < _CELL else str(i) for i, label in enumerate(labels)]
-    numbered = head != labels
+    numbered = any(len(label) >= _CELL for label in labels)
+    head = [str(i) for i in range(len(labels))] if numbered else labels
     grid = Table(box=None, padding=(0, 0), show_edge=False, header_style="bold")
     grid.add_column("distance", no_wrap=True, style="bold", min_width=max(name + (4 if numbered else 0), 8))
     for column in head:
@@ -288,7 +291,9 @@ def _closest_classes(table: ClassTable, labels: Sequence[str]) -> RenderableType
     for distance, i, j in pairs[:_CLOSEST_SHOWN]:
         grid.add_row(Text(str(distance), style=_style(distance, table)), Text(f"{labels[i]} - {labels[j]}"))
     note = Text(
-        f"the whole {len(labels)} x {len(labels)} matrix is wider than the terminal; --json has it", style="dim"
+        f"{min(len(pairs), _CLOSEST_SHOWN)} of {len(pairs):,} pairs: the whole {len(labels)} x {len(labels)} matrix is "
+        "wider than the terminal; --json has it",
+        style="dim",
     )
     return Group(grid, note)
 

@@ -231,3 +231,106 @@ def test_validation_is_stratified_and_small():
     splits = load_splits(TrainConfig(data="digits"))
     assert len(splits.validation) == 143  # a tenth of 1,438
     assert np.bincount(splits.validation.labels).min() >= 13
+
+
+def test_a_folder_linked_into_itself_is_no_class(photos):
+    (photos / "again").symlink_to(photos)
+    assert load_splits(TrainConfig(data=str(photos))).train.classes == ("apple", "pear", "plum")
+
+
+def test_class_folders_without_pictures_are_named(photos):
+    (photos / "cherry").mkdir()
+    splits = load_splits(TrainConfig(data=str(photos)))
+    assert [(skip.path, skip.error) for skip in splits.train.skipped] == [
+        (str(photos / "cherry"), "folder without pictures")
+    ]
+    assert splits.train.classes == ("apple", "pear", "plum")
+
+
+# Label files
+
+
+def write_labels(photos, lines, name="labels.csv"):
+    file = photos / name
+    file.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
+    return str(file)
+
+
+def pictures(photos):
+    return sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
+
+
+@pytest.mark.parametrize("header", [None, "path,label", "Label,ignored,PATH"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_label_files_with_and_without_a_header(photos, header, suffix):
+    rows = [(path, "round" if "apple" in path else "long") for path in pictures(photos)]
+    separator = "\t" if suffix == ".tsv" else ","
+    lines = [path + separator + label for path, label in rows]
+    if header == "Label,ignored,PATH":
+        lines = [separator.join((label, "x", path)) for path, label in rows]
+    if header:
+        lines.insert(0, header.replace(",", separator))
+    splits = load_splits(TrainConfig(data=write_labels(photos, lines, "labels" + suffix)))
+    assert splits.train.classes == ("long", "round")
+    parts = (splits.train, splits.validation, splits.test)
+    found = {name: part.classes[label] for part in parts for name, label in zip(part.names, part.labels, strict=True)}
+    assert found == {str(photos / path): label for path, label in rows}
+
+
+def test_a_label_file_may_fix_the_splits(photos):
+    paths = pictures(photos)
+    splits_of = ["train", "", "validation", "TEST", "train", "train"] * 3
+    lines = [f"{path},{path.split('/')[0]},{split}" for path, split in zip(paths, splits_of, strict=True)]
+    splits = load_splits(TrainConfig(data=write_labels(photos, lines)))
+    for name, wanted in (("train", ("train", "")), ("validation", ("validation",)), ("test", ("TEST",))):
+        expected = [str(photos / path) for path, split in zip(paths, splits_of, strict=True) if split in wanted]
+        assert sorted(splits.names()[name]) == sorted(expected)
+
+
+def test_label_files_take_quoted_and_odd_names(photos):
+    odd = photos / 'a, "b"\n.png'
+    os.rename(photos / "apple" / "0.png", odd)
+    lines = ["path,label", '"a, ""b""\n.png",appl'] + [f"{path},{path[:4]}" for path in pictures(photos)[1:]]
+    splits = load_splits(TrainConfig(data=write_labels(photos, lines)))
+    assert str(odd) in splits.train.names + splits.validation.names + splits.test.names
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
+def test_label_files_take_names_that_are_not_utf8(photos):
+    os.rename(os.fsencode(photos / "apple" / "0.png"), os.fsencode(photos) + b"/\xff.png")
+    lines = [f"{path},{path[:4]}" for path in pictures(photos) if "/" in path] + ["\udcff.png,appl"]
+    names = load_splits(TrainConfig(data=write_labels(photos, lines))).names()
+    assert f"{photos}/\udcff.png" in [name for part in names.values() for name in part]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("missing.png,apple", "line 20: no picture at .*missing.png; paths are relative"),
+        ("pear,apple", "line 20: no picture at .*pear"),
+        ("apple/0.png,", "line 20: no label for 'apple/0.png'"),
+        ("./apple/../apple/deep/1.png,apple", "line 20: .*1.png stands in line 5 already"),
+        ("apple/0.png", "line 20: 'apple/0.png' is not path,label"),
+        (",apple", "line 20: ',apple' is not path,label"),
+        ("apple/0.png,apple,tests", "line 20: split 'tests'; it is one of train, validation, test"),
+        ("apple/0.png,grape,test", "is of class 'grape', which has no pictures to train on"),
+        ('"apple/0.png,apple', "line 20: unexpected end of data"),
+    ],
+)
+def test_what_is_wrong_in_a_label_file_is_named_by_line(photos, line, message):
+    lines = ["path,label,split", *(f"{path},{path.split('/')[0]}" for path in pictures(photos)), line]
+    del lines[1]  # apple/0.png
+    lines.insert(1, "")  # blank lines count
+    with pytest.raises(DataError, match=message):
+        load_splits(TrainConfig(data=write_labels(photos, lines)))
+
+
+def test_label_files_that_are_none(photos):
+    with pytest.raises(DataError, match="names no pictures; each line is path,label"):
+        load_splits(TrainConfig(data=write_labels(photos, ["path,label"])))
+    with pytest.raises(DataError, match="line 1: 4 columns without a header"):
+        load_splits(TrainConfig(data=write_labels(photos, ["a,b,c,d"])))
+    with pytest.raises(DataError, match="names no pictures to train on"):
+        load_splits(TrainConfig(data=write_labels(photos, ["apple/0.png,apple,test"])))
+    with pytest.raises(DataError, match="is a file; training takes a folder .* or a CSV"):
+        load_splits(TrainConfig(data=str(photos / "apple" / "0.png")))
