@@ -1,7 +1,7 @@
 """A run folder: weights, config, classes, splits, codes; saved whole and loaded without executing anything.
 
-    config.json                what was asked, the classes, versions; written first
-    splits.json                names of the pictures of each split
+    splits.json                names of the pictures of each split; written first
+    config.json                what was asked, the classes, versions; with it the folder is a run
     model.safetensors          weights, and the normalisation
     state.safetensors          optimizer and epoch, while unfinished
     codes/<split>.safetensors  packed codes, relaxed codes, labels, thumbnails
@@ -80,7 +80,7 @@ class Run:
             RunError: it is no run, is damaged, or was written in a newer format.
         """
         folder = Path(path)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # which, unlike pathlib's, is not troubled by any name
             raise RunError(f"no run folder at {folder}; list the runs there are with: dsh info")
         if not (folder / "config.json").is_file():
             raise RunError(f"{folder} is not a run folder (it has no config.json); make one with: dsh train")
@@ -204,7 +204,7 @@ def create(config: Recipe, model: ModelConfig, splits: Splits, out: str | os.Pat
     """
     now = datetime.now().astimezone()
     path = _new_folder(config, now) if out is None else Path(out)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"{path} is there already, and not empty; choose another --out, or go on with --resume {path}")
     counts = {split: len(names) for split, names in splits.names().items()}
     run = Run(
@@ -228,8 +228,13 @@ def create(config: Recipe, model: ModelConfig, splits: Splits, out: str | os.Pat
         "counts": counts,
         "versions": run.versions,
     }
-    _write_json(path / "config.json", head)
-    _write_json(path / "splits.json", splits.names())
+    try:
+        _write_json(path / "splits.json", splits.names())
+        _write_json(path / "config.json", head)  # last, for with it the folder is a run
+    except DshError:
+        with contextlib.suppress(OSError):
+            (path / "splits.json").unlink()
+        raise
     return run
 
 

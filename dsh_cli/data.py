@@ -114,9 +114,9 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
     """
     if config.data in DATASETS:
         train, test = _load_named(config)
-    elif Path(config.data).is_dir():
+    elif os.path.isdir(config.data):
         train, test = _load_folder(Path(config.data), config.image_size, progress)
-    elif Path(config.data).exists():
+    elif os.path.isfile(config.data):
         raise DataError(f"{config.data} is a file; training takes a folder with a folder per class")
     else:
         raise DataError(

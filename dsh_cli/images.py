@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import logging
 import os
 import re
 import stat
@@ -43,7 +44,8 @@ _BAND = 1024  # rows of a large picture converted at once
 
 # What Pillow warns of is an error here (size), or does not touch the pixels (metadata).
 warnings.filterwarnings("ignore", module=r"PIL\.")
-# libtiff would write to stderr what Pillow raises; where its functions are not exported, it goes on doing so.
+# Pillow and its libtiff also write to stderr what Pillow raises; libtiff cannot be told so where it is linked statically.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 with suppress(AttributeError, OSError):
     ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 

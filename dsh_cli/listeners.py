@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dsh_cli.codes import unpack
+from dsh_cli.errors import DshError
 from dsh_cli.metrics import class_table, code_health
 from dsh_cli.training import EpochStats, Plan, TrainResult
 
@@ -155,10 +158,16 @@ class TensorBoard(Quiet):
 
         self.alpha = plan.run.config.alpha
         self.batches = plan.batches
-        folder = Path(plan.run.path, "tensorboard")
-        self.writer = SummaryWriter(str(folder), purge_step=plan.first_epoch + 1 if plan.first_epoch else None)
+        self.folder = Path(plan.run.path, "tensorboard")
+        self.hook_before, threading.excepthook = threading.excepthook, self._hook
+        with self._saving():
+            self.writer = SummaryWriter(str(self.folder), purge_step=plan.first_epoch + 1 if plan.first_epoch else None)
 
     def on_epoch(self, stats: EpochStats) -> None:
+        with self._saving():
+            self._add(stats)
+
+    def _add(self, stats: EpochStats) -> None:
         assert self.writer is not None
         scalars = {
             "loss/total": stats.loss,
@@ -180,16 +189,41 @@ class TensorBoard(Quiet):
 
     def on_end(self, result: TrainResult) -> None:
         assert self.writer is not None
-        self.writer.add_scalar("test/map", result.map, result.run.config.epochs)
+        with self._saving():
+            self.writer.add_scalar("test/map", result.map, result.run.config.epochs)
 
     def close(self) -> None:
         if self.writer is not None:
-            self.writer.close()
+            try:
+                with self._saving():
+                    self.writer.close()
+            finally:
+                threading.excepthook = self.hook_before
+
+    def _hook(self, failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread would print a traceback of an error that `_saving` is given as well."""
+        ours = type(failure.thread).__module__.startswith("tensorboard.")
+        if not (ours and isinstance(failure.exc_value, OSError)):
+            self.hook_before(failure)
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DshError(
+                f"cannot write {self.folder}: {error.strerror}; free space, or train with --no-tensorboard"
+            ) from error
 
 
 def class_table_markdown(stats: EpochStats) -> str:
     """The class table of the validation pictures as TensorBoard shows text."""
     table = class_table(stats.validation, "validation")
     lines = ["| class | code | binary | exact |", "| --- | --- | --- | --- |"]
-    lines += [f"| {row.label} | {row.code} | {row.binary} | {row.exact:.1%} |" for row in table.classes]
+    lines += [f"| {_cell(row.label)} | {row.code} | {row.binary} | {row.exact:.1%} |" for row in table.classes]
     return "\n".join([*lines, "", f"smallest class distance: {table.min_class_distance}"])
+
+
+def _cell(text: str) -> str:
+    """Any class name in one cell of a table, and in UTF-8."""
+    return " ".join(text.encode(errors="backslashreplace").decode().replace("|", "&#124;").split())
