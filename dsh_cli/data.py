@@ -116,7 +116,7 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
         train, test = _load_named(config)
     elif os.path.isdir(config.data):
         train, test = _load_folder(Path(config.data), config.image_size, progress)
-    elif os.path.isfile(config.data):
+    elif os.path.lexists(config.data):
         raise DataError(f"{config.data} is a file; training takes a folder with a folder per class")
     else:
         raise DataError(

@@ -44,7 +44,7 @@ _BAND = 1024  # rows of a large picture converted at once
 
 # What Pillow warns of is an error here (size), or does not touch the pixels (metadata).
 warnings.filterwarnings("ignore", module=r"PIL\.")
-# Pillow and its libtiff also write to stderr what Pillow raises; libtiff cannot be told so where it is linked statically.
+# Pillow and its libtiff also write to stderr what Pillow raises; a statically linked libtiff goes on doing so.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 with suppress(AttributeError, OSError):
     ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
