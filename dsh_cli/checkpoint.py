@@ -1,7 +1,7 @@
 """A run folder: weights, config, classes, splits, codes; saved whole and loaded without executing anything.
 
-    config.json                what was asked, the classes, versions; written first
-    splits.json                names of the pictures of each split
+    splits.json                names of the pictures of each split; written first
+    config.json                what was asked, the classes, versions; with it the folder is a run
     model.safetensors          weights, and the normalisation
     state.safetensors          optimizer and epoch, while unfinished
     codes/<split>.safetensors  packed codes, relaxed codes, labels, thumbnails
@@ -107,7 +107,7 @@ class Run:
             RunError: it is no run, is damaged, or was written in a newer format.
         """
         folder = Path(path)
-        if not os.fspath(path) or not folder.is_dir():
+        if not os.fspath(path) or not os.path.isdir(folder):  # which, unlike pathlib's, is not troubled by any name
             raise RunError(f"no run folder at {os.fspath(path) or repr('')}; list the runs there are with: dsh info")
         if not (folder / "config.json").is_file():
             raise RunError(f"{folder} is not a run folder (it has no config.json); make one with: dsh train")
@@ -254,8 +254,13 @@ def create(config: Recipe, model: ModelConfig, splits: Splits, out: str | os.Pat
         "counts": counts,
         "versions": run.versions,
     }
-    _write_json(path / "config.json", head)
-    _write_json(path / "splits.json", splits.names())
+    try:
+        _write_json(path / "splits.json", splits.names())
+        _write_json(path / "config.json", head)  # last, for with it the folder is a run
+    except DshError:
+        with contextlib.suppress(OSError):
+            (path / "splits.json").unlink()
+        raise
     return run
 
 
@@ -265,7 +270,7 @@ def require_free(out: str | os.PathLike[str] | None) -> None:
     Raises:
         UsageError: it does.
     """
-    if out is None or not Path(out).exists() or (Path(out).is_dir() and not any(Path(out).iterdir())):
+    if out is None or not os.path.lexists(out) or (os.path.isdir(out) and not os.listdir(out)):
         return
     resumable = False
     with contextlib.suppress(RunError):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
@@ -27,10 +27,22 @@ if TYPE_CHECKING:
 Form = Literal["table", "plain", "json"]
 
 _DEFAULT = TrainConfig()
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 class DshGroup(TyperGroup):
     """Turns what a user can act on into one line on stderr and an exit code. A bug stays a traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse and run, the help included; see the class."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            _leave_stdout()  # what is read or saved has errors of its own
+            _complain(f"cannot write the output: {error.strerror}; free space, or send it elsewhere")
+            sys.exit(1)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; see the class."""
@@ -216,6 +228,8 @@ def train(
     form = _form(form, as_json)
     config, unfinished = _what_to_train(given, out, like, resume)
     config.check()
+    if config.tensorboard and not _is_utf8(out or resume or ""):
+        raise UsageError("TensorBoard cannot write into a path that is not UTF-8; add --no-tensorboard")
 
     from dsh_cli import training, views
     from dsh_cli.checkpoint import require_free
@@ -261,13 +275,13 @@ def hash_pictures(
             progress(done)
             if item.error is not None:
                 failed = True
-                _complain(f"{views.printable(item.path)}: {item.error}")
+                _complain(f"{item.path}: {item.error}")
             if form == "json":
-                sys.stdout.write(views.hashed_json(item) + "\n")
+                _write(views.hashed_json(item))
             elif form == "table":
                 shown.append(item)
             elif item.error is None:
-                sys.stdout.write(views.hashed_line(item) + "\n")
+                _write(views.hashed_line(item))
     if any(item.error is None for item in shown):
         _print(lambda width: views.hashed_table(shown, width))
     sys.stdout.flush()
@@ -340,31 +354,30 @@ def _what_to_train(
     else:
         base = TrainConfig()
     config = replace(base, **given)
-    if config.data not in DATASETS and Path(config.data).exists():
+    if config.data not in DATASETS and os.path.exists(config.data):
         config = replace(config, data=os.path.abspath(config.data))  # to be found again from anywhere
     return config, None
 
 
 def _read_data(config: TrainConfig, quiet: bool) -> Splits:
     from dsh_cli.data import load_splits
-    from dsh_cli.views import printable
 
     with _status(quiet, "reading pictures") as progress:
         splits = load_splits(config, progress)
     skipped = splits.train.skipped
     for picture in skipped[:5]:
-        _complain(f"{printable(picture.path)}: {picture.error}; left out", "warning")
+        _complain(f"{picture.path}: {picture.error}; left out", "warning")
     if len(skipped) > 5:
         _complain(f"{len(skipped) - 5} more pictures could not be read and are left out", "warning")
     counts = ", ".join(f"{len(names):,} {split}" for split, names in splits.names().items())
     source = splits.train.source
     where = source if source == config.data else f"{config.data} from {source}"
-    _notice(f"{printable(where)}: {counts}", quiet)
+    _notice(f"{where}: {counts}", quiet)
     return splits
 
 
 def _listeners(config: TrainConfig, quiet: bool) -> list[Listener]:
-    from dsh_cli import listeners
+    from dsh_cli import board, listeners
 
     console = Console(stderr=True)
 
@@ -378,8 +391,16 @@ def _listeners(config: TrainConfig, quiet: bool) -> list[Listener]:
             listeners.ProgressBar(console) if on_terminal else listeners.Lines(lambda text: _notice(text, quiet))
         )
     if config.tensorboard:
-        chosen.append(listeners.TensorBoard())
+        chosen.append(board.TensorBoard())
     return chosen
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _arguments(paths: list[str], null: bool) -> Iterator[str]:
@@ -424,9 +445,10 @@ def _form(form: Form | None, as_json: bool) -> Form:
 def _show(view: View, form: Form) -> None:
     match form:
         case "json":
-            sys.stdout.write(view.json + "\n")
+            _write(view.json)
         case "plain":
-            sys.stdout.writelines(line + "\n" for line in view.plain)
+            for line in view.plain:
+                _write(line)
         case "table":
             _print(view.table)
     sys.stdout.flush()
@@ -439,19 +461,39 @@ def _print(table: Callable[[int], RenderableType]) -> None:
     sys.stdout.write(captured.get())
 
 
+def _write(line: str) -> None:
+    """A line of a result: as it is for programs, and for people nothing that a terminal would obey."""
+    from dsh_cli.views import printable
+
+    if sys.stdout.isatty():
+        line = "\t".join(map(printable, line.split("\t")))
+    sys.stdout.write(line + "\n")
+
+
 def _notice(text: str, quiet: bool) -> None:
     if not quiet:
-        Console(stderr=True).print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+        from rich.text import Text
+
+        from dsh_cli.views import printable
+
+        Console(stderr=True).print(Text(printable(text), style="dim"), soft_wrap=True)
 
 
 def _complain(text: str, kind: Literal["error", "warning"] = "error") -> None:
     from rich.text import Text
 
+    from dsh_cli.views import printable
+
     style = "bold red" if kind == "error" else "bold yellow"
-    Console(stderr=True).print(Text.assemble((f"{kind}: ", style), text), soft_wrap=True)
+    Console(stderr=True).print(Text.assemble((f"{kind}: ", style), printable(text)), soft_wrap=True)
 
 
 def _end_quietly() -> NoReturn:
-    """Whoever read our output has left: nothing more to say, and nothing for Python to flush at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Whoever read our output has left: nothing more to say."""
+    _leave_stdout()
     raise typer.Exit(0)
+
+
+def _leave_stdout() -> None:
+    """What is still to be written goes nowhere, for Python to have nothing to complain of at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -155,13 +155,13 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
     validation = None
     if config.data in DATASETS:
         train, test = _load_named(config)
-    elif Path(config.data).is_dir():
+    elif os.path.isdir(config.data):
         train, validation, test = _load_listing(list_folder(Path(config.data)), config, progress)
-    elif Path(config.data).is_file() and Path(config.data).suffix.lower() not in LABEL_FILES:
-        raise DataError(
-            f"{config.data} is a file; training takes a folder with a folder per class, or a CSV file of path,label"
-        )
-    elif Path(config.data).is_file():
+    elif os.path.lexists(config.data):
+        if Path(config.data).suffix.lower() not in LABEL_FILES:
+            raise DataError(
+                f"{config.data} is a file; training takes a folder with a folder per class, or a CSV file of path,label"
+            )
         train, validation, test = _load_listing(list_labels(Path(config.data)), config, progress)
     else:
         raise DataError(

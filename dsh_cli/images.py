@@ -5,30 +5,50 @@ Training and every way of hashing read pictures here, so that all see the same p
 
 from __future__ import annotations
 
+import ctypes
 import io
+import logging
 import os
+import re
+import stat
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from dsh_cli.errors import ImageError
 
 MAX_PIXELS = 2 * 89_478_485  # where Pillow itself refuses: a quarter gigabyte of RGB, twice over
+MAX_BYTES = 1 << 30  # of a file; one of `MAX_PIXELS` uncompressed takes about half
 THUMBNAIL = 48  # pixels, the longest side of a stored thumbnail
 INTAKE = 1  # raised when the same file comes to give other pixels, so that caches of them are not mixed
 
 _EXIF_ORIENTATION = 0x0112
 _WHITE = (255, 255, 255, 255)
+# Pillow would start another program for these (EPS), leave them to one (the others), or open any format
+# inside (IPTC); a picture must not decide what runs here.
+_REFUSED = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
+# Pixels at most of Pillow's decoders in Python, by which a few bytes become pixels for minutes.
+_SLOW = {"bmp_rle": 1 << 24, "dds_rgb": 1 << 24, "fits_gzip": 1 << 22}
+_MAX_SCANS = 1 << 31  # pixels of a JPEG times its scans, some seconds; it usually has one scan or ten
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # of a JPEG: what has a length, and the end
+_LARGE, _one_large = 1 << 24, Lock()  # pixels, or bytes, from which pictures are decoded one at a time
+_BAND = 1024  # rows of a large picture converted at once
 
-# Pillow warns at half the size at which it refuses; here one limit holds, and it is an error.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# What Pillow warns of is an error here (size), or does not touch the pixels (metadata).
+warnings.filterwarnings("ignore", module=r"PIL\.")
+# Pillow and its libtiff also write to stderr what Pillow raises; a statically linked libtiff goes on doing so.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+with suppress(AttributeError, OSError):
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 @dataclass(frozen=True)
@@ -62,10 +82,10 @@ def decode(data: bytes, size: int, channels: int) -> NDArray[np.uint8]:
         pixels = _decode_jpeg(data, size, channels)
         if pixels is not None:
             return pixels
-    with _open(data) as image:
+    with _open(data) as image, _room(image.width * image.height):
         try:
             image.load()
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+            orientation = _orientation(image)
             square = _resize(_convert(image, channels), size)
         except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
             raise ImageError(f"damaged or truncated picture ({reason(error)})") from error
@@ -112,17 +132,26 @@ def find(root: str | os.PathLike[str]) -> Iterator[str]:
 
     A folder that cannot be listed is given itself, so that reading it says why.
     """
-    try:
-        with os.scandir(root) as entries:
-            found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
-    except OSError:
-        yield os.fspath(root)
-        return
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from find(entry.path)
-        elif os.path.splitext(entry.name)[1].lower() in suffixes():
-            yield entry.path
+    pending = [os.fspath(root)]  # a stack, for folders may be nested deeper than calls can be
+    folders = set(pending)
+    while pending:
+        path = pending.pop()
+        if path not in folders:
+            yield path
+            continue
+        folders.remove(path)
+        try:
+            with os.scandir(path) as entries:
+                found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name, reverse=True)
+        except OSError:
+            yield path
+            continue
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                folders.add(entry.path)
+                pending.append(entry.path)
+            elif os.path.splitext(entry.name)[1].lower() in suffixes():
+                pending.append(entry.path)
 
 
 def expand(paths: Iterable[str]) -> Iterator[str]:
@@ -144,12 +173,15 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         raise ImageError("empty path")
     file = Path(path)
     try:
-        if file.is_dir():
+        status = file.stat()
+        if stat.S_ISDIR(status.st_mode):
             os.listdir(file)  # says why, where it cannot be listed
             raise ImageError("folder without pictures")
-        if file.exists() and not file.is_file():
+        if not stat.S_ISREG(status.st_mode):
             raise ImageError("not a regular file")
-        data = file.read_bytes()
+        if status.st_size > MAX_BYTES:
+            raise ImageError(f"larger than {MAX_BYTES >> 30} GiB, the limit for a picture file")
+        data = file.read_bytes() if status.st_size else b""
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ImageError(reason(error)) from error
     if not data:
@@ -166,8 +198,11 @@ def _open(data: bytes) -> Image.Image:
         raise ImageError(_too_large()) from error
     except Exception as error:  # as in `decode`: a damaged header can raise nearly anything
         raise ImageError(f"damaged or truncated picture ({reason(error)})") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(_too_large())
+    if image.format in _REFUSED:
+        raise ImageError(f"{image.format} files are not read")
+    limit = min([_SLOW.get(tile[0], MAX_PIXELS) for tile in getattr(image, "tile", ())], default=MAX_PIXELS)
+    if image.width * image.height > limit:
+        raise ImageError(_too_large(limit))
     return image
 
 
@@ -175,44 +210,90 @@ def _decode_jpeg(data: bytes, size: int, channels: int) -> NDArray[np.uint8] | N
     """The fast way for ordinary JPEG files; None for all others, and Pillow then decides what is wrong."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        if colorspace not in ("YCbCr", "Gray", "RGB") or int(height) * int(width) > MAX_PIXELS:
+        pixels = height * width
+        if pixels > MAX_PIXELS:
+            raise ImageError(_too_large())
+        if pixels * data.count(b"\xff\xda") > _MAX_SCANS and pixels * _scans(data) > _MAX_SCANS:
+            raise ImageError("too many scans for its size, as in decompression bombs")
+        if colorspace not in ("YCbCr", "Gray", "RGB"):
             return None
-        pixels = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", min_height=size, min_width=size)
+        with _room(pixels):
+            decoded = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", min_height=size, min_width=size)
     except ValueError:
         return None
-    square = _resize(Image.fromarray(pixels[..., 0] if channels == 1 else pixels), size)
+    # Decoded at n/8 of its size, rounded up: the last column and row may be pixels in part.
+    scale = 8 * max(decoded.shape[:2]) // max(height, width) / 8
+    image = Image.fromarray(decoded[..., 0] if channels == 1 else decoded)
+    square = _resize(image, size, (width * scale, height * scale))
     return _orient(square.reshape(size, size, channels), _jpeg_orientation(data))
 
 
+def _scans(data: bytes) -> int:
+    """How many scans a JPEG has, up to its end mark: there may be other things behind it."""
+    scans, at = 0, 2
+    while (found := _MARKER.search(data, at)) is not None and (kind := data[found.start() + 1]) != 0xD9:
+        scans += kind == 0xDA
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return scans
+
+
+def _room(pixels: int) -> AbstractContextManager[object]:
+    """Waits while another large picture is in memory, for many at once may be more than there is."""
+    return _one_large if pixels > _LARGE else nullcontext()
+
+
 def _jpeg_orientation(data: bytes) -> int:
-    if b"Exif\x00\x00" not in data:
+    if b"Exif\x00\x00" not in data and b"tiff:Orientation" not in data:
         return 1
     try:
-        with _open(data) as image:
-            return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+        image = _open(data)
+    except ImageError:
+        return 1
+    with image:
+        return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION)
     except Exception:  # hostile EXIF: the pixels are sound, so the picture counts as upright
         return 1
+    return value if isinstance(value, int) else 1
 
 
 def _convert(image: Image.Image, channels: int) -> Image.Image:
     """Bring any Pillow mode to 8-bit grey or RGB."""
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == mode and not image.has_transparency_data:
+        return image
+    scale = 1.0
+    if image.mode == "F":  # floats hold either 0 to 1 or 0 to 255
+        scale = 255.0 if np.nan_to_num(np.asarray(image), posinf=0, neginf=0).max() <= 1 else 1.0
+    converted = Image.new(mode, image.size)
+    for top in range(0, image.height, _BAND):
+        box = (0, top, image.width, min(top + _BAND, image.height))
+        converted.paste(_to_eight_bits(image.crop(box), scale).convert(mode), box)
+    return converted
+
+
+def _to_eight_bits(image: Image.Image, scale: float) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit, or 32-bit holding 16: keep the high byte
-        image = Image.fromarray((np.clip(np.asarray(image), 0, 0xFFFF) >> 8).astype(np.uint8))
-    elif image.mode == "F":
+        return Image.fromarray((np.clip(np.asarray(image), 0, 0xFFFF) >> 8).astype(np.uint8))
+    if image.mode == "F":
         values = np.nan_to_num(np.asarray(image), posinf=0, neginf=0)
-        scale = 255.0 if values.max() <= 1 else 1.0  # floats hold either 0 to 1 or 0 to 255
-        image = Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8))
-    elif image.has_transparency_data:
+        return Image.fromarray((np.clip(values, 0, 255 / scale) * scale).astype(np.uint8))
+    if image.has_transparency_data:
         premultiplied = {"La": "LA", "RGBa": "RGBA"}
         image = image.convert(premultiplied.get(image.mode, image.mode)).convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
-    elif image.mode in ("P", "LAB", "HSV", "CMYK", "YCbCr"):  # no direct way to grey
-        image = image.convert("RGB")
-    return image.convert("L" if channels == 1 else "RGB")
+        return Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
+    if image.mode in ("P", "LAB", "HSV", "CMYK", "YCbCr"):  # no direct way to grey
+        return image.convert("RGB")
+    return image
 
 
-def _resize(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    width, height = image.size
+def _resize(image: Image.Image, size: int, extent: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+    """The largest centred square, resized; `extent` is how much of the image counts, from its top left."""
+    width, height = extent or image.size
     if (width, height) == (size, size):
         return np.array(image)
     side = min(width, height)
@@ -232,8 +313,8 @@ def _orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-def _too_large() -> str:
-    return f"more than {MAX_PIXELS // 1_000_000} million pixels, the limit against decompression bombs"
+def _too_large(limit: int = MAX_PIXELS) -> str:
+    return f"more than {limit // 1_000_000} million pixels, the limit against decompression bombs"
 
 
 def reason(error: BaseException) -> str:

@@ -268,7 +268,7 @@ def _distance_matrix(table: ClassTable, width: int) -> RenderableType:
     grid = Table(box=None, padding=(0, 0), show_edge=False, header_style="bold")
     grid.add_column("distance", no_wrap=True, style="bold", min_width=max(name + (4 if numbered else 0), 8))
     for column in head:
-        grid.add_column(column, justify="right", min_width=_CELL, no_wrap=True)
+        grid.add_column(Text(column), justify="right", min_width=_CELL, no_wrap=True)
     for i, row in enumerate(table.class_distances):
         title = f"{i:>2}  {labels[i][:name]}" if numbered else labels[i]
         cells = [

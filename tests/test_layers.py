@@ -20,6 +20,7 @@ ROWS = [
     {"encoding"},
     {"training"},
     {"listeners"},
+    {"board"},
     {"views"},
     {"cli"},
     {"__main__", "__init__"},

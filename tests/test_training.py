@@ -15,10 +15,11 @@ import torch
 from conftest import dsh_json
 
 from dsh_cli import TrainConfig, class_table, load, load_splits, mean_average_precision, train
+from dsh_cli.board import TensorBoard
 from dsh_cli.checkpoint import Run
 from dsh_cli.codes import CodeSet, pack
 from dsh_cli.errors import DshError, Interrupted, UsageError
-from dsh_cli.listeners import CollapseAlarm, Quiet, TensorBoard
+from dsh_cli.listeners import CollapseAlarm, Quiet
 from dsh_cli.training import EpochStats, Plan, settle
 
 CONFIG = TrainConfig(data="digits", epochs=3, batch_size=64, device="cpu", tensorboard=False)

@@ -21,10 +21,11 @@ from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
 from werkzeug.test import Client
 
 from dsh_cli import TrainConfig, load_splits, train
+from dsh_cli.board import TensorBoard, pair_panel, pairs_markdown, sprite, write_projector
 from dsh_cli.checkpoint import Run
 from dsh_cli.codes import CodeSet, pack
 from dsh_cli.errors import Interrupted
-from dsh_cli.listeners import Quiet, TensorBoard, pair_panel, pairs_markdown, sprite, write_projector
+from dsh_cli.listeners import Quiet
 from dsh_cli.metrics import HardestPairs, Pair, hardest_pairs
 from dsh_cli.training import EpochStats, Plan
 
@@ -147,7 +148,7 @@ def test_the_hardest_pairs_shown_are_those_of_the_saved_codes(run):
 @pytest.fixture
 def small_sprites(monkeypatch):
     """64 pictures of 8 x 8 fill a sprite."""
-    monkeypatch.setattr("dsh_cli.listeners._SPRITE_SIDE", 64)
+    monkeypatch.setattr("dsh_cli.board._SPRITE_SIDE", 64)
 
 
 def test_the_listener_leaves_every_random_state_alone(small_sprites, tmp_path):

@@ -1,0 +1,277 @@
+"""What TensorBoard shows of a training: curves, the class table, the hardest pairs, the projector."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+import threading
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from dsh_cli.codes import CodeSet, unpack
+from dsh_cli.errors import DshError
+from dsh_cli.listeners import Quiet
+from dsh_cli.metrics import HardestPairs, Pair, class_table, hardest_pairs
+from dsh_cli.training import EpochStats, Plan, TrainResult
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+_PAIRS = 8  # hardest pairs shown of each kind
+_COMPARED = 1000  # pictures among which they are sought: half a million pairs
+_PANEL_SIDE = 96  # pixels up to which a picture of a pair is enlarged
+_GAP = 8  # pixels between the pictures
+_FONT = 16  # pixels
+_CAPTION = 32  # characters of a class name in a caption
+_SPRITE_SIDE = 8192  # pixels: TensorBoard refuses larger sprites
+_POINTS = 100_000  # TensorBoard's projector asks for no more
+
+
+class TensorBoard(Quiet):
+    """Loss, outputs, validation mAP, class table and hardest pairs as event files in the run; codes for the projector.
+
+    The projector gets the codes at the end of the training, under `tensorboard/projector`, as a run of its own:
+    TensorBoard reads a projector's configuration when a run appears, keeps the codes it has read, and so would
+    show those of an early epoch beside the labels of a later one.
+    """
+
+    def __init__(self) -> None:
+        self.writer: SummaryWriter | None = None
+
+    def on_start(self, plan: Plan) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.alpha = plan.run.config.alpha
+        self.seed = plan.run.config.seed
+        self.folder = Path(plan.run.path, "tensorboard")
+        self.hook_before, threading.excepthook = threading.excepthook, self._hook
+        with self._saving():
+            self.writer = SummaryWriter(str(self.folder), purge_step=plan.first_epoch + 1 if plan.first_epoch else None)
+
+    def on_epoch(self, stats: EpochStats) -> None:
+        with self._saving():
+            self._add(stats)
+
+    def _add(self, stats: EpochStats) -> None:
+        assert self.writer is not None
+        scalars = {
+            "loss/total": stats.loss,
+            "loss/pair": stats.pair,
+            "loss/quantization": stats.quantization,
+            "loss/quantization_weighted": self.alpha * stats.quantization,
+            "speed/images_per_second": stats.images_per_second,
+            "speed/waited": stats.waited,
+        }
+        if stats.validation_map is not None:
+            scalars["validation/map"] = stats.validation_map
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, stats.epoch)
+        if len(stats.validation):
+            assert stats.validation.relaxed is not None
+            relaxed = np.nan_to_num(stats.validation.relaxed)  # outputs past float16 are infinite, and have no bin
+            self.writer.add_histogram("validation/relaxed_outputs", relaxed, stats.epoch)
+            balance = unpack(stats.validation.packed, stats.validation.bits).mean(axis=0)
+            self.writer.add_histogram("validation/bit_balance", balance, stats.epoch)
+            self.writer.add_text("validation/class_table", class_table_markdown(stats), stats.epoch)
+            self._show_pairs(self.writer, stats)
+
+    def _show_pairs(self, writer: SummaryWriter, stats: EpochStats) -> None:
+        compared = _sample(stats.validation, _COMPARED, self.seed)
+        pairs = hardest_pairs(compared, _PAIRS)
+        kinds = {"hardest_same_class": pairs.same, "hardest_different_class": pairs.different}
+        for name, of_kind in kinds.items():
+            if of_kind:
+                panel = pair_panel(compared, of_kind)
+                writer.add_image(f"validation/{name}", panel, stats.epoch, dataformats="HWC")
+        writer.add_text("validation/hardest_pairs", pairs_markdown(compared, pairs), stats.epoch)
+
+    def on_end(self, result: TrainResult) -> None:
+        assert self.writer is not None
+        run = result.run
+        validation = replace(run.codes("validation", "relaxed", "thumbnails"), names=run.names()["validation"])
+        with self._saving():
+            self.writer.add_scalar("test/map", result.map, run.config.epochs)
+            if len(validation):
+                write_projector(self.folder / "projector", validation, run.config.epochs, self.seed)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            try:
+                with self._saving():
+                    self.writer.close()
+            finally:
+                threading.excepthook = self.hook_before
+
+    def _hook(self, failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread would print a traceback of an error that `_saving` is given as well."""
+        ours = type(failure.thread).__module__.startswith("tensorboard.")
+        if not (ours and isinstance(failure.exc_value, OSError)):
+            self.hook_before(failure)
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DshError(
+                f"cannot write {self.folder}: {error.strerror}; free space, or train with --no-tensorboard"
+            ) from error
+
+
+def class_table_markdown(stats: EpochStats) -> str:
+    """The class table of the validation pictures as TensorBoard shows text."""
+    table = class_table(stats.validation, "validation")
+    lines = ["| class | code | binary | exact |", "| --- | --- | --- | --- |"]
+    lines += [f"| {_cell(row.label)} | {row.code} | {row.binary} | {row.exact:.1%} |" for row in table.classes]
+    return "\n".join([*lines, "", f"smallest class distance: {table.min_class_distance}"])
+
+
+def pairs_markdown(codes: CodeSet, pairs: HardestPairs) -> str:
+    """The hardest pairs, by class and picture, as TensorBoard shows text."""
+    parts = []
+    kinds = {"one class, farthest apart": pairs.same, "different classes, closest": pairs.different}
+    for title, of_kind in kinds.items():
+        if not of_kind:
+            continue
+        parts += [f"**{title}**", "", "| | class | picture | class | picture | squared distance |", "|" + " --- |" * 6]
+        for number, pair in enumerate(of_kind, 1):
+            sides = (f"{_cell(_class(codes, i))} | {_cell(codes.names[i])}" for i in (pair.first, pair.second))
+            parts.append(f"| {number} | {' | '.join(sides)} | {pair.distance:.2f} |")
+        parts.append("")
+    return "\n".join([*parts, f"among {len(codes):,} validation pictures, by relaxed codes; a picture is shown once"])
+
+
+def pair_panel(codes: CodeSet, pairs: Sequence[Pair]) -> NDArray[np.uint8]:
+    """(H, W, 3) picture of pairs, a row each: the two, enlarged by a whole factor, their classes and distance."""
+    assert codes.thumbnails is not None
+    pictures = codes.thumbnails if codes.thumbnails.shape[3] == 3 else codes.thumbnails.repeat(3, axis=3)
+    factor = max(1, _PANEL_SIDE // max(pictures.shape[1:3]))
+    height, width = (side * factor for side in pictures.shape[1:3])
+    font = ImageFont.load_default(_FONT)
+    captions = [
+        f"{number}. {_caption(_class(codes, pair.first))}\n    and {_caption(_class(codes, pair.second))}\n"
+        f"    squared distance {pair.distance:.2f}"
+        for number, pair in enumerate(pairs, 1)
+    ]
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    boxes = [measure.multiline_textbbox((0, 0), caption, font) for caption in captions]
+    row = max(height, math.ceil(max(box[3] for box in boxes))) + _GAP
+    left = 2 * (width + _GAP) + _GAP
+    size = (left + math.ceil(max(box[2] for box in boxes)) + _GAP, row * len(pairs) + _GAP)
+    panel = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(panel)
+    for number, (pair, caption) in enumerate(zip(pairs, captions, strict=True)):
+        top = _GAP + number * row
+        for place, index in enumerate((pair.first, pair.second)):
+            enlarged = pictures[index].repeat(factor, axis=0).repeat(factor, axis=1)
+            panel.paste(Image.fromarray(enlarged), (_GAP + place * (width + _GAP), top))
+        draw.multiline_text((left, top), caption, "black", font)
+    return np.asarray(panel)
+
+
+def write_projector(folder: Path, codes: CodeSet, epoch: int, seed: int) -> None:
+    """Write relaxed codes with their thumbnails, labels, codes and names as TensorBoard's projector reads them.
+
+    Of more pictures than a sprite or the projector takes, a sample with the shares of the classes is written.
+    Codes are marked with `#`, for TensorBoard turns texts that look like numbers (`06`, `1e5`) into numbers.
+
+    Args:
+        folder: becomes a run of its own in TensorBoard, which finds it also while it is running.
+        codes: n > 0 pictures with relaxed codes, thumbnails and names.
+        epoch: after which the codes were made.
+        seed: of the sample.
+    """
+    # Not SummaryWriter.add_embedding: it breaks on tabs in names, and prints to stdout where its folder exists.
+    from tensorboard.plugins.projector import ProjectorConfig, visualize_embeddings
+    from torch.utils.tensorboard import SummaryWriter
+
+    assert codes.thumbnails is not None
+    side = max(codes.thumbnails.shape[1:3])
+    shown = _sample(codes, min((_SPRITE_SIDE // side) ** 2, _POINTS), seed)
+    assert shown.relaxed is not None and shown.thumbnails is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    # Text, for TensorBoard takes a binary file for text where its bytes happen to be UTF-8; 9 digits keep a float32.
+    np.savetxt(folder / "tensors.tsv", np.nan_to_num(shown.relaxed), fmt="%.9g", delimiter="\t")
+    rows = zip((_class(shown, i) for i in range(len(shown))), shown.hex, shown.names, strict=True)
+    lines = ["label\tcode\tname", *(f"{_line(label)}\t#{code}\t{_line(name)}" for label, code, name in rows)]
+    (folder / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    Image.fromarray(sprite(shown.thumbnails)).save(folder / "sprite.png")
+    config = ProjectorConfig()
+    embedding = config.embeddings.add(
+        tensor_name="validation_relaxed_codes",
+        tensor_shape=shown.relaxed.shape,
+        tensor_path="tensors.tsv",
+        metadata_path="metadata.tsv",
+    )
+    embedding.sprite.image_path = "sprite.png"
+    embedding.sprite.single_image_dim.extend([side, side])
+    visualize_embeddings(str(folder), config)
+    # The event file comes last: with it TensorBoard sees the run, and looks for the files above.
+    of = "" if len(shown) == len(codes) else f" of {len(codes):,}, a sample with the shares of the classes"
+    writer = SummaryWriter(str(folder))
+    writer.add_text("projector/shown", f"relaxed codes of validation pictures: {len(shown):,}{of}", epoch)
+    writer.close()
+
+
+def sprite(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(n, h, w, channels) pictures in a square grid, row by row, each centred on a black square: (S, S, 3).
+
+    The projector draws points as squares, and takes the grid to have as many rows as columns.
+    """
+    count, height, width, channels = thumbnails.shape
+    side, across = max(height, width), math.ceil(math.sqrt(count))
+    top, left = (side - height) // 2, (side - width) // 2
+    tiles = np.zeros((across * across, side, side, 3), np.uint8)
+    tiles[:count, top : top + height, left : left + width] = thumbnails  # grey fills all three channels
+    grid = tiles.reshape(across, across, side, side, 3).swapaxes(1, 2)
+    return grid.reshape(across * side, across * side, 3)
+
+
+def _sample(codes: CodeSet, most: int, seed: int) -> CodeSet:
+    """At most `most` pictures, each class in proportion, in their order."""
+    if len(codes) <= most:
+        return codes
+    order = np.random.default_rng(seed).permutation(len(codes))
+    places = np.empty(len(codes))  # of each picture within its class, in (0, 1)
+    for label in np.unique(codes.labels):
+        of_class = order[codes.labels[order] == label]
+        places[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
+    kept = np.sort(np.argsort(places, kind="stable")[:most])
+    return replace(
+        codes,
+        packed=codes.packed[kept],
+        labels=codes.labels[kept],
+        names=[codes.names[i] for i in kept],
+        relaxed=None if codes.relaxed is None else codes.relaxed[kept],
+        thumbnails=None if codes.thumbnails is None else codes.thumbnails[kept],
+    )
+
+
+def _class(codes: CodeSet, index: int) -> str:
+    return codes.classes[int(codes.labels[index])]
+
+
+def _line(text: str) -> str:
+    """A name as one line that can be written: no tabs or line ends, and `?` for undecodable bytes of a path."""
+    return " ".join(text.split()).encode("utf-8", "replace").decode("utf-8")
+
+
+def _cell(text: str) -> str:
+    """A name as it stands in a Markdown table."""
+    return re.sub(r"([\\`*_|\[\]])", r"\\\1", html.escape(_line(text), quote=False))
+
+
+def _caption(text: str) -> str:
+    """A name in the letters of Pillow's default font, which are those of ASCII, and not too long."""
+    base = "".join(c for c in unicodedata.normalize("NFKD", _line(text)) if not unicodedata.combining(c))
+    line = base.encode("ascii", "replace").decode("ascii")
+    return line if len(line) <= _CAPTION else line[: _CAPTION - 3] + "..."
