@@ -30,19 +30,32 @@ _DEFAULT = TrainConfig()
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
+_WrongUsage: Any = typer.BadParameter.__base__  # of Typer's errors the one that any wrong word or option raises
+
+
 class DshGroup(TyperGroup):
     """Turns what a user can act on into one line on stderr and an exit code. A bug stays a traceback."""
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Parse and run, the help included; see the class."""
+        for name in ("stdin", "stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed by whoever started us
+                setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
         try:
-            return super().main(*args, **kwargs)
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except _WrongUsage as error:
+            if type(error).__name__ != "NoArgsIsHelpError":  # whose help has been shown
+                command = error.ctx.command_path if error.ctx else "dsh"
+                message = error.format_message().replace("Value error, ", "").rstrip(".")
+                _complain(f"{message} (see: {command} --help)")
+            code = error.exit_code
         except OSError as error:
             if error.errno not in _FULL:
                 raise
             _leave_stdout()  # what is read or saved has errors of its own
             _complain(f"cannot write the output: {error.strerror}; free space, or send it elsewhere")
-            sys.exit(1)
+            code = 1
+        sys.exit(code)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; see the class."""

@@ -143,9 +143,8 @@ def locate(name: str, data_root: str | None = None) -> Path:
             except Exception as error:  # whatever a client, a mirror or a proxy raises: the next may do better
                 tried.append(f"{source}: {_first_line(error)}")
     raise DataError(
-        f"cannot find or download {name!r}. Tried:\n"
-        + "".join(f"  - {line}\n" for line in tried)
-        + f"Put its files under a folder and name that with --data-root or $DSH_DATA ({wanted.folder}/"
+        f"cannot find or download {name!r} (tried {'; '.join(tried)}). "
+        f"Put its files under a folder and name that with --data-root or $DSH_DATA ({wanted.folder}/"
         f"{wanted.files[0]}, ...), or start without any download: dsh train digits"
     )
 
