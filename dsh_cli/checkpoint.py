@@ -72,6 +72,11 @@ class Run:
         """Bytes on disk."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a state to go on from."""
+        return (self.path / "state.safetensors").is_file()
+
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
         """Read a run folder.
@@ -151,9 +156,11 @@ class Run:
         from dsh_cli.model import HashNet
 
         self._require_finished()
-        net = HashNet(self.model)
         try:
+            net = HashNet(self.model)
             net.load_state_dict(self._tensors("model.safetensors"))
+        except UsageError as error:
+            raise RunError(f"{self.path} is damaged (config.json: {error}); train again with: dsh train") from error
         except RuntimeError as error:
             raise RunError(
                 f"{self.path / 'model.safetensors'} does not fit the network of config.json; "
@@ -163,7 +170,7 @@ class Run:
 
     def load_state(self) -> dict[str, torch.Tensor]:
         """What `write_state` saved after the last whole epoch; empty if there was none."""
-        return self._tensors("state.safetensors") if (self.path / "state.safetensors").is_file() else {}
+        return self._tensors("state.safetensors") if self.begun else {}
 
     def _tensors(self, name: str) -> dict[str, torch.Tensor]:
         import torch

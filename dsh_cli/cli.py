@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from dsh_cli.config import DATASETS, MAX_BITS, Augment, Backbone, Device, Optimizer, Schedule, TrainConfig
+from dsh_cli.config import DATASETS, MAX_BITS, Augment, Device, Optimizer, Schedule, TrainConfig
 from dsh_cli.errors import DshError, UsageError
 
 if TYPE_CHECKING:
@@ -122,10 +122,42 @@ def train(
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an unfinished run.")] = None,
     backbone: Annotated[
-        Backbone | None, _option("small-resnet, or the paper's network.", _DEFAULT.backbone, panel="Recipe")
+        str | None,
+        _option(
+            "small-resnet, dsh-cnn (the paper's network), or a classification model of torchvision such as resnet18.",
+            _DEFAULT.backbone,
+            metavar="NAME",
+            panel="Recipe",
+        ),
+    ] = None,
+    pretrained: Annotated[
+        bool | None,
+        _option(
+            "Start from torchvision's weights, with their normalisation and picture size.",
+            "off",
+            "--pretrained/--no-pretrained",
+            panel="Recipe",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        _option(
+            "Start from a safetensors file, a state dict of PyTorch, or a run, for the same backbone. A run brings its "
+            "normalisation; with others a torchvision model gets that of torchvision's weights.",
+            "random weights",
+            metavar="FILE",
+            panel="Recipe",
+        ),
+    ] = None,
+    freeze: Annotated[
+        bool | None,
+        _option("Train the hash layer alone.", "off", "--freeze/--no-freeze", panel="Recipe"),
     ] = None,
     image_size: Annotated[
-        int | None, _option("Side of the pictures in pixels.", "native up to 64, else 128", panel="Recipe")
+        int | None,
+        _option(
+            "Side of the pictures in pixels.", "of pretrained weights, else native up to 64, else 128", panel="Recipe"
+        ),
     ] = None,
     augment: Annotated[
         Augment | None,
@@ -142,6 +174,9 @@ def train(
     alpha: Annotated[float | None, _option("Weight of the quantization term.", _DEFAULT.alpha, panel="Recipe")] = None,
     lr: Annotated[float | None, _option("Peak learning rate.", _DEFAULT.lr, panel="Recipe")] = None,
     weight_decay: Annotated[float | None, _option("Weight decay.", _DEFAULT.weight_decay, panel="Recipe")] = None,
+    clip: Annotated[
+        float | None, _option("Largest norm of the gradient.", "no limit", metavar="NORM", panel="Recipe")
+    ] = None,
     optimizer: Annotated[Optimizer | None, _option("Optimizer.", _DEFAULT.optimizer, panel="Recipe")] = None,
     schedule: Annotated[
         Schedule | None, _option("Course of the learning rate.", _DEFAULT.schedule, panel="Recipe")
@@ -156,6 +191,19 @@ def train(
         ),
     ] = None,
     device: Annotated[Device | None, _option("Where to compute.", _DEFAULT.device, panel="Machine")] = None,
+    amp: Annotated[
+        bool | None,
+        _option("Train in bfloat16 where it is safe, on CPU or GPU.", "off", "--amp/--no-amp", panel="Machine"),
+    ] = None,
+    compile_net: Annotated[
+        bool | None,
+        _option(
+            "Train with torch.compile; takes a minute to start, and a C++ compiler.",
+            "off",
+            "--compile/--no-compile",
+            panel="Machine",
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool | None,
         _option("Write event files into the run.", "on", "--tensorboard/--no-tensorboard", panel="Machine"),
@@ -172,16 +220,22 @@ def train(
         "seed": seed,
         "batch_size": batch_size,
         "backbone": backbone,
+        "pretrained": pretrained,
+        "weights": weights,
+        "freeze": freeze,
         "image_size": image_size,
         "augment": augment,
         "margin": margin,
         "alpha": alpha,
         "lr": lr,
         "weight_decay": weight_decay,
+        "clip": clip,
         "optimizer": optimizer,
         "schedule": schedule,
         "data_root": data_root,
         "device": device,
+        "amp": amp,
+        "compile": compile_net,
         "tensorboard": tensorboard,
     }
     given = {name: value for name, value in asked.items() if value is not None}
@@ -190,8 +244,10 @@ def train(
     config.check()
 
     from dsh_cli import training, views
+    from dsh_cli.model import check_backbone
 
     training.choose_device(config.device)
+    check_backbone(config.backbone)
     splits = _read_data(config, quiet)
     listeners = _listeners(config, quiet)
     _show(views.trained(training.train(config, splits, out, unfinished, listeners)), form)
@@ -306,11 +362,22 @@ def _what_to_train(
             given = {"margin": None, **given}
         if given.get("data", base.data) != base.data:
             given = {"image_size": None, "augment": None, "epochs": None, **given}
+        pretrained = given.get("pretrained", base.pretrained)
+        if pretrained != base.pretrained or (pretrained and given.get("backbone", base.backbone) != base.backbone):
+            given = {"image_size": None, **given}  # other weights have another size
+        if given.get("pretrained"):
+            given = {"weights": None, **given}
+        elif "weights" in given:
+            given = {"pretrained": False, **given}
     else:
         base = TrainConfig()
     config = replace(base, **given)
     if config.data not in DATASETS and Path(config.data).is_dir():
         config = replace(config, data=os.path.abspath(config.data))  # to be found again from anywhere
+    if config.weights is not None:
+        if not Path(config.weights).exists():
+            raise UsageError(f"--weights {config.weights}: there is no such file or run folder")
+        config = replace(config, weights=os.path.abspath(config.weights))
     return config, None
 
 

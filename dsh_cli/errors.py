@@ -21,6 +21,10 @@ class DataError(DshError):
     """A dataset is missing, damaged or unfit for training."""
 
 
+class WeightsError(DshError):
+    """Weights to start from cannot be fetched or read, or are those of another network."""
+
+
 class RunError(DshError):
     """A run folder is missing, incomplete, damaged or of a newer format."""
 

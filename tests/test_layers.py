@@ -14,7 +14,7 @@ ROWS = [
     {"errors"},
     {"config"},
     {"codes", "bounds", "images", "sources", "model", "losses"},
-    {"data", "metrics"},
+    {"data", "metrics", "weights"},
     {"batches", "checkpoint"},
     {"encoding"},
     {"training"},
