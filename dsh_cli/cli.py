@@ -193,7 +193,12 @@ def train(
     device: Annotated[Device | None, _option("Where to compute.", _DEFAULT.device, panel="Machine")] = None,
     amp: Annotated[
         bool | None,
-        _option("Train in bfloat16 where it is safe, on CPU or GPU.", "off", "--amp/--no-amp", panel="Machine"),
+        _option(
+            "Train in bfloat16 where it is safe: sooner on GPUs, and on CPUs that have it.",
+            "off",
+            "--amp/--no-amp",
+            panel="Machine",
+        ),
     ] = None,
     compile_net: Annotated[
         bool | None,

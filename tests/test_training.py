@@ -51,8 +51,8 @@ def test_one_seed_gives_identical_weights_and_another_does_not(splits, tmp_path)
     [
         {},
         {"optimizer": "sgd", "schedule": "step", "lr": 1e-3},
-        # has dropout; on 8 pixels, a tenth of a second a step
-        {"backbone": "mobilenet_v3_small", "amp": True, "clip": 1.0, "batch_size": 200, "lr": 1e-3},
+        {"amp": True, "clip": 1.0},
+        {"backbone": "mobilenet_v3_small", "batch_size": 200, "lr": 1e-3},  # has dropout
     ],
 )
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(splits, tmp_path, options):
@@ -119,8 +119,8 @@ def test_clipped_steps_are_no_longer_than_asked(splits, tmp_path):
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 def test_a_compiled_run_is_saved_under_plain_names(splits, tmp_path):
-    run = train(replace(CONFIG, epochs=2, compile=True), splits, tmp_path / "run").run
-    assert run.metrics["map"] > 0.25 and load(run.path)
+    run = train(replace(CONFIG, epochs=1, compile=True), splits, tmp_path / "run").run
+    assert run.metrics["map"] > 0.15 and load(run.path)
     assert not [name for name in weights(run) if "_orig_mod" in name]
 
 
