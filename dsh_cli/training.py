@@ -366,8 +366,9 @@ def _require_finite(tensors: Sequence[Tensor], run: Run, epoch: int, step: str) 
     if all(bool(tensor.isfinite().all()) for tensor in tensors):
         return
     config = run.config
+    precision = ", leave --amp out" if config.amp else ""  # rounding, and on tiny maps a kernel of PyTorch's, do it too
     raise DshError(
         f"the loss is not finite in epoch {epoch + 1}, by {step}: training has diverged. "
-        f"Try --lr {config.lr / 10:g} or --clip {(config.clip or 10) / 10:g}, and see that --margin and --alpha are "
-        f"not extreme; {run.path} stays unfinished, as it was after {epoch} of {config.epochs} epochs"
+        f"Try --lr {config.lr / 10:g} or --clip {(config.clip or 10) / 10:g}{precision}, and see that --margin and "
+        f"--alpha are not extreme; {run.path} stays unfinished, as it was after {epoch} of {config.epochs} epochs"
     )
