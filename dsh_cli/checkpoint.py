@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import json
 import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -35,7 +34,7 @@ from numpy.typing import NDArray
 
 from dsh_cli.codes import CodeSet
 from dsh_cli.config import ModelConfig, Recipe
-from dsh_cli.errors import DshError, RunError, UsageError
+from dsh_cli.errors import DISK_FULL, DshError, RunError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -99,6 +98,11 @@ class Run:
         """Bytes on disk."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a state to go on from."""
+        return (self.path / "state.safetensors").is_file()
+
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
         """Read a run folder.
@@ -121,8 +125,8 @@ class Run:
             )
         metrics = _read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
         try:
-            _require(head, _HEAD, "config.json", required=True)
-            _require(metrics, _METRICS, "metrics.json", required=metrics.get("finished") is True)
+            _require(head, _HEAD, "config.json", required=_HEAD.keys())
+            _require(metrics, _METRICS, "metrics.json", required=_METRICS.keys() if metrics.get("finished") else ())
             return cls(
                 path=folder,
                 config=_built(Recipe, head["config"], "config.json, config"),
@@ -175,9 +179,11 @@ class Run:
         from dsh_cli.model import HashNet
 
         self._require_finished()
-        net = HashNet(self.model)
         try:
+            net = HashNet(self.model)
             net.load_state_dict(self._tensors("model.safetensors"))
+        except UsageError as error:
+            raise RunError(f"{self.path} is damaged (config.json: {error}); train again with: dsh train") from error
         except RuntimeError as error:
             raise RunError(
                 f"{self.path / 'model.safetensors'} does not fit the network of config.json; "
@@ -187,7 +193,7 @@ class Run:
 
     def load_state(self) -> dict[str, torch.Tensor]:
         """What `write_state` saved after the last whole epoch; empty if there was none."""
-        return self._tensors("state.safetensors") if (self.path / "state.safetensors").is_file() else {}
+        return self._tensors("state.safetensors") if self.begun else {}
 
     def _tensors(self, name: str) -> dict[str, torch.Tensor]:
         import torch
@@ -324,7 +330,7 @@ def _new_folder(config: Recipe, now: datetime) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def _require(values: Mapping[str, Any], kinds: Mapping[str, Any], where: str, required: bool) -> None:
+def _require(values: Mapping[str, Any], kinds: Mapping[str, Any], where: str, required: Collection[str] = ()) -> None:
     """Check what a file says against the type of each field.
 
     Raises:
@@ -333,7 +339,7 @@ def _require(values: Mapping[str, Any], kinds: Mapping[str, Any], where: str, re
     for name, kind in kinds.items():
         if name in values and not _is(values[name], kind):
             raise ValueError(f"{where}: {name} is {values[name]!r}")
-        if required and name not in values:
+        if name in required and name not in values:
             raise ValueError(f"{where}: {name} is missing")
 
 
@@ -342,7 +348,7 @@ def _built(kind: type[_Built], values: Mapping[str, Any], where: str) -> _Built:
     hints = get_type_hints(kind)
     if unknown := sorted(values.keys() - hints.keys()):
         raise ValueError(f"{where}: {unknown[0]} is unknown")
-    _require(values, hints, where, required=False)
+    _require(values, hints, where)
     return kind(**values)
 
 
@@ -424,7 +430,7 @@ def _write(path: Path, *parts: bytes | memoryview) -> None:
             os.fsync(file.fileno())
         os.replace(scratch, path)
     except OSError as error:
-        what_to_do = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --out"
+        what_to_do = "free space" if error.errno in DISK_FULL else "choose another --out"
         raise DshError(f"cannot write {path}: {error.strerror}; {what_to_do}") from error
     finally:
         with contextlib.suppress(OSError):

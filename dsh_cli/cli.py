@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,8 +12,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from dsh_cli.config import DATASETS, MAX_BITS, Augment, Backbone, Device, Optimizer, Schedule, TrainConfig
-from dsh_cli.errors import DshError, UsageError
+from dsh_cli.config import DATASETS, MAX_BITS, Augment, Device, Optimizer, Schedule, TrainConfig
+from dsh_cli.errors import DISK_FULL, DshError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 Form = Literal["table", "plain", "json"]
 
 _DEFAULT = TrainConfig()
-_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 _WrongUsage: Any = typer.BadParameter.__base__  # of Typer's errors the one that any wrong word or option raises
@@ -50,7 +48,7 @@ class DshGroup(TyperGroup):
                 _complain(f"{message} (see: {command} --help)")
             code = error.exit_code
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in DISK_FULL:
                 raise
             _leave_stdout()  # what is read or saved has errors of its own
             _complain(f"cannot write the output: {error.strerror}; free space, or send it elsewhere")
@@ -147,10 +145,42 @@ def train(
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an unfinished run.")] = None,
     backbone: Annotated[
-        Backbone | None, _option("small-resnet, or the paper's network.", _DEFAULT.backbone, panel="Recipe")
+        str | None,
+        _option(
+            "small-resnet, dsh-cnn (the paper's network), or a classification model of torchvision such as resnet18.",
+            _DEFAULT.backbone,
+            metavar="NAME",
+            panel="Recipe",
+        ),
+    ] = None,
+    pretrained: Annotated[
+        bool | None,
+        _option(
+            "Start from torchvision's weights, with their normalisation and picture size.",
+            "off",
+            "--pretrained/--no-pretrained",
+            panel="Recipe",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        _option(
+            "Start from a safetensors file, a state dict of PyTorch, or a run, for the same backbone. A run brings its "
+            "normalisation; with others a torchvision model gets that of torchvision's weights.",
+            "random weights",
+            metavar="FILE",
+            panel="Recipe",
+        ),
+    ] = None,
+    freeze: Annotated[
+        bool | None,
+        _option("Train the hash layer alone.", "off", "--freeze/--no-freeze", panel="Recipe"),
     ] = None,
     image_size: Annotated[
-        int | None, _option("Side of the pictures in pixels.", "native up to 64, else 128", panel="Recipe")
+        int | None,
+        _option(
+            "Side of the pictures in pixels.", "of pretrained weights, else native up to 64, else 128", panel="Recipe"
+        ),
     ] = None,
     augment: Annotated[
         Augment | None,
@@ -174,6 +204,9 @@ def train(
             "4 where classes are many",
             panel="Recipe",
         ),
+    ] = None,
+    clip: Annotated[
+        float | None, _option("Largest norm of the gradient.", "no limit", metavar="NORM", panel="Recipe")
     ] = None,
     optimizer: Annotated[Optimizer | None, _option("Optimizer.", _DEFAULT.optimizer, panel="Recipe")] = None,
     schedule: Annotated[
@@ -205,6 +238,24 @@ def train(
             panel="Machine",
         ),
     ] = None,
+    amp: Annotated[
+        bool | None,
+        _option(
+            "Train in bfloat16 where it is safe: sooner on GPUs, and on CPUs that have it.",
+            "off",
+            "--amp/--no-amp",
+            panel="Machine",
+        ),
+    ] = None,
+    compile_net: Annotated[
+        bool | None,
+        _option(
+            "Train with torch.compile; takes a minute to start, and a C++ compiler.",
+            "off",
+            "--compile/--no-compile",
+            panel="Machine",
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool | None,
         _option("Write event files into the run.", "on", "--tensorboard/--no-tensorboard", panel="Machine"),
@@ -221,6 +272,9 @@ def train(
         "seed": seed,
         "batch_size": batch_size,
         "backbone": backbone,
+        "pretrained": pretrained,
+        "weights": weights,
+        "freeze": freeze,
         "image_size": image_size,
         "augment": augment,
         "margin": margin,
@@ -228,6 +282,7 @@ def train(
         "lr": lr,
         "weight_decay": weight_decay,
         "per_class": per_class,
+        "clip": clip,
         "optimizer": optimizer,
         "schedule": schedule,
         "data_root": data_root,
@@ -235,6 +290,8 @@ def train(
         "workers": workers,
         "memory": memory,
         "cache": cache,
+        "amp": amp,
+        "compile": compile_net,
         "tensorboard": tensorboard,
     }
     given = {name: value for name, value in asked.items() if value is not None}
@@ -246,9 +303,11 @@ def train(
 
     from dsh_cli import training, views
     from dsh_cli.checkpoint import require_free
+    from dsh_cli.model import check_backbone
 
     require_free(out)
     training.choose_device(config.device)
+    check_backbone(config.backbone)
     splits = _read_data(config, quiet)
     listeners = _listeners(config, quiet)
     _show(views.trained(training.train(config, splits, out, unfinished, listeners)), form)
@@ -364,11 +423,22 @@ def _what_to_train(
             given = {"margin": None, **given}
         if given.get("data", base.data) != base.data:
             given = {"image_size": None, "augment": None, "epochs": None, "per_class": None, **given}
+        pretrained = given.get("pretrained", base.pretrained)
+        if pretrained != base.pretrained or (pretrained and given.get("backbone", base.backbone) != base.backbone):
+            given = {"image_size": None, **given}  # other weights have another size
+        if given.get("pretrained"):
+            given = {"weights": None, **given}
+        elif "weights" in given:
+            given = {"pretrained": False, **given}
     else:
         base = TrainConfig()
     config = replace(base, **given)
     if config.data not in DATASETS and os.path.exists(config.data):
         config = replace(config, data=os.path.abspath(config.data))  # to be found again from anywhere
+    if config.weights is not None:
+        if not os.path.exists(config.weights):
+            raise UsageError(f"--weights {config.weights}: there is no such file or run folder")
+        config = replace(config, weights=os.path.abspath(config.weights))
     return config, None
 
 

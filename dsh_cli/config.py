@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from dsh_cli.errors import UsageError
 
 MAX_BITS = 1024
 SPLITS = ("train", "validation", "test")
+OWN_BACKBONES = ("small-resnet", "dsh-cnn")  # all other names are torchvision's
 DATASETS = ("mnist", "fashion-mnist", "cifar10", "digits")  # a folder of such a name is given as ./mnist
 
 Augment = Literal["none", "digits", "photos"]
-Backbone = Literal["small-resnet", "dsh-cnn"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["one-cycle", "step", "constant"]
@@ -29,8 +29,11 @@ class TrainConfig:
     data: str = "mnist"  # a named set, a folder with a folder per class, or a CSV file of path,label
     data_root: str | None = None  # where named sets lie; else $DSH_DATA, else the cache folder
     bits: int = 8  # k, length of the code
-    backbone: Backbone = "small-resnet"
-    image_size: int | None = None  # pixels, square; None: native up to 64, else 128
+    backbone: str = "small-resnet"  # or dsh-cnn, or a classification model of torchvision
+    pretrained: bool = False  # start from torchvision's weights, with their normalisation and picture size
+    weights: str | None = None  # start from the weights of a file or run folder, see `weights.take_file`
+    freeze: bool = False  # train the hash layer alone
+    image_size: int | None = None  # pixels, square; None: that of pretrained weights, else native up to 64, else 128
     augment: Augment | None = None  # None: what fits the set
     margin: float | None = None  # squared distance between relaxed codes; None: 2 * bits (DSH, section 3)
     alpha: float = 0.01  # weight of the quantization term (DSH, section 4.1)
@@ -41,11 +44,14 @@ class TrainConfig:
     schedule: Schedule = "one-cycle"
     lr: float = 6e-3  # peak learning rate
     weight_decay: float = 5e-3
+    clip: float | None = None  # largest norm of the gradient, all parameters together
     seed: int = 0  # splits, initial weights, order of batches, augmentation
     device: Device = "auto"
     workers: int | None = None  # threads that decode pictures; None: one a processor
     memory: float = 2.0  # GiB of decoded pictures to hold; a larger folder is read again each epoch
     cache: str = "auto"  # folder for resized pictures, or "off"; "auto": the user's cache, where memory is too small
+    amp: bool = False  # training in bfloat16 where it is safe; codes are always made in float32
+    compile: bool = False  # torch.compile for training
     tensorboard: bool = True
 
     def check(self) -> None:
@@ -67,6 +73,17 @@ class TrainConfig:
             (0 <= self.memory < math.inf, f"--memory {self.memory}: 0 GiB or more"),
             (0 < self.lr < math.inf, f"--lr {self.lr}: above 0"),
             (0 <= self.weight_decay < math.inf, f"--weight-decay {self.weight_decay}: 0 or more"),
+            (self.clip is None or self.clip > 0, f"--clip {self.clip}: above 0"),
+            (
+                not self.pretrained or self.backbone not in OWN_BACKBONES,
+                f"--pretrained: there are no such weights of {self.backbone}; choose a network of torchvision, "
+                "such as --backbone resnet18",
+            ),
+            (not self.pretrained or self.weights is None, "--pretrained and --weights: give one of them"),
+            (
+                not self.freeze or self.pretrained or self.weights is not None,
+                "--freeze: there are no weights to freeze; give --pretrained or --weights as well",
+            ),
             (0 <= self.seed < 2**63, f"--seed {self.seed}: 0 to 2^63 - 1"),
         )
         for fine, message in checks:
@@ -89,7 +106,7 @@ class Recipe(TrainConfig):
 class ModelConfig:
     """What it takes to build the network again and to feed it: saved with the weights."""
 
-    backbone: Backbone
+    backbone: str
     bits: int
     channels: int  # 1 (grey) or 3 (RGB)
     image_size: int  # pixels, square
@@ -101,6 +118,6 @@ class ModelConfig:
             TypeError: a field is not of its kind.
         """
         numbers = (self.bits, self.channels, self.image_size)
-        fine = all(type(number) is int for number in numbers) and self.backbone in get_args(Backbone)
+        fine = all(type(number) is int for number in numbers) and isinstance(self.backbone, str)
         if not fine or not 1 <= self.bits <= MAX_BITS or self.channels not in (1, 3) or self.image_size < 1:
             raise TypeError(f"no such network: {self}")

@@ -152,6 +152,10 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
     Raises:
         DataError: the data is missing, damaged, or cannot be learned from.
     """
+    if config.pretrained and config.image_size is None:
+        from dsh_cli.model import preset
+
+        config = replace(config, image_size=preset(config.backbone).image_size)
     validation = None
     if config.data in DATASETS:
         train, test = _load_named(config)

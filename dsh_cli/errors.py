@@ -1,5 +1,9 @@
 """Errors a user can act on. Each message says what went wrong, where, and what to do next."""
 
+import errno
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: there is room for no more
+
 
 class DshError(Exception):
     """Something the user can mend; the command line prints it in one line and exits with `exit_code`."""
@@ -19,6 +23,10 @@ class ImageError(DshError):
 
 class DataError(DshError):
     """A dataset is missing, damaged or unfit for training."""
+
+
+class WeightsError(DshError):
+    """Weights to start from cannot be fetched or read, or are those of another network."""
 
 
 class RunError(DshError):

@@ -60,6 +60,8 @@ class ProgressBar(Quiet):
             rate="",
             terms="",
         )
+        if plan.weights is not None:
+            self.console.print(str(plan.weights), style="dim", markup=False, highlight=False, soft_wrap=True)
         self.bar.start()
 
     def on_batch(self, epoch: int, done: int, totals: Tensor) -> None:
@@ -95,6 +97,8 @@ class Lines(Quiet):
 
     def on_start(self, plan: Plan) -> None:
         self.plan = plan
+        if plan.weights is not None:
+            self.write(str(plan.weights))
 
     def on_epoch(self, stats: EpochStats) -> None:
         self.write(epoch_line(stats, self.plan))

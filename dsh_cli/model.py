@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import difflib
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsh_cli.config import ModelConfig
+from dsh_cli.config import OWN_BACKBONES, ModelConfig
+from dsh_cli.errors import UsageError
 
 _WIDTHS = (16, 32, 64)  # channels of the three stages of the small ResNet
+_FROM_TENSORFLOW = ("googlenet", "inception_v3")  # their weights expect -1 to 1; torchvision converts inside the net
 _STRIDES = ((16, 1), (24, 2), (48, 3))  # of the stem, for pictures below so many pixels; 4 for larger ones
 
 
 class HashNet(nn.Module):
     """Normalisation, a backbone, and a hash layer of k outputs.
 
-    Takes (B, channels, H, W) float pictures in [0, 1] and returns (B, k) relaxed codes.
+    Takes (B, channels, H, W) float pictures in [0, 1] and returns (B, k) relaxed codes. Its weights are random:
+    building a network reads and downloads nothing.
+
+    Raises:
+        UsageError: there is no such backbone, or none for pictures of that size.
     """
 
     mean: Tensor
@@ -24,20 +36,137 @@ class HashNet(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("mean", torch.zeros(config.channels, 1, 1))
-        self.register_buffer("std", torch.ones(config.channels, 1, 1))
-        features: SmallResNet | DshCnn
+        self.frozen = False
+        # torchvision's networks take RGB; a grey picture is broadcast against three means.
+        planes = config.channels if config.backbone in OWN_BACKBONES else 3
+        self.register_buffer("mean", torch.zeros(planes, 1, 1))
+        self.register_buffer("std", torch.ones(planes, 1, 1))
+        self.backbone: nn.Module
         if config.backbone == "small-resnet":
-            features = SmallResNet(config.channels, config.image_size)
+            self.backbone, outputs = SmallResNet(config.channels, config.image_size), SmallResNet.outputs
+        elif config.backbone == "dsh-cnn":
+            self.backbone, outputs = DshCnn(config.channels, config.image_size), DshCnn.outputs
         else:
-            features = DshCnn(config.channels, config.image_size)
-        self.backbone = features
-        self.hash_layer = nn.Linear(features.outputs, config.bits)
+            self.backbone, outputs = _torchvision(config.backbone, config.image_size)
+        self.hash_layer = nn.Linear(outputs, config.bits)
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.backbone((images - self.mean) / self.std)  # (B, outputs)
         relaxed: Tensor = self.hash_layer(features)  # (B, k)
         return relaxed
+
+    def freeze(self) -> None:
+        """From now on only the hash layer learns; the backbone stays in evaluation mode, BatchNorm and dropout too."""
+        self.frozen = True
+        self.backbone.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> HashNet:
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        # A dict of plain tensors has lost the versions of its modules, without which MNASNet loads nothing.
+        own: Any = self.state_dict()
+        versioned: Any = OrderedDict(state_dict)
+        versioned._metadata = own._metadata
+        return super().load_state_dict(versioned, strict, assign)
+
+    def require_size(self) -> None:
+        """Try the network on empty pictures of its size, without computing anything.
+
+        Raises:
+            UsageError: they are too small for it.
+        """
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
+        config, training = self.config, self.training
+        pictures = torch.empty(2, config.channels, config.image_size, config.image_size, device="meta")
+        try:
+            torch.func.functional_call(self.eval(), shapes, (pictures,))
+        except RuntimeError as error:
+            raise _wrong_size(config.backbone, config.image_size, error) from error
+        finally:
+            self.train(training)
+
+
+def check_backbone(name: str) -> None:
+    """Refuse a name that no network has.
+
+    Raises:
+        UsageError: the message has the closest names.
+    """
+    if name in OWN_BACKBONES:
+        return
+    from torchvision import models  # takes seconds
+
+    names = [*OWN_BACKBONES, *models.list_models(module=models)]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
+        raise UsageError(
+            f"--backbone {name}: there is no such network; "
+            + (f"did you mean {', '.join(close)}?" if close else f"try {', '.join(names[:2])}, resnet18, vit_b_16")
+        )
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Torchvision's best weights of a network, and what they expect."""
+
+    url: str
+    image_size: int  # pixels, square
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def preset(name: str) -> Preset:
+    """What torchvision says of the weights of one of its networks; fetches nothing.
+
+    Raises:
+        UsageError: there is no such network.
+    """
+    from torchvision import models
+
+    check_backbone(name)
+    weights = models.get_model_weights(name).DEFAULT
+    expected = weights.transforms()
+    mean, std = tuple(expected.mean), tuple(expected.std)
+    if name in _FROM_TENSORFLOW:
+        mean = std = (0.5, 0.5, 0.5)
+    return Preset(weights.url, expected.crop_size[0], mean, std)
+
+
+def _torchvision(name: str, image_size: int) -> tuple[nn.Module, int]:
+    """A network of torchvision without its last layer, and the number of features it then gives."""
+    check_backbone(name)
+    from torchvision import models
+
+    options: dict[str, Any] = {}
+    if name in _FROM_TENSORFLOW:
+        options = {"aux_logits": False, "init_weights": True}
+    elif name.startswith("vit"):
+        options = {"image_size": image_size}
+    elif name.startswith("maxvit"):
+        options = {"input_size": (image_size, image_size)}
+    try:
+        net: nn.Module = models.get_model(name, weights=None, **options)
+    except (AssertionError, ValueError) as error:
+        raise _wrong_size(name, image_size, error) from error
+    layers = {path: layer for path, layer in net.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
+    path, last = layers.popitem()  # a convolution in SqueezeNet
+    parent, _, child = path.rpartition(".")
+    setattr(net.get_submodule(parent), child, nn.Identity())
+    return net, last.in_features if isinstance(last, nn.Linear) else last.in_channels
+
+
+def _wrong_size(name: str, image_size: int, error: Exception) -> UsageError:
+    reason = str(error).partition("\n")[0].rstrip(".!")
+    return UsageError(
+        f"--image-size {image_size}: {name} does not take pictures of that size ({reason}); "
+        f"its own is --image-size {preset(name).image_size}"
+    )
 
 
 class SmallResNet(nn.Module):

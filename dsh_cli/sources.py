@@ -23,7 +23,7 @@ IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-
 CIFAR_FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
 
 _DEBIAN = Path("/usr/share/datasets")
-_STALLED = 30.0  # seconds without an answer before a download counts as failed
+STALLED = 30.0  # seconds without an answer before a download counts as failed
 
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 _CIFAR_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # given on the page of the dataset
@@ -172,7 +172,7 @@ def _fetch(download: Download, target: Path, files: tuple[str, ...]) -> None:
         staged = Path(scratch, target.name)
         staged.mkdir()
         # torchvision prints to stdout, which belongs to results
-        with redirect_stdout(sys.stderr), _timeout(_STALLED):
+        with redirect_stdout(sys.stderr), socket_timeout(STALLED):
             download(staged)
         target.mkdir(exist_ok=True)
         for file in files:
@@ -180,9 +180,10 @@ def _fetch(download: Download, target: Path, files: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def _timeout(seconds: float) -> Iterator[None]:
+def socket_timeout(seconds: float) -> Iterator[None]:
+    """Let new connections fail after so many seconds without an answer."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)  # torchvision sets none of its own
+    socket.setdefaulttimeout(seconds)  # neither torchvision nor torch.hub sets one of its own
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
@@ -24,11 +24,13 @@ from dsh_cli.errors import DataError, DshError, Interrupted, RunError, UsageErro
 from dsh_cli.losses import dsh_loss
 from dsh_cli.metrics import ClassTable, class_table, mean_average_precision
 from dsh_cli.model import HashNet
+from dsh_cli.weights import Taken, take_file, take_pretrained
 
 _STEP_AT = (0.6, 0.85)  # shares of the training at which the `step` schedule divides the rate by ten
 _STEPS, _EPOCHS = 1770, (6, 60)  # by default: 6 epochs of MNIST, see benchmarks/mnist.py; 60 times over at most
 _PER_CLASS = 4  # pictures of a class in a batch, where classes outnumber what a batch can hold (P x K sampling)
 _SAMPLE = 2000  # pictures in files that mean and deviation are taken from
+_LOOK = 50  # steps between looks at whether the loss is finite: each makes a GPU wait, and loses it about a step
 _MOMENTUM = 0.9  # of SGD, as in the DSH authors' released code
 
 
@@ -41,6 +43,7 @@ class Plan:
     batches: int  # of one epoch
     batch_size: int
     first_epoch: int  # 0, or where a resumed run goes on
+    weights: Taken | None = None  # what the network starts from, if not from random weights
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,9 @@ def train(
         listeners: told what happens.
 
     Raises:
-        UsageError: `out` is taken, or the device is not there.
-        DshError: the loss is not finite.
+        UsageError: `out` is taken, the device is not there, or the backbone is not one, or not for such pictures.
+        WeightsError: the weights to start from cannot be had, or do not fit. No run is made then.
+        DshError: the loss or a weight is not finite. The run keeps the state of its last whole epoch.
         Interrupted: Ctrl-C; the run stays, unfinished.
     """
     device = choose_device(config.device)
@@ -119,20 +123,23 @@ def train(
             f"the pictures of {resume.config.data} are not those {resume.path} began with; "
             f"train anew with: dsh train --like {resume.path}"
         )
-    run = resume or create(settle(config, splits), _model_config(config, splits), splits, out)
-    try:
-        with _listening(listeners), _deterministic(run.config.seed):
-            return _train(run, splits, device, listeners)
-    except KeyboardInterrupt as interrupt:
-        done = Run.open(run.path).metrics.get("epochs_done", 0)
-        raise Interrupted(
-            f"stopped after {done} of {run.config.epochs} epochs; {run.path} is marked unfinished. "
-            f"Go on with: dsh train --resume {run.path}"
-        ) from interrupt
-    except DshError:
-        if resume is None:
-            discard(run)  # nothing half-written
-        raise
+    recipe = resume.config if resume else settle(config, splits)
+    model = resume.model if resume else _model_config(config, splits)
+    with _listening(listeners), _deterministic(recipe.seed):
+        net, taken = _network(recipe, model, splits, resume)
+        run = resume or create(recipe, model, splits, out)
+        try:
+            return _train(run, net, taken, splits, device, listeners)
+        except KeyboardInterrupt as interrupt:
+            done = Run.open(run.path).metrics.get("epochs_done", 0)
+            raise Interrupted(
+                f"stopped after {done} of {run.config.epochs} epochs; {run.path} is marked unfinished. "
+                f"Go on with: dsh train --resume {run.path}"
+            ) from interrupt
+        except DshError:
+            if resume is None:
+                discard(run)  # nothing half-written
+            raise
 
 
 def settle(config: TrainConfig, splits: Splits) -> Recipe:
@@ -171,10 +178,55 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def _train(run: Run, splits: Splits, device: torch.device, listeners: Sequence[Listener]) -> TrainResult:
+def _network(config: Recipe, model: ModelConfig, splits: Splits, resume: Run | None) -> tuple[HashNet, Taken | None]:
+    """The network a training starts from, normalisation included, and what weights it took over."""
+    net = HashNet(model)
+    net.require_size()
+    taken = None
+    if resume is None or not resume.begun:  # else all comes from its state
+        if config.pretrained:
+            taken = take_pretrained(net)
+        elif config.weights is not None:
+            taken = take_file(net, config.weights)
+        if taken is None or not taken.normalised:
+            _fit_normalisation(net, splits.train, config.seed)
+    if config.freeze:
+        net.freeze()
+    return net, taken
+
+
+def _compiled(net: HashNet, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The network as a compiled function of the same weights.
+
+    Raises:
+        DshError: this machine cannot compile.
+    """
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    try:
+        torch.compile(torch.sin)(torch.ones(8, device=device))  # on something small: what it says is long, and late
+    except BackendCompilerFailed as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise DshError(
+            f"--compile: PyTorch cannot compile on this machine ({reason}); "
+            "install a C++ compiler such as g++, or leave --compile out"
+        ) from error
+    return torch.compile(net)
+
+
+def _train(
+    run: Run,
+    net: HashNet,
+    taken: Taken | None,
+    splits: Splits,
+    device: torch.device,
+    listeners: Sequence[Listener],
+) -> TrainResult:
     config = run.config
-    net = HashNet(run.model).to(device).to(memory_format=torch.channels_last)
-    _fit_normalisation(net, splits.train, config.seed)
+    net = net.to(device).to(memory_format=torch.channels_last)
+    forward = _compiled(net, device) if config.compile else net
+    # bfloat16 has the range of float32, so small gradients need no scaling as they do in float16.
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=config.amp)
     batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device, config.per_class)
     optimizer = _optimizer(net, config)
     schedule = _schedule(optimizer, config, steps=len(batches) * config.epochs)
@@ -183,20 +235,26 @@ def _train(run: Run, splits: Splits, device: torch.device, listeners: Sequence[L
         for _ in range(first * len(batches)):
             schedule.step()
     for listener in listeners:
-        listener.on_start(Plan(run, str(device), len(batches), batches.batch_size, first))
+        listener.on_start(Plan(run, str(device), len(batches), batches.batch_size, first, taken))
 
     net.train()
     for epoch in range(first, config.epochs):
         started, waited_before = time.perf_counter(), batches.waited
         totals, done = torch.zeros(3, device=device), 0
+        torch.manual_seed((config.seed * 1_000_003 + epoch) % 2**63)  # of dropout, the same in a resumed run
         for done, (images, labels) in enumerate(batches.epoch(epoch), 1):
-            relaxed = net(images)  # (B, k)
+            with precision:
+                relaxed = forward(images).float()  # (B, k)
             loss, pair, quantization = dsh_loss(relaxed, labels, config.margin, config.alpha)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            if config.clip is not None:
+                torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip)
             optimizer.step()
             schedule.step()
             totals += torch.stack([loss, pair, quantization]).detach()
+            if done % _LOOK == 0:
+                _require_finite([totals], run, epoch, f"step {done} of {len(batches)}")
             for listener in listeners:
                 listener.on_batch(epoch + 1, done, totals)
         if not done:
@@ -204,8 +262,9 @@ def _train(run: Run, splits: Splits, device: torch.device, listeners: Sequence[L
         loss_mean, pair_mean, quantization_mean = (totals / done).tolist()  # the device waits, once an epoch
         elapsed = time.perf_counter() - started
         rate = len(batches) * batches.batch_size / elapsed
-        if not math.isfinite(loss_mean):
-            raise DshError(_not_finite(config, epoch + 1))
+        # The last step of an epoch may spoil weights that no loss has seen yet.
+        state = _state(net, optimizer, epoch + 1)
+        _require_finite([totals, *state.values()], run, epoch, f"its last step, {len(batches)}")
         validation = encode_dataset(net, splits.validation)
         value = mean_average_precision(validation) if len(validation) > 1 else None
         waited = (batches.waited - waited_before) / elapsed
@@ -213,7 +272,7 @@ def _train(run: Run, splits: Splits, device: torch.device, listeners: Sequence[L
             epoch + 1, loss_mean, pair_mean, quantization_mean, rate, validation, value, waited, batches.new_notes()
         )
         seconds += time.perf_counter() - started
-        run.write_state(_state(net, optimizer, epoch + 1, seconds), epochs_done=epoch + 1)
+        run.write_state({**state, "seconds": torch.tensor(seconds, dtype=torch.float64)}, epochs_done=epoch + 1)
         for listener in listeners:
             listener.on_epoch(stats)
 
@@ -276,14 +335,16 @@ def _fit_normalisation(net: HashNet, dataset: Dataset, seed: int) -> None:
         levels = np.arange(256) / 255
         mean = float(np.average(levels, weights=counts))
         deviation = float(np.sqrt(np.average((levels - mean) ** 2, weights=counts)))
-        net.mean[channel] = mean
-        net.std[channel] = max(deviation, 1 / 255)  # a set of one colour has none
+        planes = slice(channel, None, pictures.shape[3])  # all of them for grey pictures
+        net.mean[planes] = mean
+        net.std[planes] = max(deviation, 1 / 255)  # a set of one colour has none
 
 
 def _optimizer(net: HashNet, config: Recipe) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(net.parameters(), config.lr, momentum=_MOMENTUM, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(net.parameters(), config.lr, weight_decay=config.weight_decay, fused=True)
+        return torch.optim.SGD(parameters, config.lr, momentum=_MOMENTUM, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def _schedule(optimizer: torch.optim.Optimizer, config: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -294,15 +355,14 @@ def _schedule(optimizer: torch.optim.Optimizer, config: Recipe, steps: int) -> t
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, drops)
 
 
-def _state(net: HashNet, optimizer: torch.optim.Optimizer, epochs_done: int, seconds: float) -> dict[str, Tensor]:
-    """Weights, optimizer moments and time so far, as flat tensors. Shuffles need no state: they follow the epoch."""
+def _state(net: HashNet, optimizer: torch.optim.Optimizer, epochs_done: int) -> dict[str, Tensor]:
+    """Weights and optimizer moments as flat tensors. Shuffles need no state: they follow the epoch."""
     state = {f"net.{name}": value for name, value in net.state_dict().items()}
     for name, parameter in net.named_parameters():
-        for key, value in optimizer.state[parameter].items():
+        for key, value in optimizer.state.get(parameter, {}).items():  # frozen ones have none
             state[f"optimizer.{name}.{key}"] = value
     # Here as well as in metrics.json, for the two files are not written at one moment.
-    state["epochs_done"] = torch.tensor(epochs_done)
-    return {**state, "seconds": torch.tensor(seconds, dtype=torch.float64)}
+    return {**state, "epochs_done": torch.tensor(epochs_done)}
 
 
 def _restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
@@ -325,8 +385,15 @@ def _restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> tuple[
         raise RunError(f"{run.path / 'state.safetensors'} is damaged ({error}); train again with: dsh train") from error
 
 
-def _not_finite(config: Recipe, epoch: int) -> str:
-    return (
-        f"the loss is not finite in epoch {epoch}: training has diverged. "
-        f"Try --lr {min(config.lr / 10, TrainConfig.lr):g}, and see that --margin and --alpha are not extreme"
+def _require_finite(tensors: Sequence[Tensor], run: Run, epoch: int, step: str) -> None:
+    """Stop where a loss, a weight or a moment is infinite or no number; the last whole epoch stays saved."""
+    if all(bool(tensor.isfinite().all()) for tensor in tensors):
+        return
+    config = run.config
+    precision = ", leave --amp out" if config.amp else ""  # rounding, and on tiny maps a kernel of PyTorch's, do it too
+    kept = f"; {run.path} stays as it was after {epoch} of {config.epochs} epochs" if epoch else ""
+    raise DshError(
+        f"the loss is not finite in epoch {epoch + 1}, by {step}: training has diverged. "
+        f"Try --lr {min(config.lr / 10, TrainConfig.lr):g} or --clip {(config.clip or 10) / 10:g}{precision}, "
+        f"and see that --margin and --alpha are not extreme{kept}"
     )

@@ -15,6 +15,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from dsh_cli.checkpoint import Run
+    from dsh_cli.config import Recipe
     from dsh_cli.encoding import Encoded
     from dsh_cli.metrics import ClassTable
     from dsh_cli.training import TrainResult
@@ -169,10 +170,14 @@ def run_info(run: Run) -> View:
         + ("" if run.source == config.data else f", from {printable(run.source)}"),
         "classes": f"{len(run.classes)}: {printable(', '.join(run.classes[:10]))}"
         + (", ..." if len(run.classes) > 10 else ""),
-        "model": f"{model.backbone}, {_count(model.bits, 'bit')}, {colour} {model.image_size} x {model.image_size}",
+        "model": f"{printable(_backbone(config))}, {_count(model.bits, 'bit')}, "
+        f"{colour} {model.image_size} x {model.image_size}",
         "loss": f"DSH, margin {config.margin:g}, alpha {config.alpha:g}",
         "recipe": f"{config.optimizer} {config.schedule}, lr {config.lr:g}, weight decay {config.weight_decay:g}, "
-        f"batch {config.batch_size}, {_count(config.epochs, 'epoch')}, augment {config.augment}, seed {config.seed}",
+        f"batch {config.batch_size}, {_count(config.epochs, 'epoch')}, augment {config.augment}, seed {config.seed}"
+        + (f", clip {config.clip:g}" if config.clip is not None else "")
+        + (", bfloat16" if config.amp else "")
+        + (", compiled" if config.compile else ""),
     }
     if run.finished:
         smallest, bound = run.metrics.get("min_class_distance"), run.metrics.get("class_distance_bound")
@@ -290,11 +295,7 @@ def _closest_classes(table: ClassTable, labels: Sequence[str]) -> RenderableType
     grid.add_column("closest classes")
     for distance, i, j in pairs[:_CLOSEST_SHOWN]:
         grid.add_row(Text(str(distance), style=_style(distance, table)), Text(f"{labels[i]} - {labels[j]}"))
-    note = Text(
-        f"{min(len(pairs), _CLOSEST_SHOWN)} of {len(pairs):,} pairs: the whole {len(labels)} x {len(labels)} matrix is "
-        "wider than the terminal; --json has it",
-        style="dim",
-    )
+    note = Text(f"{len(grid.rows)} of {len(pairs):,} pairs; --json has the whole matrix", style="dim")
     return Group(grid, note)
 
 
@@ -331,6 +332,12 @@ def _state(run: Run) -> str:
     if run.finished:
         return "finished"
     return f"unfinished, {run.metrics.get('epochs_done', 0)} of {_count(run.config.epochs, 'epoch')}"
+
+
+def _backbone(config: Recipe) -> str:
+    """The name of the network, and what it started from."""
+    start = " pretrained" if config.pretrained else f" from {config.weights}" if config.weights is not None else ""
+    return config.backbone + start + (" and frozen" if config.freeze else "")
 
 
 def _table() -> Table:

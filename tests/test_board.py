@@ -129,7 +129,7 @@ def test_tensorboards_own_reader_finds_everything(run):
 
 
 def test_the_hardest_pairs_shown_are_those_of_the_saved_codes(run):
-    validation = replace(run.codes("validation"), names=run.names()["validation"])
+    validation = replace(run.codes("validation", "relaxed", "thumbnails"), names=run.names()["validation"])
     pairs = hardest_pairs(validation, 8)
     events = events_of(run.path / "tensorboard")
     for tag, of_kind in zip(PAIR_TAGS, (pairs.same, pairs.different), strict=True):
@@ -233,7 +233,7 @@ def test_the_projector_gets_the_validation_pictures_of_the_run(run):
     projector = Projector(run.path)
     assert projector.get("runs").json == ["tensorboard/projector"]
     tensor, header, rows, atlas, dim = projector.read("tensorboard/projector")
-    validation = run.codes("validation")
+    validation = run.codes("validation", "relaxed", "thumbnails")
     assert (tensor == validation.relaxed.astype(np.float32)).all()
     assert header == ["label", "code", "name"]
     names = run.names()["validation"]
@@ -277,7 +277,7 @@ def test_a_resumed_run_has_each_epoch_once_and_the_projector(splits, tmp_path):
     for tag in PAIR_TAGS:
         assert [event.step for event in events.Images(tag)] == [1, 2]
     tensor = Projector(tmp_path).read("run/tensorboard/projector")[0]
-    assert (tensor == resumed.codes("validation").relaxed.astype(np.float32)).all()
+    assert (tensor == resumed.codes("validation", "relaxed").relaxed.astype(np.float32)).all()
 
 
 def test_a_run_without_validation_pictures_has_no_projector(splits, tmp_path):

@@ -132,3 +132,47 @@ def test_a_failed_write_leaves_nothing_half_written(run, monkeypatch):
         checkpoint._write_json(run / "metrics.json", {})
     assert (run / "metrics.json").read_bytes() == before
     assert not list(run.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("config.json", "classes", [1, 2, 3]),
+        ("config.json", "classes", "abc"),
+        ("config.json", "classes", ["a"]),
+        ("config.json", "created", 5),
+        ("config.json", "source", 5),
+        ("config.json", "counts", {"test": "many"}),
+        ("config.json", "config", {"data": None}),
+        ("config.json", "config", {"lr": "x"}),
+        ("config.json", "config", {"device": "gpu9"}),
+        ("config.json", "config", {"unheard_of": 1}),
+        ("config.json", "model", {"bits": "8"}),
+        ("metrics.json", "map", "x"),
+        ("metrics.json", "map", None),
+        ("metrics.json", "seconds", []),
+        ("metrics.json", "device", 1),
+        ("metrics.json", "counts", {"test": 1.5}),
+    ],
+)
+def test_edited_runs_get_one_clear_line_and_do_not_hide_the_others(run, tmp_path, file, key, value):
+    content = json.loads((run / file).read_text())
+    content[key] = content[key] | value if isinstance(value, dict) else value
+    (run / file).write_text(json.dumps(content))
+    line = one_line_error(dsh("table", "--model", run), 1)
+    assert str(run) in line and "dsh train" in line
+    if value != ["a"]:  # which only the codes contradict
+        name = next(iter(value)) if isinstance(value, dict) and key in ("config", "model") else key
+        assert file in line and name in line
+        assert line == one_line_error(dsh("info", run), 1)
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(run, tmp_path / "runs" / "edited")
+    assert len(dsh_json("info")["runs"]) == (value == ["a"])
+
+
+def test_a_place_that_is_taken_is_refused_before_anything_is_read(run, tmp_path):
+    assert "choose another folder" in one_line_error(dsh("train", "no such set", "--out", run), 2)
+    (run / "metrics.json").unlink()
+    assert f"--resume {run}" in one_line_error(dsh("train", "no such set", "--out", run), 2)
+    (tmp_path / "file").write_text("")
+    assert "choose another folder" in one_line_error(dsh("train", "no such set", "--out", tmp_path / "file"), 2)

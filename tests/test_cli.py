@@ -292,7 +292,9 @@ def golden_run(tmp_path, classes, bits, codes):
         counts={"test": len(codes)},
         versions={},
     )
-    (folder / "metrics.json").write_text('{"finished": true, "map": 1.0, "seconds": 1.0, "min_class_distance": 1}')
+    metrics = {"finished": True, "epochs": 1, "map": 1.0, "seconds": 1.0, "device": "cpu"}
+    metrics |= {"min_class_distance": 1, "class_distance_bound": 1, "counts": {"test": len(codes)}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
     return "golden"
 
 
@@ -326,7 +328,7 @@ def test_tables_of_long_codes_and_many_classes_fit_the_terminal(tmp_path):
     model = golden_run(tmp_path, [f"class number {i}" for i in range(60)], 256, codes)
     shown = dsh("table", "--model", model, "--format", "table").stdout
     assert max(map(len, shown.splitlines())) <= 80
-    assert "closest classes" in shown and "--json has it" in shown
+    assert "closest classes" in shown and "10 of 1,770 pairs; --json has the whole matrix" in shown
 
 
 def test_distances_are_coloured_unless_asked_not_to(tmp_path):

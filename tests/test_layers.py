@@ -14,7 +14,7 @@ ROWS = [
     {"errors"},
     {"config"},
     {"codes", "bounds", "images", "sources", "model", "losses"},
-    {"pictures", "metrics"},
+    {"pictures", "metrics", "weights"},
     {"data"},
     {"batches", "checkpoint"},
     {"encoding"},

@@ -1,10 +1,13 @@
 import pytest
 import torch
+from torchvision import models
+from torchvision.models.regnet import BlockParams
 
 from dsh_cli.batches import Batches, augment
 from dsh_cli.config import ModelConfig, TrainConfig
 from dsh_cli.data import load_splits
-from dsh_cli.model import HashNet
+from dsh_cli.errors import UsageError
+from dsh_cli.model import HashNet, check_backbone, preset
 
 
 @pytest.mark.parametrize("backbone", ["small-resnet", "dsh-cnn"])
@@ -29,6 +32,90 @@ def test_normalisation_is_part_of_the_network():
     net.mean.fill_(0.5)
     net.std.fill_(0.25)
     assert torch.allclose(net(images), plain, atol=1e-5)
+
+
+@pytest.fixture
+def shapes_only(monkeypatch):
+    """Networks built here have shapes and no numbers, and so take neither time nor memory."""
+    plan = BlockParams.from_init_params.__func__  # reads numbers back
+
+    def on_cpu(cls, *args, **kwargs):
+        with torch.device("cpu"):
+            return plan(cls, *args, **kwargs)
+
+    monkeypatch.setattr(BlockParams, "from_init_params", classmethod(on_cpu))
+    with torch.device("meta"):
+        yield
+
+
+@pytest.mark.parametrize("name", models.list_models(module=models))
+def test_every_classifier_of_torchvision_gives_codes(name, shapes_only):
+    size = preset(name).image_size
+    net = HashNet(ModelConfig(name, 12, 1, size))
+    net.require_size()
+    assert net(torch.empty(2, 1, size, size)).shape == (2, 12)  # in training, where some give more than one output
+    assert net.eval()(torch.empty(2, 1, size, size)).shape == (2, 12)
+    assert net.hash_layer.in_features == net.backbone(torch.empty(2, 3, size, size)).shape[1]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
+def test_the_hash_layer_takes_what_the_class_layer_took(name):
+    theirs, ours = models.get_model(name, weights=None).eval(), HashNet(ModelConfig(name, 8, 3, 64)).eval()
+    ours.backbone.load_state_dict(theirs.state_dict(), strict=False)
+    if name == "resnet18":
+        theirs.fc = torch.nn.Identity()
+    else:
+        theirs.classifier[1] = torch.nn.Identity()
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(ours.hash_layer(theirs(images)), ours(images))
+
+
+def test_grey_pictures_are_seen_as_colour_pictures_without_colour():
+    net = HashNet(ModelConfig("resnet18", 8, 1, 32)).eval()
+    net.mean.copy_(torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1))
+    grey = torch.rand(2, 1, 32, 32)
+    assert torch.allclose(net(grey), net(grey.expand(2, 3, 32, 32)), atol=1e-6)
+
+
+def test_names_that_are_none_get_the_closest():
+    with pytest.raises(UsageError, match=r"--backbone resnet81: there is no such network; did you mean resnet18"):
+        check_backbone("resnet81")
+    with pytest.raises(UsageError, match="try small-resnet, dsh-cnn, resnet18"):
+        HashNet(ModelConfig("?", 8, 3, 32))
+    with pytest.raises(UsageError, match="quantized"):  # there, but it cannot learn
+        check_backbone("quantized_resnet18")
+
+
+@pytest.mark.parametrize(("name", "size"), [("alexnet", 28), ("vit_b_32", 100), ("maxvit_t", 128), ("densenet121", 8)])
+def test_sizes_a_network_does_not_take_are_refused(name, size, shapes_only):
+    message = f"--image-size {size}: {name} does not take pictures of that size .*; its own is --image-size 224"
+    with pytest.raises(UsageError, match=message):
+        HashNet(ModelConfig(name, 8, 3, size)).require_size()
+
+
+def test_trying_a_size_changes_nothing():
+    net = HashNet(ModelConfig("resnet18", 8, 3, 32))
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    net.require_size()
+    assert net.training and all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_frozen_only_the_hash_layer_learns():
+    net = HashNet(ModelConfig("resnet18", 8, 3, 32))
+    net.freeze()
+    assert net.training and net.hash_layer.training
+    before = {name: tensor.clone() for name, tensor in net.backbone.state_dict().items()}
+    net.eval().train()(torch.rand(4, 3, 32, 32)).sum().backward()
+    assert [name for name, parameter in net.named_parameters() if parameter.grad is not None] == [
+        "hash_layer.weight",
+        "hash_layer.bias",
+    ]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.backbone.state_dict().items())
+
+
+def test_plain_tensors_load_into_networks_that_ask_for_a_version():
+    net = HashNet(ModelConfig("mnasnet0_5", 8, 3, 32))
+    net.load_state_dict(dict(net.state_dict()))
 
 
 def batches(seed=0, augment="digits"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from dsh_cli.checkpoint import Run
 from dsh_cli.codes import CodeSet, pack
 from dsh_cli.errors import DshError, Interrupted, UsageError
 from dsh_cli.listeners import CollapseAlarm, Quiet
+from dsh_cli.model import HashNet
 from dsh_cli.training import EpochStats, Plan, settle
 
 CONFIG = TrainConfig(data="digits", epochs=3, batch_size=64, device="cpu", tensorboard=False)
@@ -45,7 +47,15 @@ def test_one_seed_gives_identical_weights_and_another_does_not(splits, tmp_path)
     assert not identical(weights(one), weights(other))
 
 
-@pytest.mark.parametrize("options", [{}, {"optimizer": "sgd", "schedule": "step", "lr": 1e-3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"optimizer": "sgd", "schedule": "step", "lr": 1e-3},
+        {"amp": True, "clip": 1.0},
+        {"backbone": "mobilenet_v3_small", "batch_size": 200, "lr": 1e-3},  # has dropout
+    ],
+)
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(splits, tmp_path, options):
     class Stop(Quiet):
         def on_batch(self, epoch, done, totals):
@@ -63,6 +73,65 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(splits, tmp_path, opti
     assert identical(weights(whole.run), weights(resumed.run))
     assert resumed.map == whole.map
     assert not (tmp_path / "part" / "state.safetensors").exists()
+
+
+def test_a_frozen_run_resumes_without_the_weights_it_started_from(splits, digits_run, tmp_path):
+    class Stop(Quiet):
+        def on_epoch(self, stats):
+            if stats.epoch == 2:
+                raise KeyboardInterrupt
+
+    source = shutil.copytree(digits_run, tmp_path / "source")
+    config = replace(CONFIG, weights=str(source), freeze=True, amp=True, clip=1.0, bits=12)
+    whole = train(config, splits, tmp_path / "whole").run
+    with pytest.raises(Interrupted):
+        train(config, splits, tmp_path / "part", listeners=[Stop()])
+    shutil.rmtree(source)
+    part = Run.open(tmp_path / "part")
+    resumed = train(part.config, splits, resume=part).run
+    assert identical(weights(whole), weights(resumed))
+    before = safetensors.numpy.load((digits_run / "model.safetensors").read_bytes())
+    kept = [name for name in before if not name.startswith("hash_layer")]
+    assert {"mean", "std", "backbone.stem.1.running_mean"} <= set(kept)
+    assert all((before[name] == weights(resumed)[name]).all() for name in kept)
+    assert weights(resumed)["hash_layer.weight"].shape == (12, 64) and resumed.metrics["map"] > 0.5
+
+
+def test_bfloat16_trains_other_weights_and_makes_codes_in_float32(splits, tmp_path):
+    from dsh_cli.encoding import encode_dataset
+
+    config = replace(CONFIG, epochs=1)
+    run = train(replace(config, amp=True), splits, tmp_path / "amp").run
+    assert not identical(weights(run), weights(train(config, splits, tmp_path / "plain").run))
+    assert (encode_dataset(load(run.path), splits.test).relaxed == run.codes("test", "relaxed").relaxed).all()
+    assert {str(array.dtype) for array in weights(run).values()} == {"float32", "int64"}
+
+
+def test_clipped_steps_are_no_longer_than_asked(splits, tmp_path):
+    lr, clip, steps = 0.1, 1e-3, 20
+    config = replace(CONFIG, epochs=1, optimizer="sgd", schedule="constant", lr=lr, weight_decay=0.0, clip=clip)
+    run = train(config, splits, tmp_path / "run").run
+    torch.manual_seed(CONFIG.seed)
+    start = dict(HashNet(run.model).named_parameters())
+    end = weights(run)
+    moved = sum(((end[name] - parameter.detach().numpy()) ** 2).sum() for name, parameter in start.items()) ** 0.5
+    assert 0 < moved <= lr * clip * steps / (1 - 0.9)  # momentum adds up
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_a_compiled_run_is_saved_under_plain_names(splits, tmp_path):
+    run = train(replace(CONFIG, epochs=1, compile=True), splits, tmp_path / "run").run
+    assert run.metrics["map"] > 0.15 and load(run.path)
+    assert not [name for name in weights(run) if "_orig_mod" in name]
+
+
+def test_without_a_compiler_one_line_says_so(tmp_path):
+    command = [sys.executable, "-m", "dsh_cli", "train", "digits", "--compile", "--epochs", "1", "--quiet"]
+    environment = {**os.environ, "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: --compile: PyTorch cannot compile on this machine (")
+    assert "leave --compile out" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_stop_between_the_two_files_of_a_state_loses_nothing(splits, tmp_path):
@@ -119,7 +188,35 @@ def test_open_choices_are_made_from_the_data_and_saved(splits):
 def test_a_loss_that_is_not_finite_stops_the_run(splits, tmp_path):
     with pytest.raises(DshError, match=r"not finite in epoch 1.*Try --lr"):
         train(replace(CONFIG, lr=1e30, schedule="constant"), splits, tmp_path / "run")
-    assert not Run.open(tmp_path / "run").finished
+    assert not (tmp_path / "run").exists()  # nothing to go on from, so nothing is left
+
+
+def test_a_diverged_run_stops_long_before_its_epoch_ends(splits, tmp_path):
+    with pytest.raises(DshError, match="by step 50 of 161.* --clip 1,"):
+        train(replace(CONFIG, lr=1e30, schedule="constant", batch_size=8), splits, tmp_path / "run")
+
+
+@pytest.mark.parametrize("spoiled", ["loss", "gradient"])
+def test_a_diverged_run_keeps_its_last_good_state(splits, tmp_path, monkeypatch, spoiled):
+    from dsh_cli import training
+
+    loss, calls = training.dsh_loss, []
+
+    def spoil(relaxed, *args):
+        calls.append(relaxed)
+        last = len(calls) == 40  # of two epochs: with a spoiled gradient, no loss ever shows it
+        if last and spoiled == "gradient":
+            relaxed.register_hook(lambda gradient: gradient * float("inf"))
+        terms = loss(relaxed, *args)
+        return tuple(term * float("nan") for term in terms) if last and spoiled == "loss" else terms
+
+    monkeypatch.setattr(training, "dsh_loss", spoil)
+    out = tmp_path / "run"
+    with pytest.raises(DshError, match=r"not finite in epoch 2, by its last step, 20.*as it was after 1 of 3 epochs"):
+        train(CONFIG, splits, out)
+    run = Run.open(out)
+    assert not run.finished and run.metrics["epochs_done"] == 1
+    assert all(tensor.isfinite().all() for tensor in run.load_state().values())
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(splits, tmp_path):

@@ -1,0 +1,146 @@
+"""Weights to start from: torchvision's, or those of a file. A finished run has its own, and needs none of this."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from dsh_cli.config import OWN_BACKBONES
+from dsh_cli.errors import WeightsError
+from dsh_cli.model import HashNet, preset
+from dsh_cli.sources import STALLED, socket_timeout
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which checkpoints keep the weights
+_PREFIXES = ("", "backbone.", "module.", "model.", "_orig_mod.")  # of a run; data parallel, Lightning, compiled nets
+_HASH = re.compile(r"-([a-f0-9]{8,})\.")  # the head of a file's SHA-256, in the names PyTorch gives
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")  # torchvision's own files still say norm.1
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a network took over."""
+
+    source: str
+    tensors: int  # taken, all of the backbone
+    offered: int  # there; the rest is a class head, hash layer or auxiliary classifier
+    normalised: bool  # mean and deviation came with them
+
+    def __str__(self) -> str:
+        return f"took {self.tensors} of {self.offered} tensors from {self.source}"
+
+
+def take_pretrained(net: HashNet) -> Taken:
+    """Torchvision's best weights for the backbone, and their normalisation; downloaded where they are not yet.
+
+    Raises:
+        UsageError: the backbone is none of torchvision's.
+        WeightsError: they cannot be fetched; the message says where the file can be put.
+    """
+    url = preset(net.config.backbone).url
+    file = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if not file.is_file():
+        _download(url, file)
+    return take_file(net, file)
+
+
+def take_file(net: HashNet, path: str | Path) -> Taken:
+    """The weights of a file for the whole backbone, which must all be there; other tensors are left.
+
+    The file is safetensors or a state dict that `torch.save` wrote, of the backbone, of the whole torchvision model,
+    or of a run of the same backbone; a folder is a run. Nothing in it is executed. The normalisation is a run's
+    own; for other weights of a torchvision model it is that of torchvision's weights.
+
+    Raises:
+        WeightsError: it cannot be read without executing code, or is not of this backbone; names the first tensor
+            that is wrong.
+    """
+    file = Path(path, "model.safetensors") if Path(path).is_dir() else Path(path)
+    tensors = _read(file)
+    wanted = net.backbone.state_dict()
+    prefix = max(_PREFIXES, key=lambda prefix: sum(prefix + name in tensors for name in wanted))
+    found = {name: tensors[prefix + name] for name in wanted if prefix + name in tensors}
+    for name, tensor in wanted.items():
+        if name not in found and name.endswith("num_batches_tracked"):  # unused here; older files have none
+            continue
+        if name not in found:
+            raise WeightsError(
+                f"{file} does not fit {net.config.backbone}: it has no {name!r}, and {len(found)} of the {len(wanted)} "
+                "tensors there must be; choose the --backbone it was made for"
+            )
+        if found[name].shape != tensor.shape:
+            raise WeightsError(
+                f"{file} does not fit {net.config.backbone}: {name!r} is {tuple(found[name].shape)} there, and "
+                f"{tuple(tensor.shape)} here; choose the --backbone and --image-size it was made for"
+            )
+    net.load_state_dict({f"backbone.{name}": tensor for name, tensor in found.items()}, strict=False)
+    return Taken(str(file), len(found), len(tensors), _take_normalisation(net, tensors))
+
+
+def _take_normalisation(net: HashNet, tensors: Mapping[str, Tensor]) -> bool:
+    if {"mean", "std", "hash_layer.weight"} <= tensors.keys():
+        net.mean.copy_(tensors["mean"])
+        net.std.copy_(tensors["std"])
+    elif net.config.backbone not in OWN_BACKBONES:
+        expected = preset(net.config.backbone)
+        net.mean.copy_(torch.tensor(expected.mean).view(3, 1, 1))
+        net.std.copy_(torch.tensor(expected.std).view(3, 1, 1))
+    else:
+        return False
+    return True
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, on the CPU."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(9)
+        # safetensors: the length of its JSON head in 8 bytes, then that head
+        content: Any = safetensors.torch.load_file(file) if head[8:] == b"{" else _load(file)
+    except OSError as error:
+        raise WeightsError(f"{file} cannot be read ({error.strerror}); name another file with --weights") from error
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{file} is damaged ({error}); get it again") from error
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    named = content.items() if isinstance(content, Mapping) else ()
+    tensors = {_OLD_DENSENET.sub(r"\1\2.", str(name)): value for name, value in named if isinstance(value, Tensor)}
+    if not tensors:
+        raise WeightsError(f"{file} holds no tensors by name; save some with: torch.save(net.state_dict(), FILE)")
+    return tensors
+
+
+def _load(file: Path) -> object:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or foreign file makes the reader raise
+        raise WeightsError(
+            f"{file} is damaged, or holds more than tensors, which would take running code from it; "
+            "save plain weights with: torch.save(net.state_dict(), FILE)"
+        ) from error
+
+
+def _download(url: str, file: Path) -> None:
+    """Fetch a file whole or not at all; progress goes to stderr."""
+    hashed = _HASH.search(file.name)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sys.stderr.write(f"downloading {url}\n")
+        with redirect_stdout(sys.stderr), socket_timeout(STALLED):
+            torch.hub.download_url_to_file(
+                url, str(file), hashed.group(1) if hashed else None, progress=sys.stderr.isatty()
+            )
+    except Exception as error:  # whatever a client, a mirror or a proxy raises
+        raise WeightsError(
+            f"cannot download {url} ({error}); put that file at {file}, or name it with --weights in place of "
+            "--pretrained"
+        ) from error
