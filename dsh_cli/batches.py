@@ -59,7 +59,7 @@ class Batches:
             order = _together(order, torch.from_numpy(self.dataset.labels), self.per_class, rng)
         asked = time.perf_counter()
         for pictures, rows in self._read(order[: len(self) * self.batch_size].view(-1, self.batch_size)):
-            batch = augment(to_float(pictures), self.augment, rng), self.labels[rows]
+            batch = augment(pictures, self.augment, rng), self.labels[rows]
             self.waited += time.perf_counter() - asked
             yield batch
             asked = time.perf_counter()
@@ -105,31 +105,46 @@ def to_float(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float().div_(255)
 
 
-def augment(images: Tensor, kind: Augment, rng: torch.Generator) -> Tensor:
-    """Vary each of (B, channels, H, W) pictures at random.
+def augment(pictures: Tensor, kind: Augment, rng: torch.Generator) -> Tensor:
+    """(B, H, W, channels) uint8 pictures, each varied at random, as (B, channels, H, W) float in [0, 1].
 
     `digits`: shift, turn and zoom, black outside. `photos`: mirror and shift by whole pixels, edges reflected.
     """
-    if kind == "none":
-        return images
+    if kind == "photos":
+        return to_float(_shifted(pictures, rng))
+    images = to_float(pictures)
+    return _turned(images, rng) if kind == "digits" else images
+
+
+def _shifted(pictures: Tensor, rng: torch.Generator) -> Tensor:
+    """Mirror half of (B, H, W, channels) pictures, and shift each by whole pixels: bytes are moved, none computed."""
+    count, side = pictures.shape[:2]
+    shift = (_uniform(_SHIFT["photos"], (count, 2), rng) * side).round().long()
+    mirrored = torch.rand(count, 1, generator=rng) < 0.5
+    places = torch.arange(side)
+    across = places + shift[:, :1]  # (B, W)
+    across = _reflected(torch.where(mirrored, side - 1 - across, across), side).to(pictures.device)
+    down = _reflected(places + shift[:, 1:], side).to(pictures.device)  # (B, H)
+    which = torch.arange(count, device=pictures.device)
+    return pictures[which[:, None, None], down[:, :, None], across[:, None, :]]
+
+
+def _reflected(places: Tensor, side: int) -> Tensor:
+    """Places up to a side beyond the edges, back inside: -1 is 0 again, and -2 is 1."""
+    places = torch.where(places < 0, -1 - places, places)
+    return torch.where(places >= side, 2 * side - 1 - places, places)
+
+
+def _turned(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Shift, turn and zoom each of (B, channels, H, W) images."""
     count, _, side, _ = images.shape
-    shift = _uniform(_SHIFT[kind], (count, 2), rng)  # in sides
-    if kind == "digits":
-        angle, zoom = _uniform(_TURN, (count,), rng), 1 + _uniform(_ZOOM, (count,), rng)
-        cos, sin = zoom * angle.cos(), zoom * angle.sin()
-        padding = "zeros"
-    else:
-        shift = (shift * side).round() / side
-        cos = torch.ones(count)
-        sin = torch.zeros(count)
-        padding = "reflection"
+    shift = _uniform(_SHIFT["digits"], (count, 2), rng)  # in sides
+    angle, zoom = _uniform(_TURN, (count,), rng), 1 + _uniform(_ZOOM, (count,), rng)
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
     # Rows of the affine map from output to input, in the coordinates of grid_sample: -1 to 1 across the picture.
     maps = torch.stack([cos, -sin, 2 * shift[:, 0], sin, cos, 2 * shift[:, 1]], dim=1).view(count, 2, 3)
-    if kind == "photos":
-        mirrored = torch.rand(count, generator=rng) < 0.5
-        maps[mirrored, 0] *= -1
     grid = _affine_grid(maps.to(images.device), side)  # (B, H, W, 2)
-    moved = F.grid_sample(images, grid, padding_mode=padding, align_corners=False)
+    moved = F.grid_sample(images, grid, align_corners=False)
     return moved.contiguous(memory_format=torch.channels_last)  # which it already is for one channel
 
 

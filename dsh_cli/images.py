@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -171,17 +170,23 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """
     if not os.fspath(path):
         raise ImageError("empty path")
-    file = Path(path)
     try:
-        status = file.stat()
+        status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            os.listdir(file)  # says why, where it cannot be listed
+            os.listdir(path)  # says why, where it cannot be listed
             raise ImageError("folder without pictures")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("not a regular file")
         if status.st_size > MAX_BYTES:
             raise ImageError(f"larger than {MAX_BYTES >> 30} GiB, the limit for a picture file")
-        data = file.read_bytes() if status.st_size else b""
+        # Without Python's layers of file objects, which for a small picture cost more than decoding it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            data = os.read(descriptor, status.st_size)
+            while len(data) < status.st_size and (more := os.read(descriptor, status.st_size - len(data))):
+                data += more
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ImageError(reason(error)) from error
     if not data:
@@ -218,14 +223,19 @@ def _decode_jpeg(data: bytes, size: int, channels: int) -> NDArray[np.uint8] | N
         if colorspace not in ("YCbCr", "Gray", "RGB"):
             return None
         with _room(pixels):
-            decoded = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", min_height=size, min_width=size)
+            decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+                data, "GRAY" if channels == 1 else "RGB", min_height=size, min_width=size
+            )
     except ValueError:
         return None
+    orientation = _jpeg_orientation(data)
+    if decoded.shape[:2] == (size, size) and orientation == 1:
+        return decoded
     # Decoded at n/8 of its size, rounded up: the last column and row may be pixels in part.
     scale = 8 * max(decoded.shape[:2]) // max(height, width) / 8
     image = Image.fromarray(decoded[..., 0] if channels == 1 else decoded)
     square = _resize(image, size, (width * scale, height * scale))
-    return _orient(square.reshape(size, size, channels), _jpeg_orientation(data))
+    return _orient(square.reshape(size, size, channels), orientation)
 
 
 def _scans(data: bytes) -> int:

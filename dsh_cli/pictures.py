@@ -23,8 +23,9 @@ from dsh_cli.errors import DshError, ImageError
 
 Picture = NDArray[np.uint8]  # (size, size, channels)
 
-_CHUNK = 16  # pictures a worker takes at a time: few enough to share, enough that handing over costs nothing
-_AHEAD = 32, 64 << 20  # chunks read before they are asked for, and the bytes they may take
+# Pictures a worker takes at a time, at most, and their bytes: handing over costs as much as decoding a small one.
+_CHUNK, _CHUNK_BYTES = 64, 256 << 10
+_AHEAD, _AHEAD_BYTES = 1024, 64 << 20  # pictures read before they are asked for, at most, and their bytes
 
 
 def default_workers() -> int:
@@ -50,12 +51,13 @@ class Intake:
         Workers read ahead while the caller is busy; memory does not grow with the number of paths.
         """
         source = iter(paths)
-        most, held = _AHEAD
-        ahead = max(2 * self.workers, min(most, held // (_CHUNK * self.size**2 * self.channels)))
+        each = self.size**2 * self.channels  # bytes
+        chunk_size = max(1, min(_CHUNK, _CHUNK_BYTES // each))
+        ahead = max(2 * self.workers, min(_AHEAD, _AHEAD_BYTES // each) // chunk_size)
         pending: deque[tuple[list[str], Future[list[Picture | ImageError]]]] = deque()
         with ThreadPoolExecutor(self.workers) as pool:
             try:
-                while chunk := list(islice(source, _CHUNK)):
+                while chunk := list(islice(source, chunk_size)):
                     pending.append((chunk, pool.submit(self._read_chunk, chunk)))
                     if len(pending) > ahead:
                         oldest, results = pending.popleft()

@@ -10,7 +10,7 @@ from PIL import Image
 from test_training import identical, weights
 
 from dsh_cli import TrainConfig, load_splits, train
-from dsh_cli.batches import Batches
+from dsh_cli.batches import Batches, augment, to_float
 from dsh_cli.checkpoint import Run
 from dsh_cli.data import Dataset
 from dsh_cli.errors import DataError
@@ -154,3 +154,66 @@ def test_notes_are_few():
     for _ in range(3):
         notes.on_epoch(stats)
     assert len(said) == 21 and said[-1] == "more of the same is not shown"
+
+
+def batches(seed=0, augment="digits"):
+    return Batches(load_splits(TrainConfig(data="digits")).train, 64, augment, seed, torch.device("cpu"))
+
+
+def test_batches_depend_on_seed_and_epoch_only():
+    one, same, other = batches(), batches(), batches(seed=1)
+    first = [images for images, _ in one.epoch(3)]
+    assert all(torch.equal(a, b) for a, (b, _) in zip(first, same.epoch(3), strict=True))
+    assert not torch.equal(first[0], next(one.epoch(4))[0])
+    assert not torch.equal(first[0], next(other.epoch(3))[0])
+
+
+def test_an_epoch_shows_no_picture_twice_and_batches_are_full():
+    loader = batches(augment="none")
+    shown = [images for images, _ in loader.epoch(0)]
+    assert len(shown) == len(loader) and all(len(images) == 64 for images in shown)
+    names = {image.numpy().tobytes() for images in shown for image in images}
+    distinct = {image.tobytes() for image in load_splits(TrainConfig(data="digits")).train.images}
+    assert len(names) > 0.99 * min(len(distinct), 64 * len(loader))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["none", "digits", "photos"])
+def test_augmented_batches_keep_range_shape_and_layout(kind, channels):
+    rng = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (8, 32, 32, channels), generator=rng, dtype=torch.uint8)
+    varied = augment(pictures, kind, rng)
+    assert varied.shape == (8, channels, 32, 32) and varied.min() >= 0 and varied.max() <= 1
+    assert varied.is_contiguous(memory_format=torch.channels_last)
+    assert (kind == "none") == torch.equal(varied, to_float(pictures))
+
+
+def test_photos_are_mirrored_and_digits_never():
+    """A picture dark on the left stays so for digits; half of the photos turn."""
+    pictures = torch.zeros(64, 32, 32, 1, dtype=torch.uint8)
+    pictures[:, :, 16:] = 255
+    rng = torch.Generator().manual_seed(0)
+    turned = {
+        kind: (augment(pictures, kind, rng)[..., 4:8].mean((1, 2, 3)) > 0.5).sum() for kind in ("digits", "photos")
+    }
+    assert turned["digits"] == 0 and 20 <= turned["photos"] <= 44
+
+
+def test_photos_are_those_cut_from_a_reflected_frame():
+    """Each is one of the crops of the picture with its edges mirrored outwards, as it is or the other way round."""
+    rng = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (40, 16, 16, 3), generator=rng, dtype=torch.uint8)
+    moved = (augment(pictures, "photos", rng) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    places = set()
+    for picture, shown in zip(pictures.numpy(), moved, strict=True):
+        frame = np.pad(picture, ((2, 2), (2, 2), (0, 0)), mode="symmetric")
+        crops = {(y, x): frame[y : y + 16, x : x + 16] for y in range(5) for x in range(5)}
+        found = [
+            (y, x, turned)
+            for (y, x), crop in crops.items()
+            for turned in (False, True)
+            if (shown == (crop[:, ::-1] if turned else crop)).all()
+        ]
+        assert len(found) == 1
+        places.add(found[0])
+    assert {y for y, _, _ in places} == {x for _, x, _ in places} == {0, 1, 2, 3, 4}

@@ -3,9 +3,7 @@ import torch
 from torchvision import models
 from torchvision.models.regnet import BlockParams
 
-from dsh_cli.batches import Batches, augment
-from dsh_cli.config import ModelConfig, TrainConfig
-from dsh_cli.data import load_splits
+from dsh_cli.config import ModelConfig
 from dsh_cli.errors import UsageError
 from dsh_cli.model import HashNet, check_backbone, preset
 
@@ -116,50 +114,3 @@ def test_frozen_only_the_hash_layer_learns():
 def test_plain_tensors_load_into_networks_that_ask_for_a_version():
     net = HashNet(ModelConfig("mnasnet0_5", 8, 3, 32))
     net.load_state_dict(dict(net.state_dict()))
-
-
-def batches(seed=0, augment="digits"):
-    return Batches(load_splits(TrainConfig(data="digits")).train, 64, augment, seed, torch.device("cpu"))
-
-
-def test_batches_depend_on_seed_and_epoch_only():
-    one, same, other = batches(), batches(), batches(seed=1)
-    first = [images for images, _ in one.epoch(3)]
-    assert all(torch.equal(a, b) for a, (b, _) in zip(first, same.epoch(3), strict=True))
-    assert not torch.equal(first[0], next(one.epoch(4))[0])
-    assert not torch.equal(first[0], next(other.epoch(3))[0])
-
-
-def test_an_epoch_shows_no_picture_twice_and_batches_are_full():
-    loader = batches(augment="none")
-    shown = [images for images, _ in loader.epoch(0)]
-    assert len(shown) == len(loader) and all(len(images) == 64 for images in shown)
-    names = {image.numpy().tobytes() for images in shown for image in images}
-    distinct = {image.tobytes() for image in load_splits(TrainConfig(data="digits")).train.images}
-    assert len(names) > 0.99 * min(len(distinct), 64 * len(loader))
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("kind", ["none", "digits", "photos"])
-def test_augmented_batches_keep_range_shape_and_layout(kind, channels):
-    images = torch.rand(8, channels, 32, 32).contiguous(memory_format=torch.channels_last)
-    varied = augment(images, kind, torch.Generator().manual_seed(0))
-    assert varied.shape == images.shape and varied.min() >= 0 and varied.max() <= 1
-    assert varied.is_contiguous(memory_format=torch.channels_last)
-    assert (kind == "none") == torch.equal(varied, images)
-
-
-def test_photos_are_mirrored_and_digits_never():
-    """A picture dark on the left stays so for digits; half of the photos turn."""
-    images = torch.zeros(64, 1, 32, 32)
-    images[..., 16:] = 1
-    rng = torch.Generator().manual_seed(0)
-    turned = {kind: (augment(images, kind, rng)[..., 4:8].mean((1, 2, 3)) > 0.5).sum() for kind in ("digits", "photos")}
-    assert turned["digits"] == 0 and 20 <= turned["photos"] <= 44
-
-
-def test_photos_move_by_whole_pixels():
-    rng = torch.Generator().manual_seed(0)
-    levels = (torch.randint(0, 256, (16, 1, 32, 32), generator=rng) / 255).contiguous()
-    moved = augment(levels, "photos", rng)
-    assert torch.allclose(moved * 255, (moved * 255).round(), atol=1e-3)
