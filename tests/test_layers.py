@@ -22,20 +22,26 @@ ROWS = [
     {"listeners"},
     {"board"},
     {"views"},
+    {"cli.shared"},
+    {"cli.train", "cli.hashing", "cli.runs"},
     {"cli"},
     {"__main__", "__init__"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 
 
-@pytest.mark.parametrize("file", sorted(PACKAGE.glob("*.py")), ids=lambda file: file.stem)
+def name_of(file: Path) -> str:
+    return ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=name_of)
 def test_a_file_imports_only_from_rows_above_it(file):
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dsh_cli"):
-            parts = node.module.split(".")
-            names = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
-            for name in names:
-                assert ROW_OF[name] < ROW_OF[file.stem], f"{file.name} imports {name}"
+            module = node.module.removeprefix("dsh_cli").removeprefix(".")
+            inside = [f"{module}.{alias.name}".removeprefix(".") for alias in node.names]
+            for name in (name if name in ROW_OF else module for name in inside):
+                assert ROW_OF[name] < ROW_OF[name_of(file)], f"{file.name} imports {name}"
 
 
 def loaded_after(code: str) -> set[str]:

@@ -1,0 +1,85 @@
+"""`dsh hash`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from dsh_cli.cli.shared import (
+    Format,
+    Json,
+    Model,
+    Quiet,
+    app,
+    complain,
+    find_run,
+    form_of,
+    option,
+    print_table,
+    status,
+    write,
+)
+from dsh_cli.config import Device
+
+
+@app.command(
+    "hash",
+    epilog="Example: [bold]dsh hash image.png photos/[/], or [bold]find . -name '*.jpg' -print0 | dsh hash --null -[/]",
+)
+def hash_pictures(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH", help="Picture files, folders of them, or - for a list on standard input."),
+    ],
+    model: Model = None,
+    null: Annotated[bool, typer.Option("--null", "-0", help="The list on standard input is NUL-separated.")] = False,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
+    workers: Annotated[int | None, option("Threads that decode pictures.", "one a processor", min=1)] = None,
+    form: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print the codes of pictures. One that cannot be read is reported, and the others go on."""
+    form = form_of(form, as_json)
+    run = find_run(model, quiet)
+
+    from dsh_cli import images, views
+    from dsh_cli.encoding import Encoded, encode_files
+    from dsh_cli.training import choose_device
+
+    net = run.load_model(choose_device(device))
+    shown: list[Encoded] = []
+    failed = False
+    on_screen = form != "table" and sys.stdout.isatty()  # the codes themselves show the progress
+    with status(quiet or on_screen, "hashing pictures") as progress:
+        for done, item in enumerate(encode_files(net, images.expand(_arguments(paths, null)), workers), 1):
+            progress(done)
+            if item.error is not None:
+                failed = True
+                complain(f"{item.path}: {item.error}")
+            if form == "json":
+                write(views.hashed_json(item))
+            elif form == "table":
+                shown.append(item)
+            elif item.error is None:
+                write(views.hashed_line(item))
+    if any(item.error is None for item in shown):
+        print_table(lambda width: views.hashed_table(shown, width))
+    sys.stdout.flush()
+    if failed:
+        raise typer.Exit(1)
+
+
+def _arguments(paths: list[str], null: bool) -> Iterator[str]:
+    """Paths as given, with `-` replaced by those on standard input, as they arrive."""
+    for path in paths:
+        if path != "-":
+            yield path
+        elif null:
+            yield from (os.fsdecode(name) for name in sys.stdin.buffer.read().split(b"\0") if name)
+        else:
+            yield from (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer if line.strip())

@@ -1,0 +1,207 @@
+"""What all commands share: the app, options worded once, errors in one line, results in three forms."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from dsh_cli.errors import DISK_FULL, DshError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dsh_cli.checkpoint import Run
+    from dsh_cli.views import View
+
+Form = Literal["table", "plain", "json"]
+
+_WrongUsage: Any = typer.BadParameter.__base__  # of Typer's errors the one that any wrong word or option raises
+
+
+class DshGroup(TyperGroup):
+    """Turns what a user can act on into one line on stderr and an exit code. A bug stays a traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Parse and run, the help included; see the class."""
+        for name in ("stdin", "stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed by whoever started us
+                setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
+        try:
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except _WrongUsage as error:
+            if type(error).__name__ != "NoArgsIsHelpError":  # whose help has been shown
+                command = error.ctx.command_path if error.ctx else "dsh"
+                message = error.format_message().replace("Value error, ", "").rstrip(".")
+                complain(f"{message} (see: {command} --help)")
+            code = error.exit_code
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            _leave_stdout()  # what is read or saved has errors of its own
+            complain(f"cannot write the output: {error.strerror}; free space, or send it elsewhere")
+            code = 1
+        sys.exit(code)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; see the class."""
+        try:
+            return super().invoke(ctx)
+        except DshError as error:
+            complain(str(error))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            complain("stopped by Ctrl-C")
+            raise typer.Exit(130) from interrupt
+        except BrokenPipeError:
+            _end_quietly()
+
+
+app = typer.Typer(
+    cls=DshGroup,
+    help="Deep supervised hashing: teach a network to give pictures short binary codes, and use them.",
+    epilog="Start with: [bold]dsh train --bits 8[/], then [bold]dsh table[/] and [bold]dsh hash image.png[/]",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def default_note(value: object) -> str:
+    """What --help says of a default."""
+    return f" [dim]\\[default: {value}][/]"
+
+
+def option(text: str, default: object, *names: str, panel: str | None = None, **settings: Any) -> Any:
+    """An option whose default is None, so that one left out can be told, and chosen later as the help says."""
+    return typer.Option(
+        *names, help=text + default_note(default), show_default=False, rich_help_panel=panel, **settings
+    )
+
+
+Model = Annotated[
+    str | None,
+    option("Run folder.", "newest finished under runs/", "--model", "-m", metavar="RUN", envvar="DSH_MODEL"),
+]
+Format = Annotated[Form | None, option("How to print the result.", "table on a terminal, plain in a pipe", "--format")]
+Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notices; errors only.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"dsh {version('dsh-cli')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Set up what all commands share."""
+    # A path that is not UTF-8 goes out as the bytes it came in.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="surrogateescape" if stream is sys.stdout else "backslashreplace")
+
+
+@contextmanager
+def status(quiet: bool, what: str) -> Iterator[Callable[..., None]]:
+    """A live line on stderr while it is a terminal; yields what moves it: pictures done, and all if known."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda done, total=None: None
+        return
+    with console.status(what) as line:
+        yield lambda done, total=None: line.update(f"{what}: {done:,}" + (f" of {total:,}" if total else ""))
+
+
+def find_run(model: str | None, quiet: bool) -> Run:
+    """The run asked for, or the newest, and then a notice of which."""
+    from dsh_cli import checkpoint
+
+    run = checkpoint.find_run(model)
+    if model is None:
+        notice(f"using {run.path}", quiet)
+    return run
+
+
+def form_of(form: Form | None, as_json: bool) -> Form:
+    """The form of a result: as asked, or what fits the terminal or pipe."""
+    if as_json and form not in (None, "json"):
+        raise UsageError(f"--json and --format {form} contradict each other; give one of them")
+    if as_json:
+        return "json"
+    return form or ("table" if sys.stdout.isatty() else "plain")
+
+
+def show(view: View, form: Form) -> None:
+    """Print a result in one of its forms."""
+    match form:
+        case "json":
+            write(view.json)
+        case "plain":
+            for line in view.plain:
+                write(line)
+        case "table":
+            print_table(view.table)
+    sys.stdout.flush()
+
+
+def print_table(table: Callable[[int], RenderableType]) -> None:
+    """Print what Rich draws for the width of the terminal."""
+    console = Console()
+    with console.capture() as captured:  # Rich would end the program itself when a pipe closes
+        console.print(table(console.width))
+    sys.stdout.write(captured.get())
+
+
+def write(line: str) -> None:
+    """A line of a result: as it is for programs, and for people nothing that a terminal would obey."""
+    from dsh_cli.views import printable
+
+    if sys.stdout.isatty():
+        line = "\t".join(map(printable, line.split("\t")))
+    sys.stdout.write(line + "\n")
+
+
+def notice(text: str, quiet: bool) -> None:
+    """A line on stderr for whoever watches."""
+    if not quiet:
+        from rich.text import Text
+
+        from dsh_cli.views import printable
+
+        Console(stderr=True).print(Text(printable(text), style="dim"), soft_wrap=True)
+
+
+def complain(text: str, kind: Literal["error", "warning"] = "error") -> None:
+    """A line on stderr that says what is wrong."""
+    from rich.text import Text
+
+    from dsh_cli.views import printable
+
+    style = "bold red" if kind == "error" else "bold yellow"
+    Console(stderr=True).print(Text.assemble((f"{kind}: ", style), printable(text)), soft_wrap=True)
+
+
+def _end_quietly() -> NoReturn:
+    """Whoever read our output has left: nothing more to say."""
+    _leave_stdout()
+    raise typer.Exit(0)
+
+
+def _leave_stdout() -> None:
+    """What is still to be written goes nowhere, for Python to have nothing to complain of at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

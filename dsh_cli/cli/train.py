@@ -1,0 +1,310 @@
+"""`dsh train`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from dsh_cli.cli.shared import (
+    Format,
+    Json,
+    Quiet,
+    app,
+    complain,
+    default_note,
+    form_of,
+    notice,
+    option,
+    show,
+    status,
+)
+from dsh_cli.config import DATASETS, MAX_BITS, Augment, Device, Optimizer, Schedule, TrainConfig
+from dsh_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from dsh_cli.checkpoint import Run
+    from dsh_cli.data import Splits
+    from dsh_cli.training import Listener
+
+_DEFAULT = TrainConfig()
+
+
+@app.command(
+    epilog="Example: [bold]dsh train --bits 8[/] trains on MNIST; "
+    "[bold]dsh train photos/ --bits 48[/] on a folder with a folder per class"
+)
+def train(
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA",
+            help="mnist, fashion-mnist, cifar10, digits (no download), a folder with a folder per class, or a CSV of "
+            "path,label." + default_note(_DEFAULT.data),
+            show_default=False,
+        ),
+    ] = None,
+    bits: Annotated[int | None, option(f"Length of the code, 1 to {MAX_BITS}.", _DEFAULT.bits, "--bits", "-b")] = None,
+    out: Annotated[
+        str | None, option("Run folder to make.", "runs/<data>-<bits>bit-<time>", "--out", "-o", metavar="RUN")
+    ] = None,
+    epochs: Annotated[int | None, option("Times to see every picture.", "6, more for small sets")] = None,
+    batch_size: Annotated[int | None, option("Pictures a batch; each pair counts.", _DEFAULT.batch_size)] = None,
+    seed: Annotated[int | None, option("Of splits, weights, batches, augmentation.", _DEFAULT.seed)] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Take the recipe of another run; other options change it.")
+    ] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an unfinished run.")] = None,
+    backbone: Annotated[
+        str | None,
+        option(
+            "small-resnet, dsh-cnn (the paper's network), or a classification model of torchvision such as resnet18.",
+            _DEFAULT.backbone,
+            metavar="NAME",
+            panel="Recipe",
+        ),
+    ] = None,
+    pretrained: Annotated[
+        bool | None,
+        option(
+            "Start from torchvision's weights, with their normalisation and picture size.",
+            "off",
+            "--pretrained/--no-pretrained",
+            panel="Recipe",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        option(
+            "Start from a safetensors file, a state dict of PyTorch, or a run, for the same backbone. A run brings its "
+            "normalisation; with others a torchvision model gets that of torchvision's weights.",
+            "random weights",
+            metavar="FILE",
+            panel="Recipe",
+        ),
+    ] = None,
+    freeze: Annotated[
+        bool | None,
+        option("Train the hash layer alone.", "off", "--freeze/--no-freeze", panel="Recipe"),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        option(
+            "Side of the pictures in pixels.", "of pretrained weights, else native up to 64, else 128", panel="Recipe"
+        ),
+    ] = None,
+    augment: Annotated[
+        Augment | None,
+        option(
+            "Random variation: digits turns, zooms and shifts; photos mirrors and shifts.",
+            "what fits the set",
+            panel="Recipe",
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        option("Squared distance from which classes no longer push apart.", "2 x bits", panel="Recipe"),
+    ] = None,
+    alpha: Annotated[float | None, option("Weight of the quantization term.", _DEFAULT.alpha, panel="Recipe")] = None,
+    lr: Annotated[float | None, option("Peak learning rate.", _DEFAULT.lr, panel="Recipe")] = None,
+    weight_decay: Annotated[float | None, option("Weight decay.", _DEFAULT.weight_decay, panel="Recipe")] = None,
+    per_class: Annotated[
+        int | None,
+        option(
+            "Pictures of a class that come together in a batch; 0 shuffles freely.",
+            "4 where classes are many",
+            panel="Recipe",
+        ),
+    ] = None,
+    clip: Annotated[
+        float | None, option("Largest norm of the gradient.", "no limit", metavar="NORM", panel="Recipe")
+    ] = None,
+    optimizer: Annotated[Optimizer | None, option("Optimizer.", _DEFAULT.optimizer, panel="Recipe")] = None,
+    schedule: Annotated[
+        Schedule | None, option("Course of the learning rate.", _DEFAULT.schedule, panel="Recipe")
+    ] = None,
+    data_root: Annotated[
+        str | None,
+        option(
+            "Where named sets lie, or are downloaded to.",
+            "$DSH_DATA, else the cache folder",
+            metavar="FOLDER",
+            panel="Machine",
+        ),
+    ] = None,
+    device: Annotated[Device | None, option("Where to compute.", _DEFAULT.device, panel="Machine")] = None,
+    workers: Annotated[int | None, option("Threads that decode pictures.", "one a processor", panel="Machine")] = None,
+    memory: Annotated[
+        float | None,
+        option(
+            "GiB of decoded pictures to hold; a larger set stays in its files.", f"{_DEFAULT.memory:g}", panel="Machine"
+        ),
+    ] = None,
+    cache: Annotated[
+        str | None,
+        option(
+            "Folder to keep resized pictures in, so that none is decoded twice; or off.",
+            "the user's cache, for a set larger than --memory",
+            metavar="FOLDER",
+            panel="Machine",
+        ),
+    ] = None,
+    amp: Annotated[
+        bool | None,
+        option(
+            "Train in bfloat16 where it is safe: sooner on GPUs, and on CPUs that have it.",
+            "off",
+            "--amp/--no-amp",
+            panel="Machine",
+        ),
+    ] = None,
+    compile_net: Annotated[
+        bool | None,
+        option(
+            "Train with torch.compile; takes a minute to start, and a C++ compiler.",
+            "off",
+            "--compile/--no-compile",
+            panel="Machine",
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        bool | None,
+        option("Write event files into the run.", "on", "--tensorboard/--no-tensorboard", panel="Machine"),
+    ] = None,
+    form: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network whose outputs are codes, and save the run."""
+    asked = {
+        "data": data,
+        "bits": bits,
+        "epochs": epochs,
+        "seed": seed,
+        "batch_size": batch_size,
+        "backbone": backbone,
+        "pretrained": pretrained,
+        "weights": weights,
+        "freeze": freeze,
+        "image_size": image_size,
+        "augment": augment,
+        "margin": margin,
+        "alpha": alpha,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "per_class": per_class,
+        "clip": clip,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "data_root": data_root,
+        "device": device,
+        "workers": workers,
+        "memory": memory,
+        "cache": cache,
+        "amp": amp,
+        "compile": compile_net,
+        "tensorboard": tensorboard,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    form = form_of(form, as_json)
+    config, unfinished = _what_to_train(given, out, like, resume)
+    config.check()
+    if config.tensorboard and not _is_utf8(out or resume or ""):
+        raise UsageError("TensorBoard cannot write into a path that is not UTF-8; add --no-tensorboard")
+
+    from dsh_cli import training, views
+    from dsh_cli.checkpoint import require_free
+    from dsh_cli.model import check_backbone
+
+    require_free(out)
+    training.choose_device(config.device)
+    check_backbone(config.backbone)
+    splits = _read_data(config, quiet)
+    listeners = _listeners(config, quiet)
+    show(views.trained(training.train(config, splits, out, unfinished, listeners)), form)
+
+
+def _what_to_train(
+    given: dict[str, Any], out: str | None, like: str | None, resume: str | None
+) -> tuple[TrainConfig, Run | None]:
+    """The request, from defaults, another run or an unfinished one, with what was given on top."""
+    from dataclasses import asdict, replace
+
+    from dsh_cli.checkpoint import Run
+
+    if resume is not None:
+        if given or out or like:
+            raise UsageError("--resume goes on with the run's own recipe; for another one use --like instead")
+        run = Run.open(resume)
+        if run.finished:
+            raise UsageError(f"{resume} is finished; for the same recipe again: dsh train --like {resume}")
+        return run.config, run
+    if like is not None:
+        base = TrainConfig(**asdict(Run.open(like).config))
+        if given.get("bits", base.bits) != base.bits:  # its margin was chosen for its bits
+            given = {"margin": None, **given}
+        if given.get("data", base.data) != base.data:
+            given = {"image_size": None, "augment": None, "epochs": None, "per_class": None, **given}
+        pretrained = given.get("pretrained", base.pretrained)
+        if pretrained != base.pretrained or (pretrained and given.get("backbone", base.backbone) != base.backbone):
+            given = {"image_size": None, **given}  # other weights have another size
+        if given.get("pretrained"):
+            given = {"weights": None, **given}
+        elif "weights" in given:
+            given = {"pretrained": False, **given}
+    else:
+        base = TrainConfig()
+    config = replace(base, **given)
+    if config.data not in DATASETS and os.path.exists(config.data):
+        config = replace(config, data=os.path.abspath(config.data))  # to be found again from anywhere
+    if config.weights is not None:
+        if not os.path.exists(config.weights):
+            raise UsageError(f"--weights {config.weights}: there is no such file or run folder")
+        config = replace(config, weights=os.path.abspath(config.weights))
+    return config, None
+
+
+def _read_data(config: TrainConfig, quiet: bool) -> Splits:
+    from dsh_cli.data import load_splits
+
+    with status(quiet, "reading pictures") as progress:
+        splits = load_splits(config, progress)
+    skipped = splits.train.skipped
+    for picture in skipped[:5]:
+        complain(f"{picture.path}: {picture.error}; left out", "warning")
+    if len(skipped) > 5:
+        complain(f"{len(skipped) - 5} more pictures could not be read and are left out", "warning")
+    counts = ", ".join(f"{len(names):,} {split}" for split, names in splits.names().items())
+    source = splits.train.source
+    where = source if source == config.data else f"{config.data} from {source}"
+    notice(f"{where}: {counts}", quiet)
+    return splits
+
+
+def _listeners(config: TrainConfig, quiet: bool) -> list[Listener]:
+    from dsh_cli import board, listeners
+
+    console = Console(stderr=True)
+
+    def warn(text: str) -> None:
+        complain(text, "warning")
+
+    chosen: list[Listener] = [listeners.Notes(warn), listeners.CollapseAlarm(warn)]
+    if not quiet:
+        on_terminal = console.is_terminal
+        chosen.append(
+            listeners.ProgressBar(console) if on_terminal else listeners.Lines(lambda text: notice(text, quiet))
+        )
+    if config.tensorboard:
+        chosen.append(board.TensorBoard())
+    return chosen
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
