@@ -1,0 +1,155 @@
+"""The table of class codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dsh_cli.views.shared import (
+    View,
+    counted,
+    field,
+    lines_table,
+    or_dash,
+    printable,
+)
+
+if TYPE_CHECKING:
+    from dsh_cli.checkpoint import Run
+    from dsh_cli.metrics import ClassTable
+
+_WIDE = 90  # columns from which a third variant is shown
+_CLOSEST_SHOWN = 10
+_CELL = 4  # columns of one distance in the matrix
+_BEST, _GOOD, _NEAR, _CLASH = "bold green", "green", "yellow", "bold white on red"
+
+
+def class_codes(table: ClassTable, run: Run) -> View:
+    """The table of class codes, with the distances between them."""
+    record = {
+        "split": table.split,
+        "bits": table.bits,
+        "classes": [
+            {
+                "label": row.label,
+                "code": row.code,
+                "count": row.count,
+                "exact": row.exact,
+                "variants": [vars(variant) for variant in row.variants],
+            }
+            for row in table.classes
+        ],
+        "class_distances": table.class_distances,
+        "min_class_distance": table.min_class_distance,
+        "class_distance_bound": table.bound.distance if table.bound else None,
+        "bit_balance": table.bit_balance,
+    }
+    plain = [
+        "\t".join(
+            [field(r.label), or_dash(r.code), or_dash(r.binary), str(r.count), f"{r.exact:.4f}" if r.count else "-"]
+        )
+        for r in table.classes
+    ]
+    return View(lambda width: _class_codes_table(table, run, width), plain, record)
+
+
+def smallest_distance(table: ClassTable) -> str:
+    """The smallest distance between two classes beside the best possible, in words."""
+    if table.min_class_distance is None or table.bound is None:
+        return "no two classes to compare"
+    limit = f"no code does better than {table.bound.distance} ({table.bound.source})"
+    return f"smallest distance {table.min_class_distance}; {limit}"
+
+
+def _class_codes_table(table: ClassTable, run: Run, width: int) -> RenderableType:
+    digits = -(-table.bits // 4)
+    longest = max(len(row.label) for row in table.classes)
+    show_binary = longest + digits + table.bits + 50 <= max(width, 80)
+    shown = lines_table()
+    shown.add_column("class", overflow="fold")
+    shown.add_column("code", style="bold", overflow="fold")
+    if show_binary:
+        shown.add_column("binary", no_wrap=True)
+    shown.add_column("images", justify="right")
+    shown.add_column("exact", justify="right")
+    shown.add_column("variants (images, distance)", overflow="fold")
+    for row in table.classes:
+        binary = [row.binary or "-"] if show_binary else []
+        code = f"0x{row.code}" if row.code else "-"
+        exact = f"{row.exact:.1%}" if row.count else "-"
+        shown.add_row(
+            Text(printable(row.label)),
+            code,
+            *binary,
+            f"{row.count:,}",
+            exact,
+            _variants(row.variants, 3 if width >= _WIDE else 2),
+        )
+    balance = table.bit_balance
+    lines = [
+        Text(f"{printable(str(run.path))}: {printable(table.split)} split, {counted(table.bits, 'bit')}", style="bold"),
+        shown,
+        Text(),
+        _distance_matrix(table, width),
+        Text(),
+        Text.assemble("classes: ", (smallest_distance(table), _style(table.min_class_distance, table))),
+        Text(f"bits: 1 in {min(balance):.0%} to {max(balance):.0%} of pictures (50% uses a bit best)"),
+    ]
+    return Group(*lines)
+
+
+def _variants(variants: Sequence[Any], most: int) -> Text:
+    shown = ", ".join(f"0x{v.code} ({v.count:,}, {v.distance})" for v in variants[:most])
+    more = len(variants) - most
+    return Text(f"{shown}, {more} more" if more > 0 else shown)
+
+
+def _distance_matrix(table: ClassTable, width: int) -> RenderableType:
+    labels = [printable(row.label) for row in table.classes]
+    name = min(16, max(map(len, labels)))
+    if name + 2 + _CELL * len(labels) > width:
+        return _closest_classes(table, labels)
+    numbered = any(len(label) >= _CELL for label in labels)
+    head = [str(i) for i in range(len(labels))] if numbered else labels
+    grid = Table(box=None, padding=(0, 0), show_edge=False, header_style="bold")
+    grid.add_column("distance", no_wrap=True, style="bold", min_width=max(name + (4 if numbered else 0), 8))
+    for column in head:
+        grid.add_column(Text(column), justify="right", min_width=_CELL, no_wrap=True)
+    for i, row in enumerate(table.class_distances):
+        title = f"{i:>2}  {labels[i][:name]}" if numbered else labels[i]
+        cells = [
+            Text("·" if i == j else or_dash(d), style=_style(None if i == j else d, table)) for j, d in enumerate(row)
+        ]
+        grid.add_row(Text(title), *cells)
+    return grid
+
+
+def _closest_classes(table: ClassTable, labels: Sequence[str]) -> RenderableType:
+    pairs = sorted(
+        (distance, i, j)
+        for i, row in enumerate(table.class_distances)
+        for j, distance in enumerate(row)
+        if i < j and distance is not None
+    )
+    grid = lines_table()
+    grid.add_column("distance", justify="right")
+    grid.add_column("closest classes")
+    for distance, i, j in pairs[:_CLOSEST_SHOWN]:
+        grid.add_row(Text(str(distance), style=_style(distance, table)), Text(f"{labels[i]} - {labels[j]}"))
+    note = Text(f"{len(grid.rows)} of {len(pairs):,} pairs; --json has the whole matrix", style="dim")
+    return Group(grid, note)
+
+
+def _style(distance: int | None, table: ClassTable) -> str:
+    """Colour of a distance between classes, by what is possible."""
+    if distance is None or table.bound is None:
+        return "dim"
+    if distance == 0:
+        return _CLASH
+    if distance >= table.bound.distance:
+        return _BEST
+    return _GOOD if 2 * distance > table.bound.distance else _NEAR

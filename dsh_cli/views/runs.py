@@ -1,0 +1,157 @@
+"""A training's outcome, a run, and the runs there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from dsh_cli.views.classes import smallest_distance
+from dsh_cli.views.shared import (
+    View,
+    counted,
+    field,
+    flattened,
+    lines_table,
+    or_dash,
+    pairs_table,
+    plain_record,
+    printable,
+    size_text,
+)
+
+if TYPE_CHECKING:
+    from dsh_cli.checkpoint import Run
+    from dsh_cli.config import Recipe
+    from dsh_cli.training import TrainResult
+
+
+def trained(result: TrainResult) -> View:
+    """What a training came to."""
+    table = result.table
+    bound = table.bound.distance if table.bound else None
+    run = result.run
+    record: dict[str, Any] = {
+        "run": str(run.path),
+        "dataset": run.config.data,
+        "bits": run.config.bits,
+        "epochs": run.config.epochs,
+        "seconds": round(result.seconds, 3),
+        "map": result.map,
+        "min_class_distance": table.min_class_distance,
+        "class_distance_bound": bound,
+    }
+    queries, database = run.counts["test"], run.counts["train"]
+    rows = {
+        "run": printable(record["run"]),
+        "data": f"{printable(run.config.data)}, {run.config.bits} bits, {counted(run.config.epochs, 'epoch')}",
+        "training": f"{result.seconds:.1f} s",
+        "mAP": f"{result.map:.4f}, tie-aware, {queries:,} test queries against {database:,} training pictures",
+        "classes": smallest_distance(table),
+        "next": f"dsh table --model {printable(record['run'])}",
+    }
+    return View(lambda width: pairs_table(rows), plain_record(record), record)
+
+
+def run_info(run: Run) -> View:
+    """What a run is."""
+    record = _run_record(run) | {
+        "source": run.source,
+        "classes": run.classes,
+        "counts": run.counts,
+        "model": vars(run.model),
+        "config": vars(run.config),
+        "metrics": run.metrics,
+        "versions": run.versions,
+    }
+    config, model = run.config, run.model
+    colour = "grey" if model.channels == 1 else "colour"
+    counts = ", ".join(f"{count:,} {split}" for split, count in run.counts.items())
+    rows = {
+        "run": printable(str(run.path)),
+        "state": _state(run),
+        "data": f"{printable(config.data)} ({counts})"
+        + ("" if run.source == config.data else f", from {printable(run.source)}"),
+        "classes": f"{len(run.classes)}: {printable(', '.join(run.classes[:10]))}"
+        + (", ..." if len(run.classes) > 10 else ""),
+        "model": f"{printable(_backbone(config))}, {counted(model.bits, 'bit')}, "
+        f"{colour} {model.image_size} x {model.image_size}",
+        "loss": f"DSH, margin {config.margin:g}, alpha {config.alpha:g}",
+        "recipe": f"{config.optimizer} {config.schedule}, lr {config.lr:g}, weight decay {config.weight_decay:g}, "
+        f"batch {config.batch_size}, {counted(config.epochs, 'epoch')}, augment {config.augment}, seed {config.seed}"
+        + (f", clip {config.clip:g}" if config.clip is not None else "")
+        + (", bfloat16" if config.amp else "")
+        + (", compiled" if config.compile else ""),
+    }
+    if run.finished:
+        smallest, bound = run.metrics.get("min_class_distance"), run.metrics.get("class_distance_bound")
+        rows["training"] = f"{run.metrics['seconds']:.1f} s on {run.metrics['device']}"
+        rows["mAP"] = f"{run.metrics['map']:.4f}, tie-aware, test against train"
+        rows["distance"] = f"{smallest} between the closest classes; at most {bound} possible"
+    rows["versions"] = ", ".join(f"{name} {number}" for name, number in run.versions.items())
+    rows["disk"] = size_text(run.size)
+    return View(lambda width: pairs_table(rows), plain_record(flattened(record)), record)
+
+
+def run_list(runs: Sequence[Run]) -> View:
+    """The runs there are."""
+    records = [_run_record(run) for run in runs]
+
+    def table(width: int) -> RenderableType:
+        shown = lines_table()
+        for heading in ("run", "data", "bits", "mAP", "distance", "state", "disk"):
+            shown.add_column(heading, justify="right" if heading in ("bits", "mAP", "distance", "disk") else "left")
+        for run in runs:
+            metrics = run.metrics
+            distance = f"{metrics['min_class_distance']}/{metrics['class_distance_bound']}" if run.finished else "-"
+            shown.add_row(
+                Text(printable(str(run.path)), overflow="fold"),
+                Text(printable(os.path.basename(run.config.data))),
+                str(run.config.bits),
+                f"{metrics['map']:.4f}" if run.finished else "-",
+                distance,
+                _state(run),
+                size_text(run.size),
+            )
+        total = size_text(sum(record["bytes"] for record in records))
+        return Group(shown, Text(f"{counted(len(runs), 'run')}, {total}", style="dim"))
+
+    plain = [
+        f"{field(record['run'])}\t{field(record['dataset'])}\t{record['bits']}\t{field(or_dash(record['map']))}\t"
+        f"{'finished' if record['finished'] else 'unfinished'}\t{record['bytes']}"
+        for record in records
+    ]
+    return View(table, plain, {"runs": records})
+
+
+def _run_record(run: Run) -> dict[str, Any]:
+    metrics = run.metrics
+    return {
+        "run": str(run.path),
+        "finished": run.finished,
+        "created": run.created,
+        "dataset": run.config.data,
+        "bits": run.config.bits,
+        "backbone": run.config.backbone,
+        "epochs": run.config.epochs,
+        "epochs_done": metrics.get("epochs", metrics.get("epochs_done", 0)),
+        "map": metrics.get("map"),
+        "min_class_distance": metrics.get("min_class_distance"),
+        "class_distance_bound": metrics.get("class_distance_bound"),
+        "bytes": run.size,
+    }
+
+
+def _state(run: Run) -> str:
+    if run.finished:
+        return "finished"
+    return f"unfinished, {run.metrics.get('epochs_done', 0)} of {counted(run.config.epochs, 'epoch')}"
+
+
+def _backbone(config: Recipe) -> str:
+    """The name of the network, and what it started from."""
+    start = " pretrained" if config.pretrained else f" from {config.weights}" if config.weights is not None else ""
+    return config.backbone + start + (" and frozen" if config.freeze else "")
