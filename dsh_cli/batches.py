@@ -118,15 +118,17 @@ def augment(pictures: Tensor, kind: Augment, rng: torch.Generator) -> Tensor:
 
 def _shifted(pictures: Tensor, rng: torch.Generator) -> Tensor:
     """Mirror half of (B, H, W, channels) pictures, and shift each by whole pixels: bytes are moved, none computed."""
-    count, side = pictures.shape[:2]
+    count, side, _, channels = pictures.shape
     shift = (_uniform(_SHIFT["photos"], (count, 2), rng) * side).round().long()
     mirrored = torch.rand(count, 1, generator=rng) < 0.5
     places = torch.arange(side)
     across = places + shift[:, :1]  # (B, W)
-    across = _reflected(torch.where(mirrored, side - 1 - across, across), side).to(pictures.device)
-    down = _reflected(places + shift[:, 1:], side).to(pictures.device)  # (B, H)
-    which = torch.arange(count, device=pictures.device)
-    return pictures[which[:, None, None], down[:, :, None], across[:, None, :]]
+    across = _reflected(torch.where(mirrored, side - 1 - across, across), side)
+    down = _reflected(places + shift[:, 1:], side)  # (B, H)
+    rows = torch.arange(count)[:, None] * side + down  # of all pictures, one above the other
+    pixels = (rows[:, :, None] * side + across[:, None, :]).to(pictures.device)  # (B, H, W)
+    # one index a pixel: twice as fast as an index an axis
+    return pictures.reshape(-1, channels).index_select(0, pixels.view(-1)).view(pictures.shape)
 
 
 def _reflected(places: Tensor, side: int) -> Tensor:

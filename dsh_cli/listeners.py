@@ -15,7 +15,7 @@ from dsh_cli.training import EpochStats, Plan, TrainResult
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
 _WARM_UP = 200  # steps before which few codes are no cause for alarm
 _NOTES = 20  # notes shown of one training
-_WAITING = 0.1  # share of an epoch spent waiting for pictures from which it is shown
+_WAITING = 0.15  # share of an epoch spent waiting for pictures from which it is shown
 _ENOUGH = 10  # validation pictures, below which their codes tell nothing
 _COMMON = 0.5  # share of one code from which a set of more than two classes counts as collapsed
 
