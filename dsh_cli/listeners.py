@@ -15,7 +15,7 @@ from dsh_cli.training import EpochStats, Plan, TrainResult
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
 _WARM_UP = 200  # steps before which few codes are no cause for alarm
 _NOTES = 20  # notes shown of one training
-_WAITING = 0.15  # share of an epoch spent waiting for pictures from which it is shown
+_WAITING, _LONG = 0.15, 5.0  # share spent waiting for pictures from which it is shown, of epochs of so many seconds
 _ENOUGH = 10  # validation pictures, below which their codes tell nothing
 _COMMON = 0.5  # share of one code from which a set of more than two classes counts as collapsed
 
@@ -108,7 +108,8 @@ def epoch_line(stats: EpochStats, plan: Plan) -> str:
     """One epoch in one line."""
     config = plan.run.config
     validation = "" if stats.validation_map is None else f"val. mAP {stats.validation_map:.3f}  "
-    waiting = f", {stats.waited:.0%} of the time waiting for pictures" if stats.waited >= _WAITING else ""
+    worth_it = stats.waited >= _WAITING and plan.batches * plan.batch_size >= _LONG * stats.images_per_second
+    waiting = f", {stats.waited:.0%} waiting" if worth_it else ""
     return (
         f"epoch {stats.epoch}/{config.epochs}  loss {stats.loss:.3f} = pair {stats.pair:.3f} + "
         f"{config.alpha:g} x {stats.quantization:.2f}  "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import sqlite3
 import threading
@@ -105,6 +104,7 @@ class PictureCache:
 
     def __init__(self, folder: Path, size: int, channels: int) -> None:
         self.size, self.channels = size, channels
+        self._bytes = size * size * channels  # of a picture; what is stored with another length is damaged
         self.path = folder / f"pictures-{size}x{size}x{channels}-v{images.INTAKE}.sqlite"
         self.problem: str | None = None
         self._lock = threading.Lock()  # one connection for all workers: what they wait for is decoding
@@ -129,43 +129,53 @@ class PictureCache:
         stamps: dict[str, tuple[int, int]] = {}
         for path in paths:
             try:
-                stat = Path(path).stat()
-                stamps[path] = stat.st_size, stat.st_mtime_ns
+                status = os.stat(path)
+                stamps[path] = status.st_size, status.st_mtime_ns
             except (OSError, ValueError) as error:
                 found[path] = ImageError(images.reason(error))
-        digests = self._known(stamps)
+        found |= self._known(stamps)
         contents: dict[str, bytes] = {}
-        for path in stamps.keys() - digests.keys():
+        for path in stamps.keys() - found.keys():
             try:
                 contents[path] = images.read_bytes(path)
-                digests[path] = hashlib.blake2b(contents[path], digest_size=16).digest()
             except ImageError as error:
                 found[path] = error
-        stored = self._stored(digests.values())
+        if contents:
+            found |= self._decoded(contents, stamps)
+        return [found[path] for path in paths]
+
+    def _known(self, stamps: dict[str, tuple[int, int]]) -> dict[str, Picture]:
+        """Pictures of the files that have not changed since they were stored."""
+        names = {os.fsencode(os.path.abspath(path)): path for path in stamps}
+        query = (
+            "SELECT path, bytes, mtime_ns, pixels FROM files JOIN pictures USING (digest) "
+            f"WHERE length(pixels) = {self._bytes} AND path IN"
+        )
+        rows = self._select(query, names)
+        return {names[n]: self._picture(pixels) for n, size, time, pixels in rows if stamps[names[n]] == (size, time)}
+
+    def _decoded(
+        self, contents: dict[str, bytes], stamps: dict[str, tuple[int, int]]
+    ) -> dict[str, Picture | ImageError]:
+        """Pictures of files that are not known: of the same content as a stored one, or decoded and stored now."""
+        found: dict[str, Picture | ImageError] = {}
+        digests = {path: hashlib.blake2b(data, digest_size=16).digest() for path, data in contents.items()}
+        query = f"SELECT digest, pixels FROM pictures WHERE length(pixels) = {self._bytes} AND digest IN"
+        stored = {digest: self._picture(pixels) for digest, pixels in self._select(query, set(digests.values()))}
         fresh: dict[bytes, Picture] = {}
         for path, digest in digests.items():
             pixels = stored.get(digest, fresh.get(digest))
             try:
                 if pixels is None:
-                    data = contents[path] if path in contents else images.read_bytes(path)
-                    pixels = fresh[digest] = images.decode(data, self.size, self.channels)
+                    pixels = fresh[digest] = images.decode(contents[path], self.size, self.channels)
                 found[path] = pixels
             except ImageError as error:
                 found[path] = error
-        self._store(fresh, {path: (*stamps[path], digests[path]) for path in contents if path in digests})
-        return [found[path] for path in paths]
+        self._store(fresh, {path: (*stamps[path], digest) for path, digest in digests.items()})
+        return found
 
-    def _known(self, stamps: dict[str, tuple[int, int]]) -> dict[str, bytes]:
-        """Digests of the files that have not changed since they were stored."""
-        names = {os.fsencode(os.path.abspath(path)): path for path in stamps}
-        rows = self._select("SELECT path, bytes, mtime_ns, digest FROM files WHERE path IN", names)
-        return {names[name]: digest for name, size, time, digest in rows if stamps[names[name]] == (size, time)}
-
-    def _stored(self, digests: Iterable[bytes]) -> dict[bytes, Picture]:
-        shape = self.size, self.size, self.channels
-        query = f"SELECT digest, pixels FROM pictures WHERE length(pixels) = {math.prod(shape)} AND digest IN"
-        rows = self._select(query, set(digests))
-        return {digest: np.frombuffer(pixels, np.uint8).reshape(shape) for digest, pixels in rows}
+    def _picture(self, pixels: bytes) -> Picture:
+        return np.frombuffer(pixels, np.uint8).reshape(self.size, self.size, self.channels)
 
     def _select(self, query: str, keys: Iterable[bytes]) -> list[tuple[Any, ...]]:
         values = tuple(keys)
