@@ -329,6 +329,8 @@ def _fit_normalisation(net: HashNet, dataset: Dataset, seed: int) -> None:
     if not isinstance(pictures, np.ndarray):
         sample = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:_SAMPLE])
         pictures = np.concatenate([batch.images for batch in dataset.read([sample])])
+        if not len(pictures):
+            raise DataError(f"none of {len(sample):,} pictures of {dataset.source} can be read; are they still there?")
     # From histograms: exact, and no float copy of the set.
     for channel in range(pictures.shape[3]):
         counts = np.bincount(pictures[..., channel].ravel(), minlength=256)

@@ -1,5 +1,6 @@
 """Batches from memory and from files, and the sampler that keeps classes together."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.batches import Batches, augment, to_float
 from dsh_cli.checkpoint import Run
 from dsh_cli.data import Dataset
-from dsh_cli.errors import DataError
+from dsh_cli.errors import DataError, Interrupted, RunError
 from dsh_cli.listeners import Notes, Quiet
 from dsh_cli.training import settle
 
@@ -132,6 +133,29 @@ def test_when_all_vanish_training_says_so_and_leaves_the_run_unfinished(photos, 
     with pytest.raises(DataError, match="none of the pictures of .* could be read in epoch 2"):
         train(config, load_splits(config), tmp_path / "run", listeners=[Lose()])
     assert not Run.open(tmp_path / "run").finished
+
+
+def test_pictures_gone_before_the_first_epoch_leave_no_run(photos, tmp_path):
+    config = replace(CONFIG, data=str(photos), memory=0.0, cache="off")
+    splits = load_splits(config)
+    shutil.rmtree(photos)
+    with pytest.raises(DataError, match="none of 14 pictures of .* can be read"):
+        train(config, splits, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_only_with_the_pictures_it_began_with(photos, tmp_path):
+    class Stop(Quiet):
+        def on_epoch(self, stats):
+            raise KeyboardInterrupt
+
+    config = replace(CONFIG, data=str(photos))
+    with pytest.raises(Interrupted):
+        train(config, load_splits(config), tmp_path / "run", listeners=[Stop()])
+    shutil.copy(next(photos.rglob("*.png")), photos / "plum" / "new.png")
+    unfinished = Run.open(tmp_path / "run")
+    with pytest.raises(RunError, match="are not those .* began with; train anew with: dsh train --like"):
+        train(unfinished.config, load_splits(unfinished.config), resume=unfinished)
 
 
 def test_waiting_is_measured(photos, monkeypatch):
