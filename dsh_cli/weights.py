@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -121,7 +122,8 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 def _load(file: Path) -> object:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of old pickle protocols: they are read, or refused below
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or foreign file makes the reader raise
         raise WeightsError(
             f"{file} is damaged, or holds more than tensors, which would take running code from it; "
