@@ -276,6 +276,14 @@ def _train(
         for listener in listeners:
             listener.on_epoch(stats)
 
+    result = _measured(run, net, splits, seconds)
+    for listener in listeners:
+        listener.on_end(result)
+    return result
+
+
+def _measured(run: Run, net: HashNet, splits: Splits, seconds: float) -> TrainResult:
+    """Encode all pictures, measure them, and save the run as finished."""
     codes = {
         "train": encode_dataset(net, splits.train),
         "validation": encode_dataset(net, splits.validation),
@@ -284,17 +292,14 @@ def _train(
     table = class_table(codes["test"], "test")
     result = TrainResult(run, seconds, mean_average_precision(codes["test"], codes["train"]), table)
     metrics = {
-        "epochs": config.epochs,
+        "epochs": run.config.epochs,
         "seconds": round(seconds, 3),
         "map": result.map,
         "min_class_distance": table.min_class_distance,
         "class_distance_bound": table.bound.distance if table.bound else None,
-        "device": str(device),
+        "device": str(net.mean.device),
     }
-    result = replace(result, run=run.write_results(net, codes, metrics))
-    for listener in listeners:
-        listener.on_end(result)
-    return result
+    return replace(result, run=run.write_results(net, codes, metrics))
 
 
 @contextmanager
