@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dsh_cli.data import load_splits
     from dsh_cli.encoding import encode, encode_files
     from dsh_cli.errors import DshError
+    from dsh_cli.evaluation import evaluate
     from dsh_cli.losses import dsh_loss
     from dsh_cli.metrics import class_table
     from dsh_cli.retrieval import mean_average_precision
@@ -37,6 +38,7 @@ _HOMES = {
     "dsh_loss": "losses",
     "encode": "encoding",
     "encode_files": "encoding",
+    "evaluate": "evaluation",
     "from_hex": "codes",
     "hamming": "codes",
     "load": "checkpoint",
@@ -56,6 +58,7 @@ __all__ = [
     "dsh_loss",
     "encode",
     "encode_files",
+    "evaluate",
     "from_hex",
     "hamming",
     "load",
