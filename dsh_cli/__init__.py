@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from dsh_cli.data import load_splits
     from dsh_cli.encoding import encode, encode_files
     from dsh_cli.errors import DshError
-    from dsh_cli.evaluation import evaluate
     from dsh_cli.losses import dsh_loss
     from dsh_cli.metrics import class_table
     from dsh_cli.retrieval import mean_average_precision
@@ -38,7 +37,6 @@ _HOMES = {
     "dsh_loss": "losses",
     "encode": "encoding",
     "encode_files": "encoding",
-    "evaluate": "evaluation",
     "from_hex": "codes",
     "hamming": "codes",
     "load": "checkpoint",
@@ -58,7 +56,6 @@ __all__ = [
     "dsh_loss",
     "encode",
     "encode_files",
-    "evaluate",
     "from_hex",
     "hamming",
     "load",
