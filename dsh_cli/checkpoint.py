@@ -94,11 +94,6 @@ class Run:
         return bool(self.metrics.get("finished"))
 
     @property
-    def database_split(self) -> str:
-        """The split that queries are ranked against."""
-        return "database" if "database" in self.counts else "train"
-
-    @property
     def size(self) -> int:
         """Bytes on disk."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())

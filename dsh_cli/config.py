@@ -17,7 +17,6 @@ Augment = Literal["none", "digits", "photos"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["one-cycle", "step", "constant"]
-Protocol = Literal["test-vs-train", "paper", "cifar10", "cifar10-1", "cifar10-2"]  # see `evaluation.PROTOCOLS`
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,6 @@ class TrainConfig:
 
     data: str = "mnist"  # a named set, a folder with a folder per class, or a CSV file of path,label
     data_root: str | None = None  # where named sets lie; else $DSH_DATA, else the cache folder
-    protocol: Protocol = "test-vs-train"  # which pictures are trained on, and which are queries
     bits: int = 8  # k, length of the code
     backbone: str = "small-resnet"  # or dsh-cnn, or a classification model of torchvision
     pretrained: bool = False  # start from torchvision's weights, with their normalisation and picture size

@@ -48,9 +48,7 @@ _CLASSES = {"mnist": _DIGITS, "fashion-mnist": _FASHION, "cifar10": _CIFAR, "dig
 _AUGMENT: dict[str, Augment] = {"mnist": "digits", "digits": "digits"}  # all others: photos
 _READ_AT_ONCE = 64  # pictures between two looks at the progress
 _PROBED = 1000  # headers read to choose size and channels of a folder
-# of random numbers, so that one seed serves all
-_TEST_STREAM, _VALIDATION_STREAM, _QUERY_STREAM, _TRAIN_STREAM = 1, 2, 3, 4
-DRAWN = {"cifar10": (1000, 5000), "cifar10-1": (1000, 5000)}  # queries and training pictures drawn from the whole set
+_TEST_STREAM, _VALIDATION_STREAM = 1, 2  # of random numbers, so that one seed serves both
 
 Progress = Callable[[int, int], None]  # pictures done, pictures in all
 
@@ -137,21 +135,15 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Splits:
-    """Parts of one dataset, disjoint but for `database`. Validation informs; it is never trained on, nor chooses."""
+    """Disjoint parts of one dataset. Validation informs; it is never trained on, nor used to choose."""
 
     train: Dataset
     validation: Dataset
-    test: Dataset  # queries
-    database: Dataset | None = None  # what queries are ranked against, where a protocol says it is not `train`
-
-    def parts(self) -> dict[str, Dataset]:
-        """The datasets by name of split."""
-        parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        return parts if self.database is None else parts | {"database": self.database}
+    test: Dataset
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Names of the pictures, by split."""
-        return {split: part.names for split, part in self.parts().items()}
+        return {"train": self.train.names, "validation": self.validation.names, "test": self.test.names}
 
 
 def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits:
@@ -180,8 +172,6 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
             f"no dataset named {config.data!r}, and no such folder or file. "
             f"Named sets: {', '.join(DATASETS)}; or give a folder with a folder per class, or a CSV file of path,label"
         )
-    if config.protocol in DRAWN:
-        return _drawn(train, [part for part in (validation, test) if part is not None], config)
     _require_learnable(train, test is not None)
     skipped = train.skipped
     if test is None:
@@ -340,23 +330,6 @@ def list_labels(file: Path) -> Listing:
     return Listing(str(file), parts)
 
 
-def load_labelled(path: str, size: int, channels: int, workers: int | None = None) -> Dataset:
-    """All pictures of a labelled folder or CSV file, whatever their part, as a network takes them; they stay in files.
-
-    Raises:
-        DataError: there are none, or they have no labels.
-    """
-    if not os.path.exists(path):
-        raise DataError(f"no folder or CSV file at {path}")
-    listing = list_folder(Path(path)) if os.path.isdir(path) else list_labels(Path(path))
-    files = [file for part in listing.parts.values() for file in part]
-    classes = sort_classes({label for _, label in files})
-    paths = tuple(file for file, _ in files)
-    labels = np.array([classes.index(label) for _, label in files], np.int64)
-    pictures = PictureFiles(paths, Intake(size, channels, workers or default_workers()))
-    return Dataset(pictures, labels, tuple(classes), paths, listing.source, listing.skipped)
-
-
 def _label_rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
     """Line number, path, label and split of each row."""
     # bytes that are not UTF-8 may be part of a path
@@ -509,41 +482,6 @@ def _require_memory(count: int, size: int, channels: int) -> None:
 # Splits
 
 
-def _drawn(train: Dataset, others: Sequence[Dataset], config: TrainConfig) -> Splits:
-    """Queries and training pictures drawn from all there are, as the protocols of CIFAR-10 have it."""
-    whole = train
-    for part in others:
-        whole = _joined(whole, part)
-    queries, trained = DRAWN[config.protocol]
-    if len(whole) < 2 * (queries + trained):
-        raise DataError(
-            f"--protocol {config.protocol} takes {queries:,} queries and {trained:,} training pictures, and as many "
-            f"again to search; {whole.source} has {len(whole):,} pictures"
-        )
-    counts = np.bincount(whole.labels, minlength=len(whole.classes))
-    is_query = _hold_out(whole.labels, _in_proportion(counts, queries), [config.seed, _QUERY_STREAM])
-    rest = whole.take(~is_query)
-    counts = np.bincount(rest.labels, minlength=len(whole.classes))
-    is_trained = _hold_out(rest.labels, _in_proportion(counts, trained), [config.seed, _TRAIN_STREAM])
-    part, searched = rest.take(is_trained), rest.take(~is_trained)
-    _require_learnable(part, has_test=True)
-    # Validation pictures come from what is searched, for all the drawn ones are trained on.
-    shown = _hold_out(searched.labels, _validation_counts(searched.labels), [config.seed, _VALIDATION_STREAM])
-    database = rest if config.protocol == "cifar10-1" else searched
-    return Splits(replace(part, skipped=train.skipped), searched.take(shown), whole.take(is_query), database)
-
-
-def _joined(one: Dataset, other: Dataset) -> Dataset:
-    a, b = one.images, other.images
-    images: NDArray[np.uint8] | PictureFiles
-    if isinstance(a, PictureFiles) and isinstance(b, PictureFiles):
-        images = replace(a, paths=a.paths + b.paths)
-    else:
-        assert isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
-        images = np.concatenate([a, b])
-    return replace(one, images=images, labels=np.concatenate([one.labels, other.labels]), names=one.names + other.names)
-
-
 def _require_learnable(train: Dataset, has_test: bool) -> None:
     if len(train.classes) < 2:
         raise DataError(
@@ -572,17 +510,12 @@ def _test_counts(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 def _validation_counts(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Pictures of each class to validate on, in proportion (largest remainders), and two stay."""
     counts = np.bincount(labels)
-    shares = _in_proportion(counts, min(VALIDATION, len(labels) // 10))
-    return np.minimum(shares, np.maximum(counts - 2, 0))
-
-
-def _in_proportion(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """Shares of `total`, by largest remainders."""
-    quotas = counts * total / counts.sum()
-    shares: NDArray[np.int64] = np.floor(quotas).astype(np.int64)
+    total = min(VALIDATION, len(labels) // 10)
+    quotas = counts * total / len(labels)
+    shares = np.floor(quotas).astype(np.int64)
     most_cut = np.argsort(shares - quotas, kind="stable")
     shares[most_cut[: total - shares.sum()]] += 1
-    return shares
+    return np.minimum(shares, np.maximum(counts - 2, 0))
 
 
 def _hold_out(labels: NDArray[np.int64], counts: NDArray[np.int64], seed: list[int]) -> NDArray[np.bool_]:

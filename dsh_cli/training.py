@@ -64,7 +64,7 @@ class EpochStats:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished training. `map` is tie-aware, test against database split; `table` is that of the test split."""
+    """A finished training. `map` is tie-aware, test against train; `table` is that of the test split."""
 
     run: Run
     seconds: float  # the loop alone: not reading the data, not the codes at the end
@@ -285,9 +285,13 @@ def _train(
 
 def _measured(run: Run, net: HashNet, splits: Splits, seconds: float) -> TrainResult:
     """Encode all pictures, measure them, and save the run as finished."""
-    codes = {split: encode_dataset(net, part) for split, part in splits.parts().items()}
+    codes = {
+        "train": encode_dataset(net, splits.train),
+        "validation": encode_dataset(net, splits.validation),
+        "test": encode_dataset(net, splits.test),
+    }
     table = class_table(codes["test"], "test")
-    result = TrainResult(run, seconds, mean_average_precision(codes["test"], codes[run.database_split]), table)
+    result = TrainResult(run, seconds, mean_average_precision(codes["test"], codes["train"]), table)
     metrics = {
         "epochs": run.config.epochs,
         "seconds": round(seconds, 3),

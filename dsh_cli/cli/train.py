@@ -21,7 +21,7 @@ from dsh_cli.cli.shared import (
     show,
     status,
 )
-from dsh_cli.config import DATASETS, MAX_BITS, Augment, Device, Optimizer, Protocol, Schedule, TrainConfig
+from dsh_cli.config import DATASETS, MAX_BITS, Augment, Device, Optimizer, Schedule, TrainConfig
 from dsh_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,10 +47,6 @@ def train(
         ),
     ] = None,
     bits: Annotated[int | None, option(f"Length of the code, 1 to {MAX_BITS}.", _DEFAULT.bits, "--bits", "-b")] = None,
-    protocol: Annotated[
-        Protocol | None,
-        option("Which pictures are trained on and which are queries: see dsh evaluate.", _DEFAULT.protocol),
-    ] = None,
     out: Annotated[
         str | None, option("Run folder to make.", "runs/<data>-<bits>bit-<time>", "--out", "-o", metavar="RUN")
     ] = None,
@@ -185,7 +181,6 @@ def train(
     asked = {
         "data": data,
         "bits": bits,
-        "protocol": protocol,
         "epochs": epochs,
         "seed": seed,
         "batch_size": batch_size,

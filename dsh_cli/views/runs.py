@@ -44,13 +44,12 @@ def trained(result: TrainResult) -> View:
         "min_class_distance": table.min_class_distance,
         "class_distance_bound": bound,
     }
-    queries, database = run.counts["test"], run.counts[run.database_split]
-    searched = "database" if "database" in run.counts else "training"
+    queries, database = run.counts["test"], run.counts["train"]
     rows = {
         "run": printable(record["run"]),
         "data": f"{printable(run.config.data)}, {run.config.bits} bits, {counted(run.config.epochs, 'epoch')}",
         "training": f"{result.seconds:.1f} s",
-        "mAP": f"{result.map:.4f}, tie-aware, {queries:,} test queries against {database:,} {searched} pictures",
+        "mAP": f"{result.map:.4f}, tie-aware, {queries:,} test queries against {database:,} training pictures",
         "classes": smallest_distance(table),
         "next": f"dsh table --model {printable(record['run'])}",
     }
