@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from dsh_cli.encoding import encode, encode_files
     from dsh_cli.errors import DshError
     from dsh_cli.losses import dsh_loss
-    from dsh_cli.metrics import class_table
-    from dsh_cli.retrieval import mean_average_precision
+    from dsh_cli.metrics import class_table, mean_average_precision
     from dsh_cli.training import train
 
 _HOMES = {
@@ -41,7 +40,7 @@ _HOMES = {
     "hamming": "codes",
     "load": "checkpoint",
     "load_splits": "data",
-    "mean_average_precision": "retrieval",
+    "mean_average_precision": "metrics",
     "to_hex": "codes",
     "train": "training",
 }

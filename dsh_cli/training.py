@@ -22,9 +22,8 @@ from dsh_cli.data import Dataset, Splits, default_augment
 from dsh_cli.encoding import encode_dataset
 from dsh_cli.errors import DataError, DshError, Interrupted, RunError, UsageError
 from dsh_cli.losses import dsh_loss
-from dsh_cli.metrics import ClassTable, class_table
+from dsh_cli.metrics import ClassTable, class_table, mean_average_precision
 from dsh_cli.model import HashNet
-from dsh_cli.retrieval import mean_average_precision
 from dsh_cli.weights import Taken, take_file, take_pretrained
 
 _STEP_AT = (0.6, 0.85)  # shares of the training at which the `step` schedule divides the rate by ten

@@ -13,8 +13,8 @@ PACKAGE = Path(dsh_cli.__file__).parent
 ROWS = [
     {"errors"},
     {"config"},
-    {"kernels", "codes", "bounds", "images", "sources", "model", "losses"},
-    {"pictures", "metrics", "retrieval", "weights"},
+    {"codes", "bounds", "images", "sources", "model", "losses"},
+    {"pictures", "metrics", "weights"},
     {"data"},
     {"batches", "checkpoint"},
     {"encoding"},
@@ -53,7 +53,7 @@ def loaded_after(code: str) -> set[str]:
     return set(printed.split())
 
 
-HEAVY = {"torch", "torchvision", "sklearn", "umap", "lance", "matplotlib", "scipy", "pandas", "numba"}
+HEAVY = {"torch", "torchvision", "sklearn", "umap", "lance", "matplotlib", "scipy", "pandas"}
 
 
 def test_the_command_line_imports_nothing_heavy_nor_even_numpy():
