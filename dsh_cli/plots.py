@@ -41,12 +41,17 @@ def precision_recall(evaluations: Mapping[str, Evaluation]) -> Figure:
     for name, evaluation in evaluations.items():
         points = [(within.recall, within.precision) for within in evaluation.curve]
         label = name if len(name) <= _LABEL else f"...{name[-_LABEL:]}"
-        axes.plot(*zip(*points, strict=True), marker=".", label=f"{label.replace('$', chr(92) + '$')}")
+        label = label.replace("$", r"\$")  # or it would be read as a formula
+        axes.plot(*zip(*points, strict=True), marker=".", label=label)
     first = next(iter(evaluations.values()))
     axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axes.set_title(f"Within radius 0 to {first.bits}: {first.protocol}, {first.queries:,} to {first.database:,}")
+    axes.set_title(
+        f"Within each Hamming radius, {first.bits} bits\n"
+        f"protocol {first.protocol}: {first.queries:,} queries, {first.database:,} pictures",
+        fontsize="medium",
+    )
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower left", fontsize="small")
+    axes.legend(loc="best", fontsize="small")
     return figure
 
 

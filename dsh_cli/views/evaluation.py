@@ -119,8 +119,8 @@ def _title(evaluation: Evaluation) -> list[Text]:
 
 def _evaluated_table(evaluation: Evaluation, name: str) -> RenderableType:
     rows = {
-        "mAP": f"{evaluation.map:.4f}   in expectation over the order of ties; "
-        f"worst {evaluation.map_worst:.4f}, best {evaluation.map_best:.4f}",
+        "mAP": f"{evaluation.map:.4f}, tie-aware; {evaluation.map_worst:.4f} to {evaluation.map_best:.4f} by the order "
+        "of ties",
         **{f"mAP@{k}": f"{value:.4f}" for k, value in evaluation.map_at.items()},
         "precision": ", ".join(f"{value:.4f} at {k}" for k, value in evaluation.precision_at.items()),
     }
