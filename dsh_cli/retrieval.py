@@ -236,8 +236,7 @@ def tie_aware_ap(counts: Counts, relevant: Counts, at: int | None = None) -> Flo
     tail = harmonic[before + taken] - harmonic[before]  # H[N + n] - H[N]
     group = r / np.maximum(n, 1) * (c * taken + (relevant_before + 1 - c * (before + 1)) * tail)
     possible = relevant.sum(axis=1)
-    ap: Floats = group.sum(axis=1) / np.maximum(possible if at is None else np.minimum(possible, at), 1)
-    return ap
+    return _share(group.sum(axis=1), possible if at is None else np.minimum(possible, at))
 
 
 def ap_bounds(counts: Counts, relevant: Counts) -> tuple[Floats, Floats]:
@@ -250,9 +249,7 @@ def ap_bounds(counts: Counts, relevant: Counts) -> tuple[Floats, Floats]:
 
     def ap(start: Counts) -> Floats:
         tail = harmonic[start + relevant] - harmonic[start]
-        total: Floats = (relevant - (start - relevant_before) * tail).sum(axis=1)
-        precision: Floats = total / np.maximum(relevant.sum(axis=1), 1)
-        return precision
+        return _share((relevant - (start - relevant_before) * tail).sum(axis=1), relevant.sum(axis=1))
 
     return ap(before + counts - relevant), ap(before)
 
@@ -260,9 +257,8 @@ def ap_bounds(counts: Counts, relevant: Counts) -> tuple[Floats, Floats]:
 def precision_at(counts: Counts, relevant: Counts, at: int) -> Floats:
     """(q,) precision among the first K, in expectation over ties; among all items where there are fewer."""
     taken = np.clip(at - _before(counts), 0, counts)
-    hits = (relevant * (taken / np.maximum(counts, 1))).sum(axis=1)
-    precision: Floats = hits / np.maximum(np.minimum(at, counts.sum(axis=1)), 1)
-    return precision
+    hits = (relevant * taken / np.maximum(counts, 1)).sum(axis=1)
+    return _share(hits, np.minimum(at, counts.sum(axis=1)))
 
 
 def _measures(tally: Tally, at: Sequence[int]) -> dict[str, Floats]:
@@ -281,6 +277,12 @@ def _measures(tally: Tally, at: Sequence[int]) -> dict[str, Floats]:
         "recall": hits / np.maximum(hits[:, -1:], 1),
         "empty": (found == 0).astype(np.float64),
     }
+
+
+def _share(part: Floats, whole: Counts) -> Floats:
+    """Part of a whole, in [0, 1] whatever the rounding; 0 of nothing."""
+    share: Floats = np.clip(part / np.maximum(whole, 1), 0.0, 1.0)
+    return share
 
 
 def _before(counts: Counts) -> Counts:

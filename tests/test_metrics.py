@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dsh_cli.codes import CodeSet, from_hex, hamming, pack
+from dsh_cli.codes import CodeSet, from_hex, pack, unpack
 from dsh_cli.metrics import Pair, class_table, code_health, hardest_pairs
 
 
@@ -40,6 +40,18 @@ def test_class_table_of_nothing():
 def test_code_health():
     health = code_health(code_set(["f0", "f0", "0f", "f0"], [0, 0, 1, 1]))
     assert (health.distinct, health.largest_share) == (2, 0.75)
+    assert health.bit_balance == (0.75,) * 4 + (0.25,) * 4 and health.bit_correlation == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("block", [1 << 22, 100])
+def test_bit_correlation_is_numpys(block, monkeypatch):
+    monkeypatch.setattr("dsh_cli.metrics._BLOCK", block)
+    codes = random_codes(90, 11, 2, 4)
+    table = np.abs(np.corrcoef(unpack(codes.packed, 11).T.astype(float)))
+    expected = table[np.triu_indices(11, 1)].max()
+    assert code_health(codes).bit_correlation == pytest.approx(expected, abs=1e-12)
+    constant = code_set(["f0", "f0"], [0, 0])
+    assert code_health(constant).bit_correlation == 0.0 and code_health(constant).distinct == 1
 
 
 def slow_hardest(codes, count, same):
