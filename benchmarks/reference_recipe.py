@@ -31,8 +31,8 @@ from dsh_cli.config import ModelConfig
 from dsh_cli.data import Dataset, Splits
 from dsh_cli.encoding import relaxed_codes
 from dsh_cli.losses import dsh_loss
-from dsh_cli.metrics import mean_average_precision
 from dsh_cli.model import HashNet
+from dsh_cli.retrieval import mean_average_precision
 from dsh_cli.training import _fit_normalisation, _optimizer, _schedule, settle
 
 TARGETS = (0.70, 0.80)

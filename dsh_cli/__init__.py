@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from dsh_cli.encoding import encode, encode_files
     from dsh_cli.errors import DshError
     from dsh_cli.losses import dsh_loss
-    from dsh_cli.metrics import class_table, mean_average_precision
+    from dsh_cli.metrics import class_table
+    from dsh_cli.protocols import evaluate_run
+    from dsh_cli.retrieval import evaluate, mean_average_precision
     from dsh_cli.training import train
 
 _HOMES = {
@@ -36,11 +38,13 @@ _HOMES = {
     "dsh_loss": "losses",
     "encode": "encoding",
     "encode_files": "encoding",
+    "evaluate": "retrieval",
+    "evaluate_run": "protocols",
     "from_hex": "codes",
     "hamming": "codes",
     "load": "checkpoint",
     "load_splits": "data",
-    "mean_average_precision": "metrics",
+    "mean_average_precision": "retrieval",
     "to_hex": "codes",
     "train": "training",
 }
@@ -55,6 +59,8 @@ __all__ = [
     "dsh_loss",
     "encode",
     "encode_files",
+    "evaluate",
+    "evaluate_run",
     "from_hex",
     "hamming",
     "load",

@@ -66,6 +66,13 @@ def unpack(packed: Packed, bits: int) -> NDArray[np.bool_]:
     return np.unpackbits(packed, axis=-1, count=bits, bitorder="big").astype(bool)
 
 
+def to_words(packed: Packed) -> NDArray[np.uint64]:
+    """(n, bytes) packed codes as (n, ceil(bytes / 8)) 64-bit words, in which distances are soonest counted."""
+    padded = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), np.uint8)
+    padded[:, : packed.shape[1]] = packed
+    return padded.view(np.uint64)
+
+
 def to_hex(packed: Packed, bits: int) -> list[str]:
     """Text form of (n, ceil(k / 8)) packed codes: the k-bit number in ceil(k / 4) lowercase hex digits."""
     spare, digits = -bits % 8, -(-bits // 4)

@@ -17,6 +17,25 @@ Augment = Literal["none", "digits", "photos"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["one-cycle", "step", "constant"]
+ProtocolName = Literal["test-vs-train", "paper", "cifar10", "cifar10-1", "cifar10-2"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Which pictures are looked up in which. The queries are always the test split of the run."""
+
+    database: tuple[str, ...]  # splits, one after the other; none: the queries themselves, without self-matches
+    pooled: bool = False  # whether queries and training pictures are drawn from all, the set's own test part included
+
+
+# `paper`: Liu et al., CVPR 2016, as its author explains; the others as DeepHash-pytorch names them.
+PROTOCOLS: dict[str, Protocol] = {
+    "test-vs-train": Protocol(("train",)),
+    "paper": Protocol(()),
+    "cifar10": Protocol(("database",), pooled=True),
+    "cifar10-1": Protocol(("database", "train", "validation"), pooled=True),
+    "cifar10-2": Protocol(("train", "validation")),
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +46,7 @@ class TrainConfig:
     """
 
     data: str = "mnist"  # a named set, a folder with a folder per class, or a CSV file of path,label
+    protocol: ProtocolName = "test-vs-train"  # decides the splits, and which are compared in the end
     data_root: str | None = None  # where named sets lie; else $DSH_DATA, else the cache folder
     bits: int = 8  # k, length of the code
     backbone: str = "small-resnet"  # or dsh-cnn, or a classification model of torchvision
@@ -62,6 +82,7 @@ class TrainConfig:
         """
         checks = (
             (bool(self.data), "DATA is empty; name a set, a folder or a CSV file"),
+            (self.protocol in PROTOCOLS, f"--protocol {self.protocol}: it is one of {', '.join(PROTOCOLS)}"),
             (1 <= self.bits <= MAX_BITS, f"--bits {self.bits}: a code has 1 to {MAX_BITS} bits"),
             (self.image_size is None or 8 <= self.image_size <= 1024, f"--image-size {self.image_size}: 8 to 1024"),
             (self.margin is None or 0 < self.margin < math.inf, f"--margin {self.margin}: above 0 (default: 2 * bits)"),

@@ -18,7 +18,7 @@ from PIL import Image
 from platformdirs import user_cache_path
 
 from dsh_cli import images
-from dsh_cli.config import DATASETS, SPLITS, Augment, TrainConfig
+from dsh_cli.config import DATASETS, PROTOCOLS, SPLITS, Augment, TrainConfig
 from dsh_cli.errors import DataError, ImageError
 from dsh_cli.pictures import Intake, PictureCache, PictureFiles, default_workers
 from dsh_cli.sources import CIFAR_FILES, IDX_FILES, NAMED_SETS, locate
@@ -28,6 +28,7 @@ LARGE = 128  # pixels: the default size of all others
 LABEL_FILES = (".csv", ".tsv", ".txt")
 VALIDATION = 1000  # training pictures held out, at most; and no more than a tenth
 MEMORY = 8 << 30  # bytes of a named set, at most
+POOLED_QUERIES, POOLED_TRAIN = 1000, 5000  # pictures drawn from a whole set by cifar10 and cifar10-1
 TEST_SHARE = 0.2  # of each class, where a set comes without a test part
 
 _DIGITS = tuple("0123456789")
@@ -48,7 +49,7 @@ _CLASSES = {"mnist": _DIGITS, "fashion-mnist": _FASHION, "cifar10": _CIFAR, "dig
 _AUGMENT: dict[str, Augment] = {"mnist": "digits", "digits": "digits"}  # all others: photos
 _READ_AT_ONCE = 64  # pictures between two looks at the progress
 _PROBED = 1000  # headers read to choose size and channels of a folder
-_TEST_STREAM, _VALIDATION_STREAM = 1, 2  # of random numbers, so that one seed serves both
+_TEST_STREAM, _VALIDATION_STREAM, _POOL_STREAM = 1, 2, 3  # of random numbers, so that one seed serves all
 
 Progress = Callable[[int, int], None]  # pictures done, pictures in all
 
@@ -140,10 +141,16 @@ class Splits:
     train: Dataset
     validation: Dataset
     test: Dataset
+    database: Dataset | None = None  # what a pooled protocol neither trains on nor looks up
+
+    def parts(self) -> dict[str, Dataset]:
+        """The splits there are, by name."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return parts if self.database is None else {**parts, "database": self.database}
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Names of the pictures, by split."""
-        return {"train": self.train.names, "validation": self.validation.names, "test": self.test.names}
+        return {split: part.names for split, part in self.parts().items()}
 
 
 def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits:
@@ -174,13 +181,18 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
         )
     _require_learnable(train, test is not None)
     skipped = train.skipped
-    if test is None:
+    database = None
+    if PROTOCOLS[config.protocol].pooled:
+        pool = _joined([part for part in (train, validation, test) if part is not None])
+        train, test, database = _draw(pool, config)
+        validation = None
+    elif test is None:
         held_out = _hold_out(train.labels, _test_counts(train.labels), [config.seed, _TEST_STREAM])
         test, train = train.take(held_out), train.take(~held_out)
     if validation is None:
         held_out = _hold_out(train.labels, _validation_counts(train.labels), [config.seed, _VALIDATION_STREAM])
         validation, train = train.take(held_out), train.take(~held_out)
-    return Splits(replace(train, skipped=skipped), validation, test)
+    return Splits(replace(train, skipped=skipped), validation, test, database)
 
 
 def default_augment(data: str) -> Augment:
@@ -508,14 +520,48 @@ def _test_counts(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _validation_counts(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pictures of each class to validate on, in proportion (largest remainders), and two stay."""
-    counts = np.bincount(labels)
-    total = min(VALIDATION, len(labels) // 10)
-    quotas = counts * total / len(labels)
+    """Pictures of each class to validate on, in proportion, and two stay."""
+    return np.minimum(_shares(labels, min(VALIDATION, len(labels) // 10)), np.maximum(np.bincount(labels) - 2, 0))
+
+
+def _shares(labels: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """So many pictures of each class that they are `total`, in proportion (largest remainders)."""
+    quotas = np.bincount(labels) * total / len(labels)
     shares = np.floor(quotas).astype(np.int64)
     most_cut = np.argsort(shares - quotas, kind="stable")
     shares[most_cut[: total - shares.sum()]] += 1
-    return np.minimum(shares, np.maximum(counts - 2, 0))
+    return shares
+
+
+def _draw(pool: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset, Dataset]:
+    """Training pictures, queries and database of a pooled protocol: disjoint, and each class in proportion."""
+    needed = POOLED_QUERIES + POOLED_TRAIN
+    if len(pool) <= needed:
+        raise DataError(
+            f"--protocol {config.protocol} takes {POOLED_QUERIES:,} queries and {POOLED_TRAIN:,} pictures to train on, "
+            f"and the rest as database; {pool.source} has {len(pool):,}, so take another protocol, such as paper"
+        )
+    held_out = _hold_out(pool.labels, _shares(pool.labels, POOLED_QUERIES), [config.seed, _TEST_STREAM])
+    queries, rest = pool.take(held_out), pool.take(~held_out)
+    shares = _shares(rest.labels, POOLED_TRAIN)
+    if shares.min() < 2:
+        raise DataError(
+            f"--protocol {config.protocol} leaves class {pool.classes[int(shares.argmin())]!r} of {pool.source} fewer "
+            "than 2 of its pictures to train on; take another protocol, such as paper, or leave the class out"
+        )
+    chosen = _hold_out(rest.labels, shares, [config.seed, _POOL_STREAM])
+    return rest.take(chosen), queries, rest.take(~chosen)
+
+
+def _joined(parts: Sequence[Dataset]) -> Dataset:
+    """Parts of one dataset, one after the other."""
+    files = [part.images for part in parts if isinstance(part.images, PictureFiles)]
+    arrays = [part.images for part in parts if isinstance(part.images, np.ndarray)]
+    images = (
+        replace(files[0], paths=tuple(path for f in files for path in f.paths)) if files else np.concatenate(arrays)
+    )
+    names = tuple(name for part in parts for name in part.names)
+    return replace(parts[0], images=images, labels=np.concatenate([part.labels for part in parts]), names=names)
 
 
 def _hold_out(labels: NDArray[np.int64], counts: NDArray[np.int64], seed: list[int]) -> NDArray[np.bool_]:

@@ -22,8 +22,10 @@ from dsh_cli.data import Dataset, Splits, default_augment
 from dsh_cli.encoding import encode_dataset
 from dsh_cli.errors import DataError, DshError, Interrupted, RunError, UsageError
 from dsh_cli.losses import dsh_loss
-from dsh_cli.metrics import ClassTable, class_table, mean_average_precision
+from dsh_cli.metrics import ClassTable, class_table
 from dsh_cli.model import HashNet
+from dsh_cli.protocols import compared
+from dsh_cli.retrieval import mean_average_precision
 from dsh_cli.weights import Taken, take_file, take_pretrained
 
 _STEP_AT = (0.6, 0.85)  # shares of the training at which the `step` schedule divides the rate by ten
@@ -63,7 +65,7 @@ class EpochStats:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished training. `map` is tie-aware, test against train; `table` is that of the test split."""
+    """A finished training. `map` is tie-aware, under the run's protocol; `table` is that of the test split."""
 
     run: Run
     seconds: float  # the loop alone: not reading the data, not the codes at the end
@@ -284,13 +286,10 @@ def _train(
 
 def _measured(run: Run, net: HashNet, splits: Splits, seconds: float) -> TrainResult:
     """Encode all pictures, measure them, and save the run as finished."""
-    codes = {
-        "train": encode_dataset(net, splits.train),
-        "validation": encode_dataset(net, splits.validation),
-        "test": encode_dataset(net, splits.test),
-    }
+    codes = {split: encode_dataset(net, part) for split, part in splits.parts().items()}
     table = class_table(codes["test"], "test")
-    result = TrainResult(run, seconds, mean_average_precision(codes["test"], codes["train"]), table)
+    value = mean_average_precision(*compared(run.config.protocol, codes.__getitem__))
+    result = TrainResult(run, seconds, value, table)
     metrics = {
         "epochs": run.config.epochs,
         "seconds": round(seconds, 3),

@@ -334,3 +334,60 @@ def test_label_files_that_are_none(photos):
         load_splits(TrainConfig(data=write_labels(photos, ["apple/0.png,apple,test"])))
     with pytest.raises(DataError, match="is a file; training takes a folder .* or a CSV"):
         load_splits(TrainConfig(data=str(photos / "apple" / "0.png")))
+
+
+# Protocols
+
+
+def draw(monkeypatch, queries=100, train=500, **request):
+    monkeypatch.setattr("dsh_cli.data.POOLED_QUERIES", queries)
+    monkeypatch.setattr("dsh_cli.data.POOLED_TRAIN", train)
+    return load_splits(TrainConfig(**request))
+
+
+def test_pooled_protocols_draw_disjoint_parts_of_all_pictures_by_seed(monkeypatch):
+    splits = draw(monkeypatch, data="digits", protocol="cifar10")
+    names = splits.names()
+    assert {split: len(part) for split, part in names.items()} == {
+        "train": 450, "validation": 50, "test": 100, "database": 1197
+    }  # fmt: skip
+    assert sorted(name for part in names.values() for name in part) == [f"digits/{i:04d}" for i in range(1797)]
+    for part, most in ((splits.test, 1), (splits.database, 1), (splits.train, 2)):  # twice rounded: train, validation
+        share = len(part) * np.bincount(load_splits(TrainConfig(data="digits", seed=9)).train.labels) / 1295
+        assert np.abs(np.bincount(part.labels) - share).max() <= most + 1
+    assert draw(monkeypatch, data="digits", protocol="cifar10-1").names() == names
+    assert draw(monkeypatch, data="digits", protocol="cifar10", seed=1).names() != names
+
+
+def test_the_other_protocols_keep_the_splits_of_the_set():
+    plain = load_splits(TrainConfig(data="digits"))
+    for protocol in ("paper", "cifar10-2"):
+        assert load_splits(TrainConfig(data="digits", protocol=protocol)).names() == plain.names()
+    assert plain.database is None
+
+
+@pytest.mark.parametrize("memory", [0.0, 2.0])
+def test_pooled_protocols_mix_train_and_test_folders(photos, memory, monkeypatch):
+    for part, classes in (("train", ["apple", "pear"]), ("test", ["plum"])):
+        (photos / part).mkdir()
+        for name in classes:
+            os.rename(photos / name, photos / part / name)
+    shutil.copytree(photos / "train", photos / "test", dirs_exist_ok=True)
+    shutil.copytree(photos / "test" / "plum", photos / "train" / "plum")
+    splits = draw(monkeypatch, 6, 12, data=str(photos), protocol="cifar10", memory=memory, cache="off")
+    assert {split: len(part) for split, part in splits.names().items()} == {
+        "train": 11, "validation": 1, "test": 6, "database": 18
+    }  # fmt: skip
+    assert np.bincount(splits.test.labels).tolist() == [2, 2, 2]
+    for part in splits.parts().values():  # pictures, labels and names still belong together
+        (batch,) = part.read([np.arange(len(part))])
+        brightest = batch.images.mean(axis=(1, 2)).argmax(axis=1)
+        assert np.array_equal(brightest, part.labels)
+        assert [part.classes[label] in name for label, name in zip(part.labels, part.names, strict=True)].count(0) == 0
+
+
+def test_sets_too_small_for_a_protocol_are_refused(monkeypatch, photos):
+    with pytest.raises(DataError, match="1,000 queries and 5,000 pictures to train on, .* scikit-learn has 1,797"):
+        load_splits(TrainConfig(data="digits", protocol="cifar10"))
+    with pytest.raises(DataError, match="class 'pear' of .* fewer than 2"):
+        draw(monkeypatch, 9, 4, data=str(photos), protocol="cifar10-1")

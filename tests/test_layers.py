@@ -13,20 +13,22 @@ PACKAGE = Path(dsh_cli.__file__).parent
 ROWS = [
     {"errors"},
     {"config"},
-    {"codes", "bounds", "images", "sources", "model", "losses"},
+    {"codes", "bounds", "images", "sources", "model", "losses", "compiled"},
     {"pictures", "metrics", "weights"},
-    {"data"},
+    {"data", "retrieval"},
     {"batches", "checkpoint"},
     {"encoding"},
+    {"protocols"},
     {"training"},
     {"listeners"},
     {"board"},
     {"views.shared"},
-    {"views.classes", "views.hashing"},
+    {"plots"},
+    {"views.classes", "views.hashing", "views.evaluation"},
     {"views.runs"},
     {"views"},
     {"cli.shared"},
-    {"cli.train", "cli.hashing", "cli.runs"},
+    {"cli.train", "cli.hashing", "cli.runs", "cli.evaluation"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -53,7 +55,7 @@ def loaded_after(code: str) -> set[str]:
     return set(printed.split())
 
 
-HEAVY = {"torch", "torchvision", "sklearn", "umap", "lance", "matplotlib", "scipy", "pandas"}
+HEAVY = {"torch", "torchvision", "sklearn", "umap", "lance", "matplotlib", "numba", "scipy", "pandas"}
 
 
 def test_the_command_line_imports_nothing_heavy_nor_even_numpy():

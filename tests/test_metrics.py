@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dsh_cli.codes import CodeSet, from_hex, hamming, pack
-from dsh_cli.metrics import Pair, class_table, code_health, hardest_pairs, mean_average_precision, tie_aware_ap
+from dsh_cli.codes import CodeSet, from_hex, pack, unpack
+from dsh_cli.metrics import Pair, class_table, code_health, hardest_pairs
 
 
 def code_set(texts, labels, bits=8, classes=("a", "b", "c")):
@@ -16,65 +16,6 @@ def random_codes(n, bits, classes, seed):
     rng = np.random.default_rng(seed)
     packed = pack(rng.random((n, bits)) < 0.5)
     return CodeSet(bits, packed, rng.integers(0, classes, n), tuple(map(str, range(classes))), ())
-
-
-def average_precision(relevant):
-    """The textbook definition for one ranking without ties."""
-    hits, total = 0, 0.0
-    for rank, hit in enumerate(relevant, 1):
-        hits += hit
-        total += hit * hits / rank
-    return total / max(1, sum(relevant))
-
-
-def expectation_over_orders(distances, relevant):
-    """Mean of AP over every order that sorts by distance."""
-    groups = [[r for d, r in zip(distances, relevant, strict=True) if d == value] for value in sorted(set(distances))]
-    orders = itertools.product(*(list(itertools.permutations(group)) for group in groups))
-    values = [average_precision([r for group in order for r in group]) for order in orders]
-    return sum(values) / len(values)
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_tie_aware_ap_is_the_mean_over_all_orders_of_ties(seed):
-    rng = np.random.default_rng(seed)
-    distances = rng.integers(0, 3, 7)
-    relevant = rng.integers(0, 2, 7)
-    counts = np.bincount(distances, minlength=4)[None]
-    hits = np.bincount(distances, relevant, minlength=4).astype(int)[None]
-    assert tie_aware_ap(counts, hits)[0] == pytest.approx(expectation_over_orders(distances, relevant), abs=1e-12)
-
-
-def test_without_ties_it_is_plain_average_precision():
-    relevant = [1, 0, 1, 1, 0]
-    value = tie_aware_ap(np.ones((1, 5), int), np.array([relevant]))
-    assert value[0] == pytest.approx(average_precision(relevant))
-
-
-def test_a_query_without_relevant_items_scores_zero_and_counts():
-    queries = code_set(["00", "00"], [0, 2])
-    database = code_set(["00", "ff"], [0, 1])
-    assert mean_average_precision(queries, database) == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(("bits", "block"), [(4, None), (40, None), (12, 64)])
-def test_map_equals_a_slow_reference(bits, block, monkeypatch):
-    if block:
-        monkeypatch.setattr("dsh_cli.metrics._BLOCK", block)
-    queries, database = random_codes(40, bits, 4, 1), random_codes(200, bits, 4, 2)
-    distances = hamming(queries.packed, database.packed)
-    slow = []
-    for row, label in zip(distances, queries.labels, strict=True):
-        counts = np.bincount(row, minlength=bits + 1)[None]
-        hits = np.bincount(row[database.labels == label], minlength=bits + 1)[None]
-        slow.append(tie_aware_ap(counts, hits)[0])
-    assert mean_average_precision(queries, database) == pytest.approx(np.mean(slow), abs=1e-12)
-
-
-def test_map_against_itself_leaves_self_matches_out():
-    codes = code_set(["00", "00", "ff"], [0, 1, 0])
-    # Query 0: "00" of class 1 at 0, then "ff" at 8, relevant second. Query 2: a tie of two at 8, one relevant.
-    assert mean_average_precision(codes) == pytest.approx((1 / 2 + 0 + (1 + 1 / 2) / 2) / 3)
 
 
 def test_class_table():
@@ -99,6 +40,18 @@ def test_class_table_of_nothing():
 def test_code_health():
     health = code_health(code_set(["f0", "f0", "0f", "f0"], [0, 0, 1, 1]))
     assert (health.distinct, health.largest_share) == (2, 0.75)
+    assert health.bit_balance == (0.75,) * 4 + (0.25,) * 4 and health.bit_correlation == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("block", [1 << 22, 100])
+def test_bit_correlation_is_numpys(block, monkeypatch):
+    monkeypatch.setattr("dsh_cli.metrics._BLOCK", block)
+    codes = random_codes(90, 11, 2, 4)
+    table = np.abs(np.corrcoef(unpack(codes.packed, 11).T.astype(float)))
+    expected = table[np.triu_indices(11, 1)].max()
+    assert code_health(codes).bit_correlation == pytest.approx(expected, abs=1e-12)
+    constant = code_set(["f0", "f0"], [0, 0])
+    assert code_health(constant).bit_correlation == 0.0 and code_health(constant).distinct == 1
 
 
 def slow_hardest(codes, count, same):

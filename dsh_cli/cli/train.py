@@ -21,7 +21,7 @@ from dsh_cli.cli.shared import (
     show,
     status,
 )
-from dsh_cli.config import DATASETS, MAX_BITS, Augment, Device, Optimizer, Schedule, TrainConfig
+from dsh_cli.config import DATASETS, MAX_BITS, Augment, Device, Optimizer, ProtocolName, Schedule, TrainConfig
 from dsh_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +53,16 @@ def train(
     epochs: Annotated[int | None, option("Times to see every picture.", "6, more for small sets")] = None,
     batch_size: Annotated[int | None, option("Pictures a batch; each pair counts.", _DEFAULT.batch_size)] = None,
     seed: Annotated[int | None, option("Of splits, weights, batches, augmentation.", _DEFAULT.seed)] = None,
+    protocol: Annotated[
+        ProtocolName | None,
+        option(
+            "How pictures are split, and the run is measured: test-vs-train; paper: test pictures in themselves; "
+            "cifar10, cifar10-1: 1,000 queries, 5,000 to train on, database the rest, or the rest and those 5,000; "
+            "cifar10-2: test pictures in all training pictures.",
+            _DEFAULT.protocol,
+            "--protocol",
+        ),
+    ] = None,
     like: Annotated[
         str | None, typer.Option(metavar="RUN", help="Take the recipe of another run; other options change it.")
     ] = None,
@@ -183,6 +193,7 @@ def train(
         "bits": bits,
         "epochs": epochs,
         "seed": seed,
+        "protocol": protocol,
         "batch_size": batch_size,
         "backbone": backbone,
         "pretrained": pretrained,

@@ -44,12 +44,11 @@ def trained(result: TrainResult) -> View:
         "min_class_distance": table.min_class_distance,
         "class_distance_bound": bound,
     }
-    queries, database = run.counts["test"], run.counts["train"]
     rows = {
         "run": printable(record["run"]),
         "data": f"{printable(run.config.data)}, {run.config.bits} bits, {counted(run.config.epochs, 'epoch')}",
         "training": f"{result.seconds:.1f} s",
-        "mAP": f"{result.map:.4f}, tie-aware, {queries:,} test queries against {database:,} training pictures",
+        "mAP": f"{result.map:.4f}, tie-aware, {_compared(run)}",
         "classes": smallest_distance(table),
         "next": f"dsh table --model {printable(record['run'])}",
     }
@@ -89,11 +88,25 @@ def run_info(run: Run) -> View:
     if run.finished:
         smallest, bound = run.metrics.get("min_class_distance"), run.metrics.get("class_distance_bound")
         rows["training"] = f"{run.metrics['seconds']:.1f} s on {run.metrics['device']}"
-        rows["mAP"] = f"{run.metrics['map']:.4f}, tie-aware, test against train"
+        rows["mAP"] = f"{run.metrics['map']:.4f}, tie-aware, {_compared(run)}"
         rows["distance"] = f"{smallest} between the closest classes; at most {bound} possible"
     rows["versions"] = ", ".join(f"{name} {number}" for name, number in run.versions.items())
     rows["disk"] = size_text(run.size)
     return View(lambda width: pairs_table(rows), plain_record(flattened(record)), record)
+
+
+def _compared(run: Run) -> str:
+    """The protocol in words, with its counts."""
+    from dsh_cli.protocols import sizes
+
+    queries, database = sizes(run.config.protocol, run.counts)
+    match run.config.protocol:
+        case "test-vs-train":
+            return f"{queries:,} test queries against {database:,} training pictures"
+        case "paper":
+            return f"protocol paper: {queries:,} test pictures against each other"
+        case name:
+            return f"protocol {name}: {queries:,} queries against {database:,}"
 
 
 def run_list(runs: Sequence[Run]) -> View:

@@ -1,0 +1,157 @@
+"""Protocols by name: which codes of a run are looked up in which, and whether the run may answer at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dsh_cli.checkpoint import Run
+from dsh_cli.codes import CodeSet
+from dsh_cli.config import PROTOCOLS
+from dsh_cli.data import Skipped, list_folder, sort_classes
+from dsh_cli.errors import DataError, UsageError
+from dsh_cli.retrieval import MAP_AT, Evaluation, evaluate
+
+FOLDERS = "folders"  # the protocol of two folders given
+
+
+@dataclass(frozen=True)
+class FoldersEvaluation:
+    """Two folders measured with the network of a run, and the pictures that could not be read."""
+
+    evaluation: Evaluation
+    skipped: tuple[Skipped, ...]
+
+
+def compared(protocol: str, codes: Callable[[str], CodeSet]) -> tuple[CodeSet, CodeSet | None]:
+    """Queries and database of a protocol; no database where the queries are looked up in themselves.
+
+    Args:
+        protocol: a name in `PROTOCOLS`.
+        codes: gives those of a split.
+    """
+    splits = PROTOCOLS[protocol].database
+    return codes("test"), _joined([codes(split) for split in splits]) if splits else None
+
+
+def sizes(protocol: str, counts: Mapping[str, int]) -> tuple[int, int]:
+    """Pictures that are queries, and that are database, of the pictures of each split."""
+    splits = PROTOCOLS[protocol].database or ("test",)
+    return counts["test"], sum(counts[split] for split in splits)
+
+
+def evaluate_run(run: Run, protocol: str | None = None, at: Sequence[int] = MAP_AT) -> Evaluation:
+    """Measure the saved codes of a run under a protocol, by default the one it was trained for.
+
+    Raises:
+        UsageError: the run has trained on queries of the protocol, or has no such splits.
+        RunError: codes or names of the run are missing or damaged.
+        DataError: a split that it takes is empty.
+    """
+    name = protocol or run.config.protocol
+    _require_splits(run, name)
+    queries, database = compared(name, run.codes)
+    _require_untrained(run, run.names().get("test", ()), f"protocol {name}")
+    return evaluate(queries, database, at=at, protocol=name)
+
+
+def evaluate_folders(
+    run: Run,
+    query: str,
+    database: str,
+    at: Sequence[int] = MAP_AT,
+    device: str = "cpu",
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> FoldersEvaluation:
+    """Measure the network of a run on two folders with a folder per class; one folder twice leaves self-matches out.
+
+    Classes are matched by name; neither folder needs to have those of the run.
+
+    Raises:
+        UsageError: the run has trained on one of the queries, or some pictures but not all are in both folders.
+        DataError: a folder has no class folders with pictures.
+    """
+    parts = [_labelled(folder) for folder in ((query,) if _same(query, database) else (query, database))]
+    _require_untrained(run, [path for path, _ in parts[0]], f"--query {query}")
+    if len(parts) == 2:
+        places = [{os.path.realpath(path) for path, _ in part} for part in parts]
+        if both := places[0] & places[1]:
+            raise UsageError(
+                f"{min(both)} and {len(both) - 1:,} more pictures are in both --query and --database, and would find "
+                "themselves; keep the two apart, or give one folder for both"
+            )
+    classes = tuple(sort_classes({label for part in parts for _, label in part}))
+    numbers = {label: number for number, label in enumerate(classes)}
+    net = run.load_model(device)
+
+    from dsh_cli.encoding import encode_files
+
+    skipped: list[Skipped] = []
+    encoded = []
+    done, total = 0, sum(map(len, parts))
+    for part in parts:
+        labels, packed = [], []
+        for (path, label), item in zip(part, encode_files(net, [path for path, _ in part], workers), strict=True):
+            done += 1
+            if progress is not None:
+                progress(done, total)
+            if item.packed is None:
+                skipped.append(Skipped(path, str(item.error)))
+            else:
+                labels.append(numbers[label])
+                packed.append(item.packed)
+        if not packed:
+            raise DataError(f"none of the {len(part):,} pictures can be read ({skipped[-1].path}: {skipped[-1].error})")
+        encoded.append(CodeSet(net.config.bits, np.stack(packed), np.array(labels, np.int64), classes, ()))
+    return FoldersEvaluation(evaluate(encoded[0], *encoded[1:], at=at, protocol=FOLDERS), tuple(skipped))
+
+
+def _require_splits(run: Run, protocol: str) -> None:
+    wanted, own = PROTOCOLS[protocol], PROTOCOLS[run.config.protocol]
+    again = f"train for it with: dsh train --like {run.path} --protocol {protocol}"
+    if wanted.pooled and not own.pooled:
+        raise UsageError(
+            f"protocol {protocol} draws its queries from all pictures, and {run.path} has trained on most of them; "
+            + again
+        )
+    if own.pooled and not wanted.pooled and wanted.database != ("train",):
+        raise UsageError(
+            f"protocol {protocol} takes all test pictures of the data as queries, and {run.path} has trained on some "
+            f"of them, for --protocol {run.config.protocol} draws from all pictures; {again}"
+        )
+
+
+def _require_untrained(run: Run, queries: Sequence[str], what: str) -> None:
+    if leaked := set(queries) & set(run.names().get("train", ())):
+        raise UsageError(
+            f"{what}: {run.path} has trained on {len(leaked):,} of the {len(queries):,} queries, such as "
+            f"{min(leaked)}; take queries it has not seen"
+        )
+
+
+def _joined(parts: Sequence[CodeSet]) -> CodeSet:
+    """Packed codes and labels of several splits, one after the other."""
+    return replace(
+        parts[0],
+        packed=np.concatenate([part.packed for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        names=(),
+        relaxed=None,
+        thumbnails=None,
+    )
+
+
+def _labelled(folder: str) -> list[tuple[str, str]]:
+    """Pictures below a folder and their classes, those of train/ and test/ together."""
+    if not os.path.isdir(folder):
+        raise UsageError(f"no folder at {folder or repr('')}; give one with a folder of pictures per class")
+    return [item for part in list_folder(Path(folder)).parts.values() for item in part]
+
+
+def _same(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)

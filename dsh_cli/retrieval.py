@@ -1,0 +1,396 @@
+"""Retrieval measured with ties treated honestly: mAP, precision, radius lookup, curves. NumPy only, until it is much.
+
+With k bits there are k + 1 distances, so rankings tie massively, and a measure that sorts depends on its sort. All
+measures here follow from how many items, and how many relevant ones, lie at each distance of each query. Where a
+measure depends on the order of ties, it is the expectation over random orders.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from statistics import fmean, stdev
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsh_cli.codes import CodeSet, to_words
+from dsh_cli.errors import DataError, UsageError
+from dsh_cli.metrics import CodeHealth, code_health, distinct
+
+PRECISION_AT = (1, 10, 100)
+RADII = (0, 1, 2)
+MAP_AT = (1000,)  # as most published tables of MNIST and CIFAR-10 have it, where they do not take all
+
+_BLOCK = 1 << 22  # distances NumPy holds at once
+_CELLS = 1 << 19  # of the (q, k + 1) counts held at once
+_COMPILE_FROM = 1 << 25  # words to compare from which the compiled loop is worth its import: 0.3 s, see LOG.md
+_TASKS = 8  # pieces of a block for each thread, so that none waits long for the last
+
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Items by distance, for a block of b distinct queries.
+
+    Attributes:
+        counts: (b, k + 1) items at each Hamming distance, the query itself left out.
+        relevant: (b, k + 1) those of the query's class.
+        labels: (b,) classes of the queries.
+        weights: (b,) queries that have this code and class.
+    """
+
+    counts: Counts
+    relevant: Counts
+    labels: NDArray[np.int64]
+    weights: Counts
+
+
+@dataclass(frozen=True)
+class Within:
+    """Looking up all within a Hamming radius: means over the queries, an empty ball counted as 0."""
+
+    radius: int
+    precision: float
+    recall: float
+    empty: int  # queries with nothing that near
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """mAP of the queries of one class; None where it has none."""
+
+    label: str
+    map: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a set of codes is worth for retrieval.
+
+    All but `curve`, `per_class` and `health` are means over the queries; those with nothing relevant score 0 and count.
+    """
+
+    protocol: str
+    bits: int
+    queries: int
+    database: int
+    itself: bool  # whether the queries are the database; each is then left out of its own ranking
+    map: float  # tie-aware: in expectation over random orders of ties
+    map_best: float  # relevant first in each tie
+    map_worst: float  # relevant last
+    map_at: Mapping[int, float]  # within the first K; divided by min(K, relevant)
+    precision_at: Mapping[int, float]  # among the first K, or all where there are fewer
+    curve: tuple[Within, ...]  # radius 0 to k
+    per_class: tuple[ClassScore, ...]
+    health: CodeHealth  # of the database
+    unmatched: tuple[str, ...]  # classes of queries that have nothing relevant in the database
+    seconds: float = field(compare=False)
+
+    @property
+    def radius(self) -> dict[int, Within]:
+        """The curve at the radii people look up; where there are fewer bits, all is within k."""
+        return {radius: self.curve[min(radius, self.bits)] for radius in RADII}
+
+    def figures(self) -> dict[str, float]:
+        """Every measure that is one number, by a dotted name: those of which runs have a mean."""
+        figures = {"map": self.map, "map_best": self.map_best, "map_worst": self.map_worst}
+        figures |= {f"map_at.{k}": value for k, value in self.map_at.items()}
+        figures |= {f"precision_at.{k}": value for k, value in self.precision_at.items()}
+        for radius, within in self.radius.items():
+            figures |= {f"radius.{radius}.precision": within.precision, f"radius.{radius}.recall": within.recall}
+            figures |= {f"radius.{radius}.empty": within.empty}
+        return figures
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean of a figure over runs, and its sample standard deviation (n - 1)."""
+
+    mean: float
+    std: float
+
+
+def evaluate(
+    queries: CodeSet, database: CodeSet | None = None, *, at: Sequence[int] = MAP_AT, protocol: str = "given"
+) -> Evaluation:
+    """Measure retrieval of `database` codes by `queries`; without a database, by themselves, self-matches excluded.
+
+    10,000 queries against 60,000 codes take about half a second on two cores; `benchmarks/evaluation.py`.
+
+    Args:
+        queries: codes with labels.
+        database: codes of the same length and classes.
+        at: each K to measure mAP@K for.
+        protocol: what the comparison is called.
+
+    Raises:
+        UsageError: codes or classes of the two do not go together, or a K is below 1.
+        DataError: there is nothing to look up, or nothing to look it up in.
+    """
+    started = time.perf_counter()
+    if not all(k >= 1 for k in at):
+        raise UsageError(f"--at {min(at)}: mAP is over the first K pictures, 1 or more")
+    items = queries if database is None else database
+    reachable = len(items) - (database is None)
+    if not len(queries) or reachable < 1:
+        raise DataError(
+            f"nothing to evaluate: {len(queries):,} queries, each against {max(0, reachable):,} pictures; "
+            "choose larger splits, or folders with pictures"
+        )
+    parts: dict[str, list[Floats]] = {}
+    labels, weights = [], []
+    for tally in tallies(queries, database):
+        labels.append(tally.labels)
+        weights.append(tally.weights)
+        for name, values in _measures(tally, at).items():
+            parts.setdefault(name, []).append(values)
+    of = {name: np.concatenate(values) for name, values in parts.items()}
+    label, weight = np.concatenate(labels), np.concatenate(weights)
+    total = len(queries)
+    precision, recall, empty = (weight @ of[name] / total for name in ("precision", "recall", "empty"))  # (k + 1,)
+    held = np.bincount(items.labels[items.labels >= 0], minlength=len(items.classes))
+    least = 2 if database is None else 1  # of a class, for its queries to have something relevant
+    return Evaluation(
+        protocol=protocol,
+        bits=queries.bits,
+        queries=total,
+        database=len(items),
+        itself=database is None,
+        map=_mean(of["map"], weight),
+        map_best=_mean(of["map_best"], weight),
+        map_worst=_mean(of["map_worst"], weight),
+        map_at={k: _mean(of[f"map@{k}"], weight) for k in at},
+        precision_at={k: _mean(of[f"precision@{k}"], weight) for k in PRECISION_AT},
+        curve=tuple(
+            Within(radius, float(precision[radius]), float(recall[radius]), round(float(empty[radius]) * total))
+            for radius in range(queries.bits + 1)
+        ),
+        per_class=tuple(
+            ClassScore(name, _mean(of["map"][label == i], weight[label == i]) if (label == i).any() else None)
+            for i, name in enumerate(queries.classes)
+        ),
+        health=code_health(items),
+        unmatched=tuple(queries.classes[i] for i in np.unique(queries.labels) if i >= 0 and held[i] < least),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def mean_average_precision(queries: CodeSet, database: CodeSet | None = None) -> float:
+    """Tie-aware mAP of `queries` against `database`; without one, against themselves, self-matches excluded.
+
+    Exact, and the same to the last digit as `evaluate`'s. Memory does not grow with the number of pairs.
+    """
+    found = [(tie_aware_ap(tally.counts, tally.relevant), tally.weights) for tally in tallies(queries, database)]
+    return _mean(np.concatenate([ap for ap, _ in found]), np.concatenate([weight for _, weight in found]))
+
+
+def spread(evaluations: Sequence[Evaluation]) -> dict[str, Spread]:
+    """Mean and deviation of every figure over two or more runs, by the names of `Evaluation.figures`.
+
+    Raises:
+        UsageError: they do not measure the same thing: other bits, protocol, classes, or numbers of pictures.
+    """
+    first = evaluations[0]
+    for other in evaluations[1:]:
+        for what in ("bits", "protocol", "queries", "database"):
+            if (one := getattr(first, what)) != (two := getattr(other, what)):
+                raise UsageError(
+                    f"no mean over runs that differ in {what}: {_text(one)} and {_text(two)}; evaluate them one by one"
+                )
+        if [score.label for score in first.per_class] != [score.label for score in other.per_class]:
+            raise UsageError("no mean over runs that differ in their classes; evaluate them one by one")
+    figures = [evaluation.figures() for evaluation in evaluations]
+    columns = {name: [of_run[name] for of_run in figures] for name in figures[0]}
+    return {name: Spread(fmean(values), stdev(values)) for name, values in columns.items()}
+
+
+# From counts to measures
+
+
+def tie_aware_ap(counts: Counts, relevant: Counts, at: int | None = None) -> Floats:
+    """Average precision, in expectation over random orders of items at equal distance.
+
+    McSherry and Najork, *Computing information retrieval performance measures efficiently in the presence
+    of tied scores*, ECIR 2008, in closed form per group of ties. A group that K cuts through adds its first places.
+
+    Args:
+        counts: (q, k + 1) database items at each Hamming distance of each query.
+        relevant: (q, k + 1) those of the query's class.
+        at: the K of AP@K, which is divided by min(K, relevant); None takes all.
+
+    Returns:
+        (q,) in [0, 1]; 0 for a query without any relevant item.
+    """
+    before, relevant_before = _before(counts), _before(relevant)
+    harmonic = _harmonic(int(counts.sum(axis=1).max(initial=0)))
+    taken = counts if at is None else np.clip(at - before, 0, counts)  # places of the group within the first K
+    n, r = counts.astype(np.float64), relevant.astype(np.float64)
+    c = np.where(n > 1, (r - 1) / np.maximum(n - 1, 1), 0.0)
+    tail = harmonic[before + taken] - harmonic[before]  # H[N + n] - H[N]
+    group = r / np.maximum(n, 1) * (c * taken + (relevant_before + 1 - c * (before + 1)) * tail)
+    possible = relevant.sum(axis=1)
+    return _share(group.sum(axis=1), possible if at is None else np.minimum(possible, at))
+
+
+def ap_bounds(counts: Counts, relevant: Counts) -> tuple[Floats, Floats]:
+    """Average precision of the worst and of the best order of ties, (q,) each: relevant items last, or first.
+
+    The i-th relevant of a group adds (R + i) / (N' + i), N' items and R relevant before: 1 - (N' - R) / (N' + i).
+    """
+    before, relevant_before = _before(counts), _before(relevant)
+    harmonic = _harmonic(int(counts.sum(axis=1).max(initial=0)))
+
+    def ap(start: Counts) -> Floats:
+        tail = harmonic[start + relevant] - harmonic[start]
+        return _share((relevant - (start - relevant_before) * tail).sum(axis=1), relevant.sum(axis=1))
+
+    return ap(before + counts - relevant), ap(before)
+
+
+def precision_at(counts: Counts, relevant: Counts, at: int) -> Floats:
+    """(q,) precision among the first K, in expectation over ties; among all items where there are fewer."""
+    taken = np.clip(at - _before(counts), 0, counts)
+    hits = (relevant * taken / np.maximum(counts, 1)).sum(axis=1)
+    return _share(hits, np.minimum(at, counts.sum(axis=1)))
+
+
+def _measures(tally: Tally, at: Sequence[int]) -> dict[str, Floats]:
+    """Each measure for each query of a block: (b,), or (b, k + 1) by radius."""
+    counts, relevant = tally.counts, tally.relevant
+    ap = tie_aware_ap(counts, relevant)
+    worst, best = ap_bounds(counts, relevant)
+    found, hits = np.cumsum(counts, axis=1), np.cumsum(relevant, axis=1)
+    return {
+        "map": ap,
+        "map_best": np.maximum(best, ap),  # which rounding alone could turn
+        "map_worst": np.minimum(worst, ap),
+        **{f"map@{k}": tie_aware_ap(counts, relevant, k) for k in at},
+        **{f"precision@{k}": precision_at(counts, relevant, k) for k in PRECISION_AT},
+        "precision": hits / np.maximum(found, 1),
+        "recall": hits / np.maximum(hits[:, -1:], 1),
+        "empty": (found == 0).astype(np.float64),
+    }
+
+
+def _share(part: Floats, whole: Counts) -> Floats:
+    """Part of a whole, in [0, 1] whatever the rounding; 0 of nothing."""
+    share: Floats = np.clip(part / np.maximum(whole, 1), 0.0, 1.0)
+    return share
+
+
+def _before(counts: Counts) -> Counts:
+    return np.cumsum(counts, axis=1) - counts
+
+
+@lru_cache(maxsize=2)
+def _harmonic(count: int) -> Floats:
+    """H[0] to H[count], the harmonic numbers."""
+    return np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, count + 1))])
+
+
+def _mean(values: Floats, weights: Counts) -> float:
+    """Weighted mean, rounded once: the order and the blocks of the queries change no digit."""
+    return math.fsum((values * weights).tolist()) / max(1, int(weights.sum()))
+
+
+def _text(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+# From codes to counts
+
+
+def tallies(queries: CodeSet, database: CodeSet | None = None) -> Iterator[Tally]:
+    """Items by distance for all queries, in blocks; equal codes of one class are counted once, with their weight.
+
+    Raises:
+        UsageError: codes or classes of the two do not go together.
+    """
+    items = queries if database is None else database
+    if (queries.bits, queries.classes) != (items.bits, items.classes):
+        what = "length" if queries.bits != items.bits else "classes"
+        raise UsageError(f"queries and database have codes of different {what}; encode both with one run")
+    query_keys = _keys(queries)
+    item_keys = query_keys if database is None else _keys(items)
+    rows, weights = distinct(query_keys)
+    columns, item_weights = (rows, weights) if database is None else distinct(item_keys)
+    labels, item_labels = queries.labels[rows], items.labels[columns]  # ascending, both
+    starts = np.searchsorted(item_labels, labels, "left")
+    stops = np.where(labels < 0, starts, np.searchsorted(item_labels, labels, "right"))  # -1 is of no class
+    query_words = np.ascontiguousarray(query_keys[rows, 1:])
+    item_words = np.ascontiguousarray(item_keys[columns, 1:].T)
+    count = _counted_compiled if len(rows) * item_words.size >= _COMPILE_FROM else _counted
+    step = max(1, _CELLS // (queries.bits + 1))
+    for start in range(0, len(rows), step):
+        block = slice(start, start + step)
+        shape = (len(labels[block]), queries.bits + 1)
+        others, relevant = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        count(query_words[block], item_words, item_weights, starts[block], stops[block], others, relevant)
+        counts = others + relevant
+        if database is None:
+            counts[:, 0] -= 1
+            relevant[:, 0] -= labels[block] >= 0
+        yield Tally(counts, relevant, labels[block], weights[block])
+
+
+def _keys(codes: CodeSet) -> NDArray[np.uint64]:
+    """Label and words of each code, (n, 1 + w), in which it sorts by label first."""
+    return np.column_stack([(codes.labels + 1).astype(np.uint64), to_words(codes.packed)])
+
+
+def _counted(
+    queries: NDArray[np.uint64],
+    database: NDArray[np.uint64],
+    weights: Counts,
+    starts: Counts,
+    stops: Counts,
+    others: Counts,
+    relevant: Counts,
+) -> None:
+    """Add weights by distance, as `compiled.tally` does and explains."""
+    (words, items), bins = database.shape, others.shape[1]
+    step = max(1, _BLOCK // max(1, items))
+    place = np.arange(items)
+    for start in range(0, len(queries), step):
+        block = slice(start, start + step)
+        distances = np.zeros((len(queries[block]), items), np.int64)
+        for word in range(words):
+            distances += np.bitwise_count(queries[block, word, None] ^ database[word])
+        distances += np.arange(len(distances))[:, None] * bins  # each query's own stretch of bins
+        own = (place >= starts[block, None]) & (place < stops[block, None])
+        for out, chosen in ((relevant, own), (others, ~own)):
+            # float64 sums of counts are exact below 2^53
+            sums = np.bincount(distances.ravel(), np.where(chosen, weights, 0).ravel(), distances.shape[0] * bins)
+            out[block] += sums.astype(np.int64).reshape(-1, bins)
+
+
+def _counted_compiled(
+    queries: NDArray[np.uint64],
+    database: NDArray[np.uint64],
+    weights: Counts,
+    starts: Counts,
+    stops: Counts,
+    others: Counts,
+    relevant: Counts,
+) -> None:
+    """The same, compiled and on all processors."""
+    from dsh_cli.compiled import tally
+    from dsh_cli.pictures import default_workers
+
+    workers = default_workers()
+    step = -(-len(queries) // (_TASKS * workers))
+    pieces = [slice(start, start + step) for start in range(0, len(queries), step)]
+    with ThreadPoolExecutor(workers) as pool:  # the loop releases the interpreter's lock
+        run = [
+            pool.submit(tally, queries[p], database, weights, starts[p], stops[p], others[p], relevant[p])
+            for p in pieces
+        ]
+        for future in run:
+            future.result()
