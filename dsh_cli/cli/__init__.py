@@ -1,6 +1,6 @@
 """The command line: parse, call one core function, show. A file per family of commands; each adds its own to `app`."""
 
-from dsh_cli.cli import train, hashing, runs  # isort: skip  # in the order --help lists them
+from dsh_cli.cli import train, hashing, runs, neighbors  # isort: skip  # in the order --help lists them
 from dsh_cli.cli.shared import app
 
-__all__ = ["app", "hashing", "runs", "train"]
+__all__ = ["app", "hashing", "neighbors", "runs", "train"]
