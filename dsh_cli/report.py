@@ -24,7 +24,7 @@ from dsh_cli.views.shared import counted, printable
 CARDS = 500  # neighbours of a query with a picture on the page, at most
 
 _SIDE = 224  # pixels of a picture taken from its file, at most
-_COARSE = 64  # pixels below which a picture is enlarged with sharp edges
+_COARSE = 32  # pixels below which a picture is enlarged with sharp edges
 _CODE = 16  # hex digits of a code shown on a card, at most
 
 _STYLE = """
@@ -37,7 +37,7 @@ body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-a
 "Noto Sans",sans-serif;-webkit-text-size-adjust:100%}
 header,main,footer{max-width:76rem;margin:0 auto;padding:0 1.5rem}
 header{padding-top:2.5rem}
-h1{font-size:1.75rem;line-height:1.2;font-weight:650;letter-spacing:-.015em;margin:0}
+h1{font-size:1.75rem;line-height:1.2;font-weight:650;letter-spacing:-.015em;margin:0;text-wrap:balance}
 header p,footer p{color:var(--soft);margin:.35rem 0 0;overflow-wrap:anywhere}
 section{display:grid;grid-template-columns:17rem minmax(0,1fr);gap:2rem;padding:2rem 0;border-top:1px solid var(--line)}
 section:first-child{border-top:0}
@@ -66,7 +66,7 @@ Menlo,Consolas,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere;overflow:hidd
 .away{font-size:.875rem;font-variant-numeric:tabular-nums}
 .code{font:.8125rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere}
 .code mark{background:none;color:var(--mark);font-weight:700;text-decoration:underline;text-underline-offset:.2em}
-.path{font-size:.75rem;line-height:1.4;color:var(--soft);overflow-wrap:anywhere}
+.path,.query p.path{font-size:.75rem;line-height:1.4;color:var(--soft);overflow-wrap:anywhere}
 .more{color:var(--soft);font-size:.875rem;margin:.9rem 0 0}
 footer{padding-bottom:3rem;font-size:.8125rem}
 footer p{border-top:1px solid var(--line);padding-top:1rem;margin:0}
@@ -158,7 +158,7 @@ def _head(finder: Finder) -> str:
 
 
 _FOOT = (
-    "</main>\n<footer><p>The strip under a picture is its code, from the first bit to the last; the coloured bits differ "
+    "</main>\n<footer><p>The strip under a picture is its code, from the first bit to the last; coloured bits differ "
     "from the query’s. A tick marks the query’s class. Of equally near pictures the first added comes first."
     "</p></footer>\n</body>\n</html>\n"
 )
@@ -170,7 +170,7 @@ def _section(answer: Answer, finder: Finder) -> Iterator[str]:
     if answer.query.picture:
         yield _picture(_from_file(name), f"query {name}")
         yield f"<h2>{_text(os.path.basename(name))}</h2>"
-        yield f'<p class="code">0x{_text(short(code, _CODE))}</p>'
+        yield f'<p class="code">0x{_text(short(code, _CODE))}</p><p class="path">{_path(name)}</p>'
     else:
         yield f'<div class="picture bits{" long" if len(code) > _CODE else ""}">0x{_text(code)}</div>'
         yield f"<h2>Code {_text(short(name))}</h2>"
@@ -198,7 +198,7 @@ def _card(neighbor: Neighbor, pixels: NDArray[np.uint8] | None, answer: Answer) 
         f'<span class="rank">{neighbor.rank}</span></div>'
         f'<span class="away">{away(neighbor.distance)}</span>'
         f'<span class="code">{_code(neighbor.code, answer.code)}</span>'
-        f'<span class="path">{_text(neighbor.path)}</span></div></li>\n'
+        f'<span class="path">{_path(neighbor.path)}</span></div></li>\n'
     )
 
 
@@ -238,15 +238,20 @@ def _from_file(path: str) -> NDArray[np.uint8] | None:
 def _picture(pixels: NDArray[np.uint8] | None, told: str) -> str:
     if pixels is None:
         return f'<div class="picture gone" role="img" aria-label="{_text(told)}">picture not found</div>'
-    coarse = max(pixels.shape[:2]) < _COARSE
+    small, coarse = (max(pixels.shape[:2]) < limit for limit in (images.THUMBNAIL + 1, _COARSE))
     image, data = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), io.BytesIO()
-    image.save(data, "PNG") if coarse else image.save(data, "JPEG", quality=88)
-    source = f"data:image/{'png' if coarse else 'jpeg'};base64,{base64.b64encode(data.getvalue()).decode()}"
+    image.save(data, "PNG" if small else "JPEG", quality=88)
+    source = f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(data.getvalue()).decode()}"
     return f'<img class="picture{" coarse" if coarse else ""}" src="{source}" alt="{_text(told)}">'
 
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _path(path: str) -> str:
+    """A path that is broken at its slashes first."""
+    return _text(path).replace("/", "/<wbr>")
 
 
 def _text(text: str) -> str:

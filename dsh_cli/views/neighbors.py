@@ -52,33 +52,33 @@ def predicted_class(answer: Answer) -> str:
         others = ", ".join(map(printable, predicted.tied[:3])) + (", ..." if len(predicted.tied) > 3 else "")
         tie = f" (as near: {others}; taken is the code that most training pictures have)"
     return (
-        f"class {printable(predicted.label)}, whose code 0x{short(predicted.code)} is {away(predicted.distance)}{tie}"
+        f"predicted class {printable(predicted.label)}, whose code 0x{short(predicted.code)} is "
+        f"{away(predicted.distance)}{tie}"
     )
 
 
 def shared_class(answer: Answer, finder: Finder) -> str:
     """How many neighbours there are, and how many are of the query's class, in words."""
+    among = f"among {len(finder.database):,} of the {printable(finder.database.name)}"
     if not answer.neighbors:
         within = "" if finder.radius is None else f" within {counted(finder.radius, 'bit')}"
-        return f"no neighbour{within} among {len(finder.database):,} of the {printable(finder.database.name)}"
+        return f"no neighbour{within} {among}"
     return (
-        f"{counted(len(answer.neighbors), 'neighbour')} of {len(finder.database):,} of the "
-        f"{printable(finder.database.name)}; {answer.sharing:,} of class {printable(answer.predicted.label)}"
+        f"{answer.sharing:,} of {counted(len(answer.neighbors), 'neighbour')} of class "
+        f"{printable(answer.predicted.label)}, {among}"
     )
 
 
 def calibration(answer: Answer, known: Calibration | None) -> str:
-    """What the distances mean by the run's held-out pictures, in words."""
+    """What the distances mean by the run's held-out pictures, in words; nothing where there are none to explain."""
     if known is None:
-        return "no held-out pictures in this run, so what a distance means is unknown"
-    if not answer.neighbors:
-        return ""
-    ends = dict.fromkeys((answer.neighbors[0].distance, answer.neighbors[-1].distance))
-    told = [
-        f"{_share(known.rate(distance))} of {counted(int(known.pairs[distance]), 'pair')} {away(distance)}"
-        for distance in ends
-    ]
-    return f"of one class, {known.split} against train: {'; '.join(told)}"
+        return "calibration: this run has no held-out pictures to tell what a distance means"
+    ends = dict.fromkeys(neighbor.distance for neighbor in (*answer.neighbors[:1], *answer.neighbors[-1:]))
+    told = []
+    for distance in ends:
+        rate, pairs = known.rate(distance), counted(int(known.pairs[distance]), "pair")
+        told.append(f"no pair is {away(distance)}" if rate is None else f"{rate:.1%} of {pairs} {away(distance)}")
+    return f"calibration: of one class are, {known.split} against train, {'; '.join(told)}" if told else ""
 
 
 def away(distance: int) -> str:
@@ -91,14 +91,10 @@ def short(code: str, most: int = 32) -> str:
     return code if len(code) <= most else code[: most - 1] + "…"
 
 
-def _share(rate: float | None) -> str:
-    return "none" if rate is None else f"{rate:.1%}"
-
-
 def _table(answer: Answer, finder: Finder, width: int) -> RenderableType:
-    heading = Text(printable(answer.query.name), style="bold")
-    heading.append("" if _is_long(answer) else f": 0x{answer.code}")
-    lines: list[RenderableType] = [heading]
+    name, code = printable(answer.query.name), f"0x{answer.code}"
+    heading = name if name == code else f"{name}: {code}"
+    lines: list[RenderableType] = [Text(heading, style="bold", overflow="fold")]
     if answer.neighbors:
         lines.append(_rows(answer, width))
     lines += [Text(predicted_class(answer)), Text(shared_class(answer, finder))]
@@ -121,9 +117,9 @@ def _rows(answer: Answer, width: int) -> RenderableType:
     table.add_column("distance", justify="right")
     table.add_column("label", max_width=_LABEL, overflow="fold")
     if _is_long(answer):
-        table.add_column("path, code, bits that differ in each digit", overflow="fold")
+        table.add_column("path, code, bits off", overflow="fold")
     else:
-        table.add_column(f"code, {_SIGN} differs" if binary else "code, bits that differ", no_wrap=True)
+        table.add_column(f"code, {_SIGN} differs" if binary else "code, bits off", no_wrap=True)
         table.add_column("path", overflow="fold")
     for n in answer.neighbors:
         path, code = Text(printable(n.path)), marked(n.code, answer.code, answer.bits if binary else 0, room)
