@@ -17,7 +17,7 @@ from PIL import Image
 from dsh_cli.checkpoint import Run
 from dsh_cli.codes import from_hex, hamming, to_hex
 
-COMMANDS = ["train", "hash", "table", "info"]
+COMMANDS = ["train", "hash", "table", "neighbors", "info"]
 
 
 @pytest.fixture

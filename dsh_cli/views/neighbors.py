@@ -50,7 +50,7 @@ def predicted_class(answer: Answer) -> str:
     tie = ""
     if predicted.tied:
         others = ", ".join(map(printable, predicted.tied[:3])) + (", ..." if len(predicted.tied) > 3 else "")
-        tie = f" (as near: {others}; taken is the code that most training pictures have)"
+        tie = f" (as near, with no more training pictures on the code: {others})"
     return (
         f"predicted class {printable(predicted.label)}, whose code 0x{short(predicted.code)} is "
         f"{away(predicted.distance)}{tie}"
@@ -74,11 +74,13 @@ def calibration(answer: Answer, known: Calibration | None) -> str:
     if known is None:
         return "calibration: this run has no held-out pictures to tell what a distance means"
     ends = dict.fromkeys(neighbor.distance for neighbor in (*answer.neighbors[:1], *answer.neighbors[-1:]))
-    told = []
+    told: list[str] = []
     for distance in ends:
         rate, pairs = known.rate(distance), counted(int(known.pairs[distance]), "pair")
-        told.append(f"no pair is {away(distance)}" if rate is None else f"{rate:.1%} of {pairs} {away(distance)}")
-    return f"calibration: of one class are, {known.split} against train, {'; '.join(told)}" if told else ""
+        share = "no pair is" if rate is None else f"{rate:.1%} of {pairs}"
+        of_one_class = "" if told or rate is None else " are of one class"
+        told.append(f"{share} {away(distance)}{of_one_class}")
+    return f"calibration: {', '.join(told)} ({known.split} against train)" if told else ""
 
 
 def away(distance: int) -> str:
