@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from dsh_cli.errors import DshError
     from dsh_cli.losses import dsh_loss
     from dsh_cli.metrics import class_table, mean_average_precision
+    from dsh_cli.neighbors import Finder, split_database
     from dsh_cli.training import train
 
 _HOMES = {
     "CodeSet": "codes",
     "DshError": "errors",
+    "Finder": "neighbors",
     "Run": "checkpoint",
     "TrainConfig": "config",
     "class_distance_bound": "bounds",
@@ -41,6 +43,7 @@ _HOMES = {
     "load": "checkpoint",
     "load_splits": "data",
     "mean_average_precision": "metrics",
+    "split_database": "neighbors",
     "to_hex": "codes",
     "train": "training",
 }
@@ -48,6 +51,7 @@ _HOMES = {
 __all__ = [
     "CodeSet",
     "DshError",
+    "Finder",
     "Run",
     "TrainConfig",
     "class_distance_bound",
@@ -60,6 +64,7 @@ __all__ = [
     "load",
     "load_splits",
     "mean_average_precision",
+    "split_database",
     "to_hex",
     "train",
 ]

@@ -208,10 +208,15 @@ class Finder:
         self.run, self.database, self.radius = run, database, radius
         self.k = K if k is None and radius is None else k
 
-    def find(
-        self, queries: Iterable[Query], device: str = "auto", workers: int | None = None
-    ) -> Iterator[Answer | Query]:
-        """Each query with its neighbours, in order; one that cannot be read as a `Query` with an error."""
+    def find(self, texts: Iterable[str], device: str = "auto", workers: int | None = None) -> Iterator[Answer | Query]:
+        """Each query with its neighbours, in order; one that cannot be read as a `Query` with an error.
+
+        Args:
+            texts: queries as given, see `parse_queries`.
+            device: where pictures are encoded.
+            workers: threads that decode them; None: one a processor.
+        """
+        queries = parse_queries(texts, self.database.bits)
         source = encoded(self.run, queries, device, workers)
         # all within a radius may be the whole database, so not for many queries at once
         while batch := list(islice(source, 1 if self.k is None else _BATCH)):

@@ -70,18 +70,18 @@ def neighbors(
     run = find_run(model, quiet)
 
     from dsh_cli import codes, report, views
-    from dsh_cli.neighbors import Finder, Query, index_database, is_code, parse_queries, split_database
+    from dsh_cli.neighbors import Finder, Query, index_database, is_code, split_database
 
     for text in filter(is_code, queries):
         codes.parse(text, run.model.bits)  # a malformed one ends it before anything is done
     wanted = label or (), not_label or ()
     database = split_database(run, split, *wanted) if index is None else index_database(index, run, *wanted)
     finder = Finder(run, database, k, radius)
-    if finder.k is not None and finder.k > len(database):
+    if k is not None and k > len(database):
         notice(f"the {database.name} has only {len(database):,} to choose from", quiet)
     failed = False
     with nullcontext() if html is None else report.page(html, finder) as page:
-        for answer in finder.find(parse_queries(arguments(queries, null), run.model.bits), device, workers):
+        for answer in finder.find(arguments(queries, null), device, workers):
             if isinstance(answer, Query):
                 failed = True
                 complain(f"{answer.name}: {answer.error}" if answer.picture else f"{answer.error}")
