@@ -25,7 +25,8 @@ CARDS = 500  # neighbours of a query with a picture on the page, at most
 
 _SIDE = 224  # pixels of a picture taken from its file, at most
 _COARSE = 32  # pixels below which a picture is enlarged with sharp edges
-_CODE = 16  # hex digits of a code shown on a card, at most
+_CODE = 16  # hex digits up to which a code is shown whole on a card
+_CUT = 12  # characters of a longer one
 
 _STYLE = """
 :root{color-scheme:light dark;--page:#f6f6f3;--card:#fff;--line:#dfdfd8;--ink:#1c1d1a;--soft:#62645c;--quiet:#ecece6;
@@ -57,7 +58,7 @@ flex-direction:column}
 Menlo,Consolas,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere;overflow:hidden}
 .bits.long{font-size:.8125rem;font-weight:400}
 .strip{display:block;width:100%;height:5px;background:var(--quiet)}
-.strip path{fill:var(--mark)}
+.strip path{fill:var(--mark);stroke:var(--mark);stroke-width:1px;vector-effect:non-scaling-stroke}
 .about{padding:.6rem .7rem .7rem;display:flex;flex-direction:column;gap:.1rem;min-width:0}
 .top{display:flex;justify-content:space-between;align-items:baseline;gap:.5rem}
 .label{font-weight:620;overflow-wrap:anywhere;min-width:0}
@@ -170,10 +171,10 @@ def _section(answer: Answer, finder: Finder) -> Iterator[str]:
     if answer.query.picture:
         yield _picture(_from_file(name), f"query {name}")
         yield f"<h2>{_text(os.path.basename(name))}</h2>"
-        yield f'<p class="code">0x{_text(short(code, _CODE))}</p><p class="path">{_path(name)}</p>'
+        yield f'<p class="code">{_code(code, code)}</p><p class="path">{_path(name)}</p>'
     else:
         yield f'<div class="picture bits{" long" if len(code) > _CODE else ""}">0x{_text(code)}</div>'
-        yield f"<h2>Code {_text(short(name))}</h2>"
+        yield f"<h2>Code {_text(name if len(name) <= _CODE + 2 else short(name, _CUT + 2))}</h2>"
     yield f'<p class="class">{_text(_capital(predicted_class(answer)))}.</p>'
     yield f"<p>{_text(_capital(shared_class(answer, finder)))}.</p>"
     if known := calibration(answer, finder.calibration):
@@ -215,7 +216,7 @@ def _strip(neighbor: Neighbor, answer: Answer) -> str:
 
 def _code(code: str, query: str) -> str:
     if len(code) > _CODE:
-        return f"0x{_text(short(code, _CODE))}"
+        return f"0x{short(code, _CUT)}"
     return "0x" + "".join(c if c == d else f"<mark>{c}</mark>" for c, d in zip(code, query, strict=True))
 
 

@@ -34,11 +34,12 @@ class Browser:
         self._to, self._from, self._rest, self._number = to_browser, from_browser, b"", 0
         self.requests: list[str] = []
         self.problems: list[str] = []
-        self._events: list[str] = []
+        self._loaded: set[str] = set()  # by the number of the loading
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     _session = None
 
@@ -58,12 +59,9 @@ class Browser:
         """Open a page, and wait until all of it is there."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call("Page.navigate", url="about:blank")
-        while "Page.loadEventFired" not in self._events:
-            self._receive()
-        self.requests, self.problems, self._events = [], [], []
-        self.call("Page.navigate", url=url)
-        while "Page.loadEventFired" not in self._events:
+        self.requests, self.problems = [], []
+        loader = self.call("Page.navigate", url=url)["loaderId"]
+        while loader not in self._loaded:
             self._receive()
 
     def value(self, expression: str):
@@ -86,8 +84,9 @@ class Browser:
         return message
 
     def _note(self, event: str, about) -> None:
-        self._events.append(event)
-        if event == "Network.requestWillBeSent":
+        if event == "Page.lifecycleEvent" and about["name"] == "load":
+            self._loaded.add(about["loaderId"])
+        elif event == "Network.requestWillBeSent":
             self.requests.append(about["request"]["url"])
         elif event == "Network.loadingFailed":
             self.problems.append(about["errorText"])

@@ -297,8 +297,9 @@ def test_long_codes_and_paths_fit_the_terminal_and_every_bit_that_differs_is_cou
 
 def test_differing_bits_are_coloured_and_marked_without_colours_too(run):
     arguments = ["neighbors", "0xf3", "--model", run, "--format", "table"]
-    coloured = dsh_process(*arguments, env=os.environ | {"FORCE_COLOR": "1", "TERM": "xterm"}).stdout
-    assert b"\x1b[1;31m0\x1b[0m" in coloured
+    coloured = dsh_process(*arguments, env=os.environ | {"FORCE_COLOR": "1", "TERM": "xterm"})
+    assert coloured.returncode == 0, coloured.stderr
+    assert b"\x1b[1;31m0\x1b[0m" in coloured.stdout
     plain = dsh_process(*arguments, env=os.environ | {"NO_COLOR": "1"}).stdout
     assert b"\x1b[" not in plain and b"^^" in plain
 

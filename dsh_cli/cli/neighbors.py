@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from dsh_cli.cli.shared import (
     notice,
     option,
     show,
+    status,
 )
 from dsh_cli.errors import UsageError
 
@@ -80,8 +82,13 @@ def neighbors(
     if k is not None and k > len(database):
         notice(f"the {database.name} has only {len(database):,} to choose from", quiet)
     failed = False
-    with nullcontext() if html is None else report.page(html, finder) as page:
-        for answer in finder.find(arguments(queries, null), device, workers):
+    on_screen = sys.stdout.isatty()  # the answers themselves show the progress
+    with (
+        nullcontext() if html is None else report.page(html, finder) as page,
+        status(quiet or on_screen, "looking up") as progress,
+    ):
+        for done, answer in enumerate(finder.find(arguments(queries, null), device, workers), 1):
+            progress(done)
             if isinstance(answer, Query):
                 failed = True
                 complain(f"{answer.name}: {answer.error}" if answer.picture else f"{answer.error}")

@@ -130,8 +130,13 @@ def status(quiet: bool, what: str) -> Iterator[Callable[..., None]]:
     if quiet or not console.is_terminal:
         yield lambda done, total=None: None
         return
-    with console.status(what) as line:
-        yield lambda done, total=None: line.update(f"{what}: {done:,}" + (f" of {total:,}" if total else ""))
+    from rich.live import Live
+    from rich.spinner import Spinner
+
+    line = Spinner("dots", text=what)
+    # Rich would send stdout along with the live line, and so results to stderr
+    with Live(line, console=console, refresh_per_second=12.5, transient=True, redirect_stdout=False):
+        yield lambda done, total=None: line.update(text=f"{what}: {done:,}" + (f" of {total:,}" if total else ""))
 
 
 def find_run(model: str | None, quiet: bool) -> Run:
