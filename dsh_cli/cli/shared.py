@@ -133,7 +133,7 @@ def status(quiet: bool, what: str) -> Iterator[Callable[..., None]]:
     from rich.live import Live
     from rich.spinner import Spinner
 
-    line = Spinner("dots", text=what)
+    line = Spinner("dots", text=what, style="status.spinner")
     # Rich would send stdout along with the live line, and so results to stderr
     with Live(line, console=console, refresh_per_second=12.5, transient=True, redirect_stdout=False):
         yield lambda done, total=None: line.update(text=f"{what}: {done:,}" + (f" of {total:,}" if total else ""))
