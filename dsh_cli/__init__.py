@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dsh_cli.errors import DshError
     from dsh_cli.losses import dsh_loss
     from dsh_cli.metrics import class_table
+    from dsh_cli.neighbors import Finder, split_database
     from dsh_cli.protocols import evaluate_run
     from dsh_cli.retrieval import evaluate, mean_average_precision
     from dsh_cli.training import train
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CodeSet": "codes",
     "DshError": "errors",
+    "Finder": "neighbors",
     "Run": "checkpoint",
     "TrainConfig": "config",
     "class_distance_bound": "bounds",
@@ -45,6 +47,7 @@ _HOMES = {
     "load": "checkpoint",
     "load_splits": "data",
     "mean_average_precision": "retrieval",
+    "split_database": "neighbors",
     "to_hex": "codes",
     "train": "training",
 }
@@ -52,6 +55,7 @@ _HOMES = {
 __all__ = [
     "CodeSet",
     "DshError",
+    "Finder",
     "Run",
     "TrainConfig",
     "class_distance_bound",
@@ -66,6 +70,7 @@ __all__ = [
     "load",
     "load_splits",
     "mean_average_precision",
+    "split_database",
     "to_hex",
     "train",
 ]

@@ -20,7 +20,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -165,6 +165,21 @@ class Run:
             relaxed=tensors.get("relaxed"),
             thumbnails=tensors.get("thumbnails"),
         )
+
+    def thumbnails(self, split: str, rows: Sequence[int]) -> NDArray[np.uint8]:
+        """Thumbnails of some pictures of one split, (r, h, w, channels); no others are read from the disk.
+
+        Raises:
+            RunError: they are missing or damaged.
+        """
+        file = self.path / "codes" / f"{split}.safetensors"
+        self._require_finished()
+        with _opened(file, ("thumbnails",), self.path) as tensors:
+            all_of_split = tensors.get_slice("thumbnails")
+            if len(shape := all_of_split.get_shape()) != 4 or shape[0] != self.counts.get(split):
+                raise RunError(f"{file} does not fit config.json; train again with: dsh train --like {self.path}")
+            each = [all_of_split[row : row + 1] for row in rows]
+        return np.concatenate(each) if each else np.zeros((0, *shape[1:]), np.uint8)
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Names of the pictures of each split, in the order of its codes."""
@@ -380,15 +395,22 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_tensors(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
     """Tensors of a file, all or those named; no other is read from the disk."""
-    again = f"train again with: dsh train --like {path.parent.parent if names else path.parent}"
+    with _opened(path, names or (), path.parent.parent if names else path.parent) as file:
+        return {name: file.get_tensor(name) for name in names or file.keys()}
+
+
+@contextlib.contextmanager
+def _opened(path: Path, names: Sequence[str], run: Path) -> Iterator[Any]:
+    """A safetensors file of a run that has the tensors named."""
+    again = f"train again with: dsh train --like {run}"
     if not path.is_file():
         raise RunError(f"{path} is missing; {again}")
     try:
         with safetensors.safe_open(path, "numpy") as file:
             held = set(file.keys())
-            if missing := [name for name in names or () if name not in held]:
+            if missing := [name for name in names if name not in held]:
                 raise RunError(f"{path} lacks {missing[0]!r}; {again}")
-            return {name: file.get_tensor(name) for name in names or held}
+            yield file
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise RunError(f"{path} is damaged ({error}); {again}") from error
 

@@ -7,6 +7,7 @@ Its text form is that number in lowercase hex of ceil(k / 4) digits; its packed 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -97,6 +98,34 @@ def from_hex(texts: Sequence[str], bits: int) -> Packed:
             raise UsageError(f"code {text!r} does not fit {bits} bits; its first digit is too large")
         rows += (number << spare).to_bytes(width, "big")
     return np.frombuffer(bytes(rows), dtype=np.uint8).reshape(len(texts), width)
+
+
+def looks_like_code(text: str) -> bool:
+    """Whether a text is meant as a code, be it well formed or not: it starts with 0x or 0b, and has no dot or slash."""
+    return re.fullmatch(r"0[xb]\w*", text, re.ASCII | re.IGNORECASE) is not None
+
+
+def parse(text: str, bits: int) -> Packed:
+    """A code as people write it, `0xf7` or `0b1111_0111`, in packed form: (ceil(k / 8),) uint8.
+
+    All digits are given, leading zeros too; single underscores may stand before digits.
+
+    Raises:
+        UsageError: it is no code of k bits.
+    """
+    kind, body = text[:2].lower(), text[2:]
+    digits = body.replace("_", "")
+    lengths = {"0x": -(-bits // 4), "0b": bits}
+    alphabet = "[0-9a-fA-F]" if kind == "0x" else "[01]"
+    if kind not in lengths or len(digits) != lengths[kind] or not re.fullmatch(f"(_?{alphabet})+", body):
+        shown = text if len(text) <= 40 else text[:37] + "..."
+        given = f" of {len(digits)} digits" if kind in lengths and re.fullmatch(f"(_?{alphabet})+", body) else ""
+        raise UsageError(
+            f"code {shown!r}{given}: a code of {bits} bits is written 0x and {lengths['0x']} hex digits, "
+            f"or 0b and {bits} binary digits"
+        )
+    packed: Packed = (from_hex([digits], bits) if kind == "0x" else pack([[digit == "1" for digit in digits]]))[0]
+    return packed
 
 
 def to_binary(packed: Packed, bits: int) -> list[str]:

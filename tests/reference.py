@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("train", "hash", "table", "evaluate", "info")
+COMMANDS = ("train", "hash", "table", "neighbors", "evaluate", "info")
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
 
 

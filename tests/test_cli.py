@@ -17,7 +17,7 @@ from PIL import Image
 from dsh_cli.checkpoint import Run
 from dsh_cli.codes import from_hex, hamming, to_hex
 
-COMMANDS = ["train", "hash", "table", "evaluate", "info"]
+COMMANDS = ["train", "hash", "table", "neighbors", "evaluate", "info"]
 
 
 @pytest.fixture
@@ -89,6 +89,20 @@ def on_terminal(arguments):
     os.close(ours)
     assert process.wait(timeout=60) == 0, shown.decode()
     return shown.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("command", ["hash", "neighbors"])
+def test_results_go_to_stdout_while_stderr_shows_the_progress(command, digits_run, pictures):
+    ours, theirs = os.openpty()
+    arguments = [sys.executable, "-m", "dsh_cli", command, str(pictures / "a.png"), "--model", str(digits_run)]
+    environment = {**os.environ, "TERM": "xterm"}
+    done = subprocess.run([*arguments, "--json"], stdout=subprocess.PIPE, stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = os.read(ours, 65536)
+    os.close(ours)
+    assert json.loads(done.stdout)["code"]
+    assert b": 1" in shown and b"code" not in shown
 
 
 # train, info

@@ -25,7 +25,10 @@ def test_python_examples_run(code, digits_run, capsys):
 
 
 def test_every_option_it_names_exists():
-    helps = {command: dsh(command, "--help").stdout for command in ("train", "hash", "table", "evaluate", "info")}
+    helps = {
+        command: dsh(command, "--help").stdout
+        for command in ("train", "hash", "table", "neighbors", "evaluate", "info")
+    }
     of_commands = re.findall(rf"\bdsh ({'|'.join(helps)})\b([^`|#\n]*)", README)
     options = [(command, option) for command, rest in of_commands for option in re.findall(r" (--?[a-z-]+)", rest)]
     assert len(options) > 5 and [pair for pair in options if pair[1] not in helps[pair[0]]] == []

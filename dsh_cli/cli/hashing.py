@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -13,17 +11,19 @@ from dsh_cli.cli.shared import (
     Format,
     Json,
     Model,
+    Null,
     Quiet,
+    Where,
+    Workers,
     app,
+    arguments,
     complain,
     find_run,
     form_of,
-    option,
     print_table,
     status,
     write,
 )
-from dsh_cli.config import Device
 
 
 @app.command(
@@ -36,9 +36,9 @@ def hash_pictures(
         typer.Argument(metavar="PATH", help="Picture files, folders of them, or - for a list on standard input."),
     ],
     model: Model = None,
-    null: Annotated[bool, typer.Option("--null", "-0", help="The list on standard input is NUL-separated.")] = False,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
-    workers: Annotated[int | None, option("Threads that decode pictures.", "one a processor", min=1)] = None,
+    null: Null = False,
+    device: Where = "auto",
+    workers: Workers = None,
     form: Format = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -56,7 +56,7 @@ def hash_pictures(
     failed = False
     on_screen = form != "table" and sys.stdout.isatty()  # the codes themselves show the progress
     with status(quiet or on_screen, "hashing pictures") as progress:
-        for done, item in enumerate(encode_files(net, images.expand(_arguments(paths, null)), workers), 1):
+        for done, item in enumerate(encode_files(net, images.expand(arguments(paths, null)), workers), 1):
             progress(done)
             if item.error is not None:
                 failed = True
@@ -72,14 +72,3 @@ def hash_pictures(
     sys.stdout.flush()
     if failed:
         raise typer.Exit(1)
-
-
-def _arguments(paths: list[str], null: bool) -> Iterator[str]:
-    """Paths as given, with `-` replaced by those on standard input, as they arrive."""
-    for path in paths:
-        if path != "-":
-            yield path
-        elif null:
-            yield from (os.fsdecode(name) for name in sys.stdin.buffer.read().split(b"\0") if name)
-        else:
-            yield from (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer if line.strip())

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from dsh_cli.config import Device
 from dsh_cli.errors import DISK_FULL, DshError, UsageError
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ Model = Annotated[
 Format = Annotated[Form | None, option("How to print the result.", "table on a terminal, plain in a pipe", "--format")]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notices; errors only.")]
+Null = Annotated[bool, typer.Option("--null", "-0", help="The list on standard input is NUL-separated.")]
+Where = Annotated[Device, typer.Option("--device", help="Where to compute.")]
+Workers = Annotated[int | None, option("Threads that decode pictures.", "one a processor", "--workers", min=1)]
 
 
 def _version(wanted: bool) -> None:
@@ -126,8 +130,13 @@ def status(quiet: bool, what: str) -> Iterator[Callable[..., None]]:
     if quiet or not console.is_terminal:
         yield lambda done, total=None: None
         return
-    with console.status(what) as line:
-        yield lambda done, total=None: line.update(f"{what}: {done:,}" + (f" of {total:,}" if total else ""))
+    from rich.live import Live
+    from rich.spinner import Spinner
+
+    line = Spinner("dots", text=what, style="status.spinner")
+    # Rich would send stdout along with the live line, and so results to stderr
+    with Live(line, console=console, refresh_per_second=12.5, transient=True, redirect_stdout=False):
+        yield lambda done, total=None: line.update(text=f"{what}: {done:,}" + (f" of {total:,}" if total else ""))
 
 
 def find_run(model: str | None, quiet: bool) -> Run:
@@ -147,6 +156,17 @@ def form_of(form: Form | None, as_json: bool) -> Form:
     if as_json:
         return "json"
     return form or ("table" if sys.stdout.isatty() else "plain")
+
+
+def arguments(paths: list[str], null: bool) -> Iterator[str]:
+    """Paths as given, with `-` replaced by those on standard input, as they arrive."""
+    for path in paths:
+        if path != "-":
+            yield path
+        elif null:
+            yield from (os.fsdecode(name) for name in sys.stdin.buffer.read().split(b"\0") if name)
+        else:
+            yield from (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer if line.strip())
 
 
 def show(view: View, form: Form) -> None:

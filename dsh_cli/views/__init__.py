@@ -3,6 +3,7 @@
 from dsh_cli.views.classes import class_codes
 from dsh_cli.views.evaluation import evaluated, evaluated_runs
 from dsh_cli.views.hashing import hashed_json, hashed_line, hashed_table
+from dsh_cli.views.neighbors import neighbors, unread
 from dsh_cli.views.runs import run_info, run_list, trained
 from dsh_cli.views.shared import View, printable
 
@@ -14,8 +15,10 @@ __all__ = [
     "hashed_json",
     "hashed_line",
     "hashed_table",
+    "neighbors",
     "printable",
     "run_info",
     "run_list",
     "trained",
+    "unread",
 ]

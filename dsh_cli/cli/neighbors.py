@@ -1,0 +1,106 @@
+"""`dsh neighbors`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from typing import Annotated
+
+import typer
+
+from dsh_cli.cli.shared import (
+    Format,
+    Json,
+    Model,
+    Null,
+    Quiet,
+    Where,
+    Workers,
+    app,
+    arguments,
+    complain,
+    find_run,
+    form_of,
+    notice,
+    option,
+    show,
+    status,
+)
+from dsh_cli.errors import UsageError
+
+_Labels = list[str] | None
+
+
+@app.command(
+    epilog="Example: [bold]dsh neighbors image.png --html page.html[/], or [bold]dsh neighbors 0xf7 --radius 1[/]"
+)
+def neighbors(
+    queries: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="QUERY",
+            help="Picture files, folders of them, codes such as 0xf7 or 0b1111_0111 (a file of that name goes first), "
+            "or - for a list on standard input.",
+        ),
+    ],
+    model: Model = None,
+    k: Annotated[
+        int | None,
+        option("Neighbours of each query.", "10; with --radius all within it", "-k", min=1),
+    ] = None,
+    radius: Annotated[int | None, typer.Option(help="Only those at most so many bits away.", min=0)] = None,
+    split: Annotated[
+        str | None, option("Split of the run to look in.", "database where it has one, else train", metavar="SPLIT")
+    ] = None,
+    index: Annotated[
+        str | None, typer.Option(metavar="INDEX", help="Look in an index, not in the run.", hidden=True)
+    ] = None,
+    label: Annotated[_Labels, typer.Option(metavar="CLASS", help="Only this class. May be repeated.")] = None,
+    not_label: Annotated[_Labels, typer.Option(metavar="CLASS", help="Not this class. May be repeated.")] = None,
+    html: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Also write a page with the pictures, whole in one file.")
+    ] = None,
+    null: Null = False,
+    device: Where = "auto",
+    workers: Workers = None,
+    form: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the pictures whose codes are nearest. Those equally near come in the order in which they were added."""
+    form = form_of(form, as_json)
+    if index is not None and split is not None:
+        raise UsageError("--index and --split contradict each other; give one of them")
+    run = find_run(model, quiet)
+
+    from dsh_cli import codes, report, views
+    from dsh_cli.neighbors import Finder, Query, index_database, is_code, split_database
+
+    for text in filter(is_code, queries):
+        codes.parse(text, run.model.bits)  # a malformed one ends it before anything is done
+    wanted = label or (), not_label or ()
+    database = split_database(run, split, *wanted) if index is None else index_database(index, run, *wanted)
+    finder = Finder(run, database, k, radius)
+    if k is not None and k > len(database):
+        notice(f"the {database.name} has only {len(database):,} to choose from", quiet)
+    failed = False
+    on_screen = sys.stdout.isatty()  # the answers themselves show the progress
+    with (
+        nullcontext() if html is None else report.page(html, finder) as page,
+        status(quiet or on_screen, "looking up") as progress,
+    ):
+        for done, answer in enumerate(finder.find(arguments(queries, null), device, workers), 1):
+            progress(done)
+            if isinstance(answer, Query):
+                failed = True
+                complain(f"{answer.name}: {answer.error}" if answer.picture else f"{answer.error}")
+                if form == "json":
+                    show(views.unread(answer), form)
+                continue
+            show(views.neighbors(answer, finder), form)
+            if page is not None:
+                page.add(answer)
+    if html is not None and page is not None and page.written:
+        notice(f"wrote {html}", quiet)
+    if failed:
+        raise typer.Exit(1)

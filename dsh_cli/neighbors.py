@@ -1,0 +1,349 @@
+"""Pictures and codes -> the nearest of a database, with what a run knows of its classes. Torch only for pictures."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsh_cli import images, search
+from dsh_cli.checkpoint import Run
+from dsh_cli.codes import CodeSet, Packed, from_hex, hamming, looks_like_code, parse, to_hex
+from dsh_cli.errors import DshError, UsageError
+from dsh_cli.metrics import ClassTable, class_table
+
+K = 10  # neighbours of a query, where neither their number nor a radius is asked for
+
+_BATCH = 256  # queries looked up at once
+_HELD_OUT = 1000  # pictures compared for the calibration, at most
+_WORDS = 1 << 26  # of 64 bits compared for it, at most: a fifth of a second
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to look for: a picture file or a code."""
+
+    name: str  # the path, or the code as given
+    picture: bool
+    packed: Packed | None = None  # (ceil(k / 8),) uint8; None for a picture before it is encoded, and with an error
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """One of the database, as near to the query as its rank says."""
+
+    rank: int  # 1 for the nearest; of one distance in the order in which they were added
+    path: str
+    label: str | None  # None where unknown
+    code: str
+    distance: int  # to the query, in bits
+    row: int  # place in the database
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The class whose code is nearest to the query's.
+
+    Of classes equally near that with the most training pictures on its code, and of equals the first.
+    """
+
+    label: str
+    code: str  # of the class: its most frequent in the training split
+    distance: int  # to the query, in bits
+    tied: tuple[str, ...]  # other classes whose codes are as near
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A query and its neighbours."""
+
+    query: Query
+    bits: int
+    code: str
+    predicted: Prediction
+    neighbors: tuple[Neighbor, ...]
+    same_class_rate: float | None
+    """Of the pairs of a held-out and a training picture of the run that are as far apart as the query and its nearest
+    neighbour, the share in [0, 1] that are of one class; None without a neighbour, or without such a pair. See
+    `Calibration`."""
+
+    @property
+    def sharing(self) -> int:
+        """Neighbours of the predicted class."""
+        return sum(neighbor.label == self.predicted.label for neighbor in self.neighbors)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How often two pictures at a distance are of one class, by pairs of a held-out and a training picture of a run.
+
+    Held out is the validation split, or the test split where a run has no validation pictures. Pictures without a
+    label are left out. Of more pictures than can be compared at once some are taken, evenly over the split.
+    """
+
+    split: str  # the held-out one
+    queries: int  # held-out pictures compared
+    database: int  # training pictures compared with each
+    pairs: NDArray[np.int64]  # (k + 1,) by distance
+    same: NDArray[np.int64]  # (k + 1,) those of one class
+
+    def rate(self, distance: int) -> float | None:
+        """The share of the pairs at a distance that are of one class; None where there are none."""
+        return float(self.same[distance] / self.pairs[distance]) if self.pairs[distance] else None
+
+
+@dataclass(frozen=True)
+class Database:
+    """Codes to look among, in the order in which they were added."""
+
+    name: str  # for people
+    bits: int
+    packed: Packed  # (n, ceil(k / 8)) uint8
+    rows: NDArray[np.int64]  # (n,) numbers by which `describe` and `thumbnails` know them
+    describe: Callable[[Sequence[int]], Sequence[tuple[str, str | None]]]  # path and label
+    thumbnails: Callable[[Sequence[int]], NDArray[np.uint8]] | None = None  # (r, h, w, channels); None: in their files
+    narrowed: bool = False  # whether some were left out for their label
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+
+def split_database(
+    run: Run, split: str | None = None, labels: Sequence[str] = (), not_labels: Sequence[str] = ()
+) -> Database:
+    """A split of a run: by default `database`, or `train` where it has none. Of given labels, or without some.
+
+    Raises:
+        UsageError: the run has no such split, or a label is none of its classes.
+        DshError: no picture is left.
+    """
+    default = "database" if "database" in run.counts else "train"
+    chosen = default if split is None else split
+    if chosen not in run.counts:
+        raise UsageError(f"--split {chosen}: {run.path} has {', '.join(run.counts)}")
+    for label in (*labels, *not_labels):
+        if label not in run.classes:
+            known = ", ".join(run.classes[:10]) + (", ..." if len(run.classes) > 10 else "")
+            raise UsageError(f"no class {label!r} in {run.path}; its classes: {known}")
+    codes = run.codes(chosen)
+    known_labels = [*run.classes, None]  # the last for -1
+    kept = [_keeps(label, labels, not_labels) for label in known_labels]
+    rows = np.flatnonzero(np.array(kept)[codes.labels])
+    names = run.names().get(chosen, ())
+    if len(names) != len(codes):
+        raise DshError(f"{run.path / 'splits.json'} does not fit the codes; train again with: dsh train")
+    database = Database(
+        name=f"{chosen} split",
+        bits=codes.bits,
+        packed=codes.packed[rows],
+        rows=rows,
+        describe=lambda wanted: [(names[row], known_labels[codes.labels[row]]) for row in wanted],
+        thumbnails=lambda wanted: run.thumbnails(chosen, wanted),
+        narrowed=bool(labels or not_labels),
+    )
+    return _not_empty(database, f"the {chosen} split of {run.path}", "choose another --split")
+
+
+def index_database(uri: str, run: Run, labels: Sequence[str] = (), not_labels: Sequence[str] = ()) -> Database:
+    """An index of pictures, of given labels, or without some.
+
+    Raises:
+        DshError: there is no index, it is empty, it is of another model, or no picture is left.
+    """
+    try:
+        from dsh_cli.index import Index
+    except ModuleNotFoundError as error:  # indexes come next
+        raise DshError("this version of dsh keeps no indexes yet; look in a split of the run with --split") from error
+
+    index = Index.open(uri)
+    if index.bits is None or not len(index):
+        raise DshError(f"index {uri} is empty; add pictures with: dsh index add {uri} FOLDER")
+    index.require(run)
+    packed, rows = index.codes(), np.arange(len(index))
+    if labels or not_labels:
+        rows = np.array([i for i, row in enumerate(index.rows(rows)) if _keeps(row.label, labels, not_labels)], int)
+        packed = packed[rows]
+    database = Database(
+        name=f"index {uri}",
+        bits=index.bits,
+        packed=packed,
+        rows=rows,
+        describe=lambda wanted: [(row.path, row.label) for row in index.rows(np.array(wanted, np.int64))],
+        narrowed=bool(labels or not_labels),
+    )
+    return _not_empty(database, f"index {uri}", "see: dsh index info " + uri)
+
+
+def _keeps(label: str | None, labels: Sequence[str], not_labels: Sequence[str]) -> bool:
+    return (not labels or label in labels) and label not in not_labels
+
+
+def _not_empty(database: Database, where: str, what_to_do: str) -> Database:
+    if not len(database):
+        kind = "pictures of these labels" if database.narrowed else "pictures"
+        raise DshError(f"no {kind} in {where}; {what_to_do}")
+    return database
+
+
+class Finder:
+    """Looks up queries in a database, and says what the run knows of them.
+
+    Args:
+        run: whose codes these are; it knows the classes, and encodes pictures.
+        database: what to look among.
+        k: neighbours of each query, at most; None: `K`, or with a radius all within it.
+        radius: bits from the query, at most; None: any.
+
+    Raises:
+        UsageError: the radius is none for codes of this length.
+    """
+
+    def __init__(self, run: Run, database: Database, k: int | None = None, radius: int | None = None) -> None:
+        if radius is not None and not 0 <= radius <= database.bits:
+            raise UsageError(f"--radius {radius}: codes of {database.bits} bits differ in 0 to {database.bits}")
+        self.run, self.database, self.radius = run, database, radius
+        self.k = K if k is None and radius is None else k
+
+    def find(self, texts: Iterable[str], device: str = "auto", workers: int | None = None) -> Iterator[Answer | Query]:
+        """Each query with its neighbours, in order; one that cannot be read as a `Query` with an error.
+
+        Args:
+            texts: queries as given, see `parse_queries`.
+            device: where pictures are encoded.
+            workers: threads that decode them; None: one a processor.
+        """
+        queries = parse_queries(texts, self.database.bits)
+        source = encoded(self.run, queries, device, workers)
+        # all within a radius may be the whole database, so not for many queries at once
+        while batch := list(islice(source, 1 if self.k is None else _BATCH)):
+            packed = [query.packed for query in batch if query.packed is not None]
+            found = iter(self._look_up(np.stack(packed)) if packed else ())
+            for query in batch:
+                yield query if query.packed is None else self._answer(query, query.packed, *next(found))
+
+    def _answer(self, query: Query, packed: Packed, places: NDArray[np.int64], distances: NDArray[np.int32]) -> Answer:
+        bits, rows = self.database.bits, self.database.rows[places].tolist()
+        about = self.database.describe(rows)
+        texts = to_hex(self.database.packed[places], bits)
+        neighbors = tuple(
+            Neighbor(rank, path, label, code, distance, row)
+            for rank, ((path, label), code, distance, row) in enumerate(
+                zip(about, texts, distances.tolist(), rows, strict=True), 1
+            )
+        )
+        rate = self.calibration.rate(neighbors[0].distance) if neighbors and self.calibration else None
+        return Answer(query, bits, to_hex(packed[None], bits)[0], self.predict(packed), neighbors, rate)
+
+    def predict(self, packed: Packed) -> Prediction:
+        """The class whose code is nearest to a (bytes,) code."""
+        table = [row for row in self._classes.classes if row.code is not None]
+        distances = hamming(packed, self._class_codes)  # (C,)
+        near = [i for i, distance in enumerate(distances) if distance == distances.min()]
+        best = max(near, key=lambda i: (round(table[i].exact * table[i].count), -i))
+        tied = tuple(table[i].label for i in near if i != best)
+        return Prediction(table[best].label, table[best].code or "", int(distances[best]), tied)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What distances mean by the run's held-out pictures; None where it has none with a label."""
+        split = "validation" if self.run.counts.get("validation") else "test"
+        return calibrate(self.run.codes(split), self._train, split) if self.run.counts.get(split) else None
+
+    @cached_property
+    def _train(self) -> CodeSet:
+        return self.run.codes("train")
+
+    @cached_property
+    def _classes(self) -> ClassTable:
+        return class_table(self._train, "train")
+
+    @cached_property
+    def _class_codes(self) -> Packed:
+        return from_hex([row.code for row in self._classes.classes if row.code is not None], self.database.bits)
+
+    def _look_up(self, packed: Packed) -> Iterable[search.Found]:
+        codes, bits = self.database.packed, self.database.bits
+        if self.k is None:
+            assert self.radius is not None
+            return search.within(codes, packed, bits, self.radius)
+        rows, distances = search.nearest(codes, packed, bits, self.k)
+        limits = (distances <= (bits if self.radius is None else self.radius)).sum(axis=1)
+        return [(rows[i, :limit], distances[i, :limit]) for i, limit in enumerate(limits)]
+
+
+def calibrate(held_out: CodeSet, train: CodeSet, split: str) -> Calibration:
+    """Count the pairs of a held-out and a training picture, and those of one class, by their distance."""
+    width = -(-held_out.bits // 64)  # words of a code
+    queries, labels = _sampled(held_out, _HELD_OUT)
+    database, database_labels = _sampled(train, max(1, _WORDS // (width * max(1, len(queries)))))
+    order = np.argsort(database_labels, kind="stable")  # so that one class is one slice
+    database, database_labels = database[order], database_labels[order]
+    starts, ends = (np.searchsorted(database_labels, labels, side) for side in ("left", "right"))
+    pairs, same = np.zeros((2, held_out.bits + 1), np.int64)
+    for query, start, end in zip(queries, starts, ends, strict=True):
+        distances = np.bitwise_count(database ^ query)  # (m, words)
+        between = distances[:, 0] if width == 1 else distances.sum(axis=1, dtype=np.int16)
+        pairs += np.bincount(between, minlength=len(pairs))
+        same += np.bincount(between[start:end], minlength=len(same))
+    return Calibration(split, len(queries), len(database), pairs, same)
+
+
+def _sampled(codes: CodeSet, most: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """At most so many codes that have a label, evenly over the split, as (n, words), and their labels."""
+    rows = np.flatnonzero(codes.labels >= 0)
+    if len(rows) > most:
+        rows = rows[np.arange(most) * len(rows) // most]
+    padded = np.zeros((len(rows), -(-codes.bits // 64) * 8), np.uint8)
+    padded[:, : codes.packed.shape[1]] = codes.packed[rows]
+    return padded.view(np.uint64), codes.labels[rows]
+
+
+def is_code(text: str) -> bool:
+    """Whether a text given as a query is meant as a code: it looks like one, and there is no file of that name."""
+    return looks_like_code(text) and not os.path.lexists(text)
+
+
+def parse_queries(texts: Iterable[str], bits: int) -> Iterator[Query]:
+    """Queries as given: codes, picture files, and folders as the pictures below them.
+
+    A malformed code comes as a query with an error.
+    """
+    for text in texts:
+        if is_code(text):
+            try:
+                yield Query(text, False, parse(text, bits))
+            except UsageError as error:
+                yield Query(text, False, error=str(error))
+        else:
+            for path in images.expand([text]):
+                yield Query(path, True)
+
+
+def encoded(run: Run, queries: Iterable[Query], device: str = "auto", workers: int | None = None) -> Iterator[Query]:
+    """Queries with the codes of their pictures, in order; those that cannot be read with an error."""
+    net = None
+    for pending, group in groupby(queries, lambda query: query.packed is None and query.error is None):
+        if not pending:
+            yield from group
+            continue
+        from dsh_cli.encoding import encode_files
+        from dsh_cli.training import choose_device
+
+        net = net or run.load_model(choose_device(device))
+        for item in encode_files(net, (query.name for query in group), workers):
+            query = Query(item.path, True, item.packed, item.error)
+            if item.error is not None and _bare_code(item.path, run.model.bits):
+                query = replace(query, error=f"{item.error}; as a code it is written 0x{item.path}")
+            yield query
+
+
+def _bare_code(text: str, bits: int) -> bool:
+    """Whether a text that names no file is a code without its prefix."""
+    return re.fullmatch(f"[0-9a-fA-F]{{{-(-bits // 4)}}}", text) is not None and not os.path.lexists(text)

@@ -1,0 +1,157 @@
+"""Queries and their neighbours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from dsh_cli.views.shared import View, counted, field, lines_table, or_dash, printable
+
+if TYPE_CHECKING:
+    from dsh_cli.neighbors import Answer, Calibration, Finder, Query
+
+_LABEL = 16  # columns of a label, before it is folded
+_OTHERS = 41  # columns of a row but for label and code: rank, distance, gaps, and twenty for a path
+_SIGN = "^"  # under a bit that differs, for those who see no colours
+_DIFFERS = "bold red"
+
+
+def neighbors(answer: Answer, finder: Finder) -> View:
+    """A query's neighbours, its class, and what their distance means."""
+    record = {
+        "query": answer.query.name,
+        "code": answer.code,
+        "predicted_label": answer.predicted.label,
+        "neighbors": [
+            {"rank": n.rank, "path": n.path, "label": n.label, "code": n.code, "distance": n.distance}
+            for n in answer.neighbors
+        ],
+        "same_class_rate": answer.same_class_rate,
+    }
+    plain = [
+        "\t".join(
+            [field(answer.query.name), str(n.rank), str(n.distance), field(or_dash(n.label)), n.code, field(n.path)]
+        )
+        for n in answer.neighbors
+    ]
+    return View(lambda width: _table(answer, finder, width), plain, record)
+
+
+def unread(query: Query) -> View:
+    """A query that has no neighbours, for it cannot be read."""
+    return View(lambda width: Text(), [], {"query": query.name, "error": query.error})
+
+
+def predicted_class(answer: Answer) -> str:
+    """The class a query is taken for, and why, in words."""
+    predicted = answer.predicted
+    tie = ""
+    if predicted.tied:
+        others = ", ".join(map(printable, predicted.tied[:3])) + (", ..." if len(predicted.tied) > 3 else "")
+        tie = f" (as near, with no more training pictures on the code: {others})"
+    return (
+        f"predicted class {printable(predicted.label)}, whose code 0x{short(predicted.code)} is "
+        f"{away(predicted.distance)}{tie}"
+    )
+
+
+def shared_class(answer: Answer, finder: Finder) -> str:
+    """How many neighbours there are, and how many are of the query's class, in words."""
+    among = f"among {len(finder.database):,} of the {printable(finder.database.name)}"
+    if not answer.neighbors:
+        within = "" if finder.radius is None else f" within {counted(finder.radius, 'bit')}"
+        return f"no neighbour{within} {among}"
+    return (
+        f"{answer.sharing:,} of {counted(len(answer.neighbors), 'neighbour')} of class "
+        f"{printable(answer.predicted.label)}, {among}"
+    )
+
+
+def calibration(answer: Answer, known: Calibration | None) -> str:
+    """What the distances mean by the run's held-out pictures, in words; nothing where there are none to explain."""
+    if known is None:
+        return "calibration: this run has no held-out pictures to tell what a distance means"
+    ends = dict.fromkeys(neighbor.distance for neighbor in (*answer.neighbors[:1], *answer.neighbors[-1:]))
+    told: list[str] = []
+    for distance in ends:
+        rate, pairs = known.rate(distance), counted(int(known.pairs[distance]), "pair")
+        share = "no pair is" if rate is None else f"{rate:.1%} of {pairs}"
+        of_one_class = "" if told or rate is None else " are of one class"
+        told.append(f"{share} {away(distance)}{of_one_class}")
+    return f"calibration: {', '.join(told)} ({known.split} against train)" if told else ""
+
+
+def away(distance: int) -> str:
+    """A distance in words."""
+    return f"{counted(distance, 'bit')} away"
+
+
+def short(code: str, most: int = 32) -> str:
+    """A code's text, cut where it is long."""
+    return code if len(code) <= most else code[: most - 1] + "…"
+
+
+def _table(answer: Answer, finder: Finder, width: int) -> RenderableType:
+    name, code = printable(answer.query.name), f"0x{answer.code}"
+    heading = name if name == code else f"{name}: {code}"
+    lines: list[RenderableType] = [Text(heading, style="bold", overflow="fold")]
+    if answer.neighbors:
+        lines.append(_rows(answer, width))
+    lines += [Text(predicted_class(answer)), Text(shared_class(answer, finder))]
+    if known := calibration(answer, finder.calibration):
+        lines.append(Text(known))
+    return Group(*lines, Text())
+
+
+def _is_long(answer: Answer) -> bool:
+    """Whether the code is too long for a column of its own at 80 columns."""
+    return answer.bits > 64
+
+
+def _rows(answer: Answer, width: int) -> RenderableType:
+    longest = min(_LABEL, max([5, *(len(printable(n.label or "-")) for n in answer.neighbors)]))
+    binary = longest + len(answer.code) + answer.bits + _OTHERS <= width
+    room = width - longest - 24 if _is_long(answer) else width  # 24: rank, distance and gaps
+    table = lines_table()
+    table.add_column("rank", justify="right")
+    table.add_column("distance", justify="right")
+    table.add_column("label", max_width=_LABEL, overflow="fold")
+    if _is_long(answer):
+        table.add_column("path, code, bits off", overflow="fold")
+    else:
+        table.add_column(f"code, {_SIGN} differs" if binary else "code, bits off", no_wrap=True)
+        table.add_column("path", overflow="fold")
+    for n in answer.neighbors:
+        path, code = Text(printable(n.path)), marked(n.code, answer.code, answer.bits if binary else 0, room)
+        cells = [Text("\n").join([path, code])] if _is_long(answer) else [code, path]
+        table.add_row(str(n.rank), str(n.distance), Text(printable(n.label or "-")), *cells)
+    return table
+
+
+def marked(code: str, query: str, binary: int, room: int) -> Text:
+    """A code in lines of `room` columns, and under each what differs from the query's.
+
+    Under a binary digit stands a sign, under a hex digit the number of its bits that differ.
+
+    Args:
+        code: hex digits of a neighbour.
+        query: those of the query.
+        binary: so many binary digits are shown beside the hex ones, and marked in their place; 0: none.
+        room: at least 3.
+    """
+    lead = f"0x{code} " if binary else "0x"
+    mine, theirs = (f"{int(text, 16):0{binary}b}" if binary else text for text in (code, query))
+    differs = [(int(a, 16) ^ int(b, 16)).bit_count() for a, b in zip(mine, theirs, strict=True)]
+    lines, step = [], max(1, room - len(lead))
+    for start in range(0, len(mine), step):
+        line, signs = Text(lead if start == 0 else " " * len(lead)), Text(" " * len(lead))
+        for digit, bits in zip(mine[start : start + step], differs[start : start + step], strict=True):
+            line.append(digit, _DIFFERS if bits else None)
+            signs.append((_SIGN if binary else str(bits)) if bits else " ", _DIFFERS if bits else None)
+        lines.append(line)
+        if any(differs[start : start + step]):
+            signs.rstrip()
+            lines.append(signs)
+    return Text("\n").join(lines)

@@ -1,0 +1,507 @@
+"""Neighbours: the contract, order, filters, calibration, and what bad input gets."""
+
+import json
+import os
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import dsh, dsh_json, dsh_process, one_line_error
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from test_layers import HEAVY, loaded_after
+
+from dsh_cli import neighbors, search
+from dsh_cli.checkpoint import Run, _write_arrays
+from dsh_cli.codes import from_hex, hamming, looks_like_code, parse, to_hex
+from dsh_cli.errors import DshError, UsageError
+
+TRAIN = [("cat", "f0"), ("cat", "f0"), ("dog", "0f"), ("cat", "f1"), ("owl", "ff"), ("dog", "1f"), ("owl", "ff")]
+TEST = [("cat", "f0"), ("dog", "0f"), ("owl", "fe")]
+
+
+def small_run(folder, train=TRAIN, bits=8, validation=TEST, test=TEST, classes=("cat", "dog", "owl"), names=None):
+    """A finished run whose codes are given, with a picture of its row number as each thumbnail."""
+    (folder / "codes").mkdir(parents=True)
+    splits = {"train": train, "validation": validation, "test": test}
+    for split, rows in splits.items():
+        arrays = {
+            "packed": from_hex([code for _, code in rows], bits),
+            "labels": np.array([classes.index(label) if label else -1 for label, _ in rows], np.int32),
+            "thumbnails": np.arange(len(rows), dtype=np.uint8)[:, None, None, None].repeat(9, 1).reshape(-1, 3, 3, 1),
+        }
+        _write_arrays(folder / "codes" / f"{split}.safetensors", arrays)
+    counts = {split: len(rows) for split, rows in splits.items()}
+    listed = {split: [f"{split}/{i}" for i in range(count)] for split, count in counts.items()}
+    (folder / "splits.json").write_text(json.dumps(listed | {"train": list(names or listed["train"])}))
+    head = {"format": 1, "created": "", "config": {}, "classes": classes, "source": "", "counts": counts}
+    model = {"backbone": "small-resnet", "bits": bits, "channels": 1, "image_size": 8}
+    (folder / "config.json").write_text(json.dumps(head | {"model": model, "versions": {}}))
+    metrics = {"finished": True, "epochs": 1, "map": 1.0, "seconds": 1.0, "device": "cpu", "counts": counts}
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"min_class_distance": 1, "class_distance_bound": 1}))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    return small_run(tmp_path / "run")
+
+
+def found(*arguments):
+    """(path, distance) of the neighbours of one query."""
+    return [(n["path"], n["distance"]) for n in dsh_json("neighbors", *arguments)["neighbors"]]
+
+
+# The contract, and order
+
+
+def test_it_answers_with_its_contract(run):
+    answer = dsh_json("neighbors", "0xf0", "--model", run, "-k", 3)
+    assert answer == {
+        "query": "0xf0",
+        "code": "f0",
+        "predicted_label": "cat",
+        "neighbors": [
+            {"rank": 1, "path": "train/0", "label": "cat", "code": "f0", "distance": 0},
+            {"rank": 2, "path": "train/1", "label": "cat", "code": "f0", "distance": 0},
+            {"rank": 3, "path": "train/3", "label": "cat", "code": "f1", "distance": 1},
+        ],
+        "same_class_rate": 1.0,
+    }
+    assert list(answer) == ["query", "code", "predicted_label", "neighbors", "same_class_rate"]
+    assert list(answer["neighbors"][0]) == ["rank", "path", "label", "code", "distance"]
+
+
+def test_codes_in_binary_and_of_odd_case_are_the_same_query(run):
+    for text in ("0xf1", "0XF1", "0xF_1", "0b1111_0001", "0b11110001", "0B1111_0001"):
+        assert dsh_json("neighbors", text, "--model", run)["code"] == "f1"
+
+
+def test_plain_lines_are_fields_with_the_path_last(run):
+    assert dsh("neighbors", "0xf0", "0x0f", "--model", run, "-k", 2).stdout.splitlines() == [
+        "0xf0\t1\t0\tcat\tf0\ttrain/0",
+        "0xf0\t2\t0\tcat\tf0\ttrain/1",
+        "0x0f\t1\t0\tdog\t0f\ttrain/2",
+        "0x0f\t2\t1\tdog\t1f\ttrain/5",
+    ]
+
+
+def test_ties_keep_the_order_of_adding(tmp_path):
+    rng = np.random.default_rng(0)
+    codes = [f"{code:02x}" for code in rng.integers(0, 4, 200)]
+    run = small_run(tmp_path / "run", train=[("cat", code) for code in codes])
+    for limit in (["-k", 150], ["-k", 7], ["--radius", 2], ["--radius", 1, "-k", 40]):
+        paths, distances = zip(*found("0x01", "--model", run, *limit), strict=True)
+        order = [(distance, int(path.split("/")[1])) for path, distance in zip(paths, distances, strict=True)]
+        assert order == sorted(order)
+    help_text = " ".join(dsh("neighbors", "--help").stdout.split())
+    assert "Those equally near come in the order in which they were added." in help_text
+
+
+@given(st.integers(1, 70), st.integers(0, 30), st.integers(1, 40), st.integers(0, 2**32))
+def test_search_is_what_a_slow_search_finds(bits, count, k, seed):
+    rng = np.random.default_rng(seed)
+    text = [f"{int.from_bytes(rng.bytes(9), 'big') >> (72 - bits):0{-(-bits // 4)}x}" for _ in range(count + 3)]
+    packed = from_hex(text, bits)
+    database, queries, radius = packed[:count], packed[count:], min(bits, k)
+    rows, distances = search.nearest(database, queries, bits, k)
+    assert rows.dtype == np.int64 and distances.dtype == np.int32 and rows.shape == (3, min(k, count))
+    for i, query in enumerate(queries):
+        slow = sorted((int(hamming(query, code)), row) for row, code in enumerate(database))
+        assert list(zip(distances[i].tolist(), rows[i].tolist(), strict=True)) == slow[:k]
+        within_rows, within_distances = search.within(database, queries, bits, radius)[i]
+        expected = [pair for pair in slow if pair[0] <= radius]
+        assert list(zip(within_distances.tolist(), within_rows.tolist(), strict=True)) == expected
+
+
+def test_ten_by_default_all_within_a_radius_and_both_together(tmp_path):
+    run = small_run(tmp_path / "run", train=[("cat", "00")] * 12 + [("dog", "01")] * 5 + [("owl", "03")])
+    assert len(found("0x00", "--model", run)) == 10
+    assert len(found("0x00", "--model", run, "--radius", 0)) == 12
+    assert len(found("0x00", "--model", run, "--radius", 1)) == 17
+    assert len(found("0x00", "--model", run, "--radius", 1, "-k", 14)) == 14
+    assert len(found("0x00", "--model", run, "--radius", 8)) == 18
+    assert len(found("0x00", "--model", run, "--radius", 1, "-k", 18)) == 17
+
+
+def test_filters_apply_before_ranking_so_that_k_are_still_found(run):
+    assert found("0xf0", "--model", run, "--label", "dog", "-k", 2) == [("train/5", 7), ("train/2", 8)]
+    assert found("0xf0", "--model", run, "--not-label", "cat", "-k", 2) == [("train/4", 4), ("train/6", 4)]
+    both = found("0xf0", "--model", run, "--label", "dog", "--label", "owl", "-k", 4)
+    assert [path for path, _ in both] == ["train/4", "train/6", "train/5", "train/2"]
+    narrowed = found("0xf0", "--model", run, "--label", "dog", "--label", "owl", "--not-label", "dog", "-k", 2)
+    assert [path for path, _ in narrowed] == ["train/4", "train/6"]
+
+
+def test_pictures_without_a_label_are_found_and_say_so(tmp_path):
+    run = small_run(tmp_path / "run", train=[*TRAIN, (None, "f0")])
+    answer = dsh_json("neighbors", "0xf0", "--model", run, "-k", 3)
+    assert [n["label"] for n in answer["neighbors"]] == ["cat", "cat", None]
+    assert dsh("neighbors", "0xf0", "--model", run, "-k", 3).stdout.splitlines()[2].split("\t")[3] == "-"
+    assert found("0xf0", "--model", run, "--not-label", "cat", "-k", 1) == [("train/7", 0)]
+
+
+def test_splits(run):
+    assert found("0xfe", "--model", run, "--split", "test", "-k", 1) == [("test/2", 0)]
+    assert "train, validation, test" in one_line_error(dsh("neighbors", "0xfe", "--model", run, "--split", "all"), 2)
+
+
+def test_a_run_with_a_database_split_looks_there(run):
+    (run / "codes" / "test.safetensors").rename(run / "codes" / "database.safetensors")
+    for file in ("metrics.json", "config.json", "splits.json"):
+        text = (run / file).read_text().replace('"test"', '"database"')
+        (run / file).write_text(text)
+    assert found("0xfe", "--model", run, "-k", 1) == [("test/2", 0)]
+    assert found("0xfe", "--model", run, "--split", "train", "-k", 1) == [("train/4", 1)]
+
+
+# What a run knows
+
+
+def test_the_predicted_class_is_that_of_the_nearest_class_code(run):
+    finder = neighbors.Finder(Run.open(run), neighbors.split_database(Run.open(run)))
+    for text, label, distance in (("f0", "cat", 0), ("f2", "cat", 1), ("fe", "owl", 1), ("07", "dog", 1)):
+        predicted = finder.predict(from_hex([text], 8)[0])
+        assert (predicted.label, predicted.distance, predicted.tied) == (label, distance, ())
+
+
+def test_classes_equally_near_are_told_and_the_one_with_most_pictures_on_its_code_is_taken(tmp_path):
+    train = [("cat", "00"), ("dog", "03"), ("dog", "03"), ("owl", "ff"), ("owl", "ff"), ("owl", "ff")]
+    run = Run.open(small_run(tmp_path / "run", train=train))
+    finder = neighbors.Finder(run, neighbors.split_database(run))
+    predicted = finder.predict(from_hex(["01"], 8)[0])
+    assert (predicted.label, predicted.code, predicted.distance, predicted.tied) == ("dog", "03", 1, ("cat",))
+    assert "on the code: cat)" in dsh("neighbors", "0x01", "--model", run.path, "--format", "table").stdout.replace(
+        "\n", " "
+    )
+    same = small_run(tmp_path / "same", train=[("dog", "00"), ("cat", "00"), ("owl", "00")])
+    assert dsh_json("neighbors", "0xff", "--model", same)["predicted_label"] == "cat"  # of equals the first
+
+
+def test_calibration_is_what_a_slow_count_finds(tmp_path):
+    rng = np.random.default_rng(0)
+    for bits in (5, 48, 64, 100):
+        digits = -(-bits // 4)
+        labels = ["cat", "dog", "owl", None]
+        rows = [
+            (labels[rng.integers(4)], f"{int.from_bytes(rng.bytes(16), 'big') % 2**bits:0{digits}x}") for _ in range(90)
+        ]
+        folder = small_run(tmp_path / str(bits), train=rows[:60], validation=rows[60:], bits=bits, test=rows[:2])
+        run = Run.open(folder)
+        known = neighbors.Finder(run, neighbors.split_database(run)).calibration
+        pairs, same = np.zeros((2, bits + 1), int)
+        for label, code in rows[60:]:
+            for other, code_of_other in rows[:60]:
+                if label and other:
+                    distance = (int(code, 16) ^ int(code_of_other, 16)).bit_count()
+                    pairs[distance] += 1
+                    same[distance] += label == other
+        assert known.split == "validation"
+        assert known.pairs.tolist() == pairs.tolist() and known.same.tolist() == same.tolist()
+        answer = dsh_json("neighbors", "0x" + rows[0][1], "--model", folder, "--split", "test", "-k", 1)
+        expected = same[0] / pairs[0] if pairs[0] else None
+        assert answer["same_class_rate"] == expected
+
+
+def test_calibration_of_more_than_can_be_compared_takes_some_evenly(monkeypatch):
+    run_codes = [SimpleNamespace(bits=8, labels=np.arange(n) % 2, packed=np.arange(n, dtype=np.uint8)[:, None])
+                 for n in (40, 200)]  # fmt: skip
+    monkeypatch.setattr(neighbors, "_HELD_OUT", 10)
+    monkeypatch.setattr(neighbors, "_WORDS", 500)
+    known = neighbors.calibrate(*run_codes, "test")
+    assert (known.queries, known.database, known.pairs.sum()) == (10, 50, 500)
+    assert (known.same <= known.pairs).all()
+
+
+def test_calibration_falls_back_on_test_and_says_what_it_used(tmp_path):
+    without = small_run(tmp_path / "run", validation=[], test=[("cat", "f0"), ("dog", "f0")])
+    answer = dsh_json("neighbors", "0xf0", "--model", without, "-k", 1)
+    assert answer["same_class_rate"] == 0.5  # of 4 pairs at distance 0, cat and cat twice
+    shown = " ".join(dsh("neighbors", "0xf0", "--model", without, "-k", 1, "--format", "table").stdout.split())
+    assert "calibration: 50.0% of 4 pairs 0 bits away are of one class (test against train)" in shown
+    neither = small_run(tmp_path / "neither", validation=[], test=[])
+    assert dsh_json("neighbors", "0xf0", "--model", neither)["same_class_rate"] is None
+    assert "no held-out pictures" in dsh("neighbors", "0xf0", "--model", neither, "--format", "table").stdout
+
+
+def test_a_distance_that_no_held_out_pair_has(run):
+    arguments = ["neighbors", "0xfc", "--model", run, "--label", "owl", "-k", 1]
+    answer = dsh_json(*arguments)
+    assert answer["neighbors"][0]["distance"] == 2 and answer["same_class_rate"] is None
+    assert "calibration: no pair is 2 bits away" in dsh(*arguments, "--format", "table").stdout
+    assert dsh_json("neighbors", "0xe0", "--model", run, "--label", "dog", "-k", 1)["same_class_rate"] == 0.0  # at 7
+
+
+def test_a_run_without_the_codes_of_its_held_out_pictures(run):
+    (run / "codes" / "validation.safetensors").unlink()
+    assert "dsh train" in one_line_error(dsh("neighbors", "0xe0", "--model", run), 1)
+
+
+# Tables
+
+
+def test_golden_table_at_width_80(run):
+    shown = dsh("neighbors", "0xf3", "--model", run, "-k", 4, "--format", "table").stdout
+    expected = """\
+0xf3
+
+ rank   distance   label   code, ^ differs   path
+ ───────────────────────────────────────────────────
+    1          1   cat     0xf1 11110001     train/3
+                                      ^
+    2          2   cat     0xf0 11110000     train/0
+                                      ^^
+    3          2   cat     0xf0 11110000     train/1
+                                      ^^
+    4          2   owl     0xff 11111111     train/4
+                                    ^^
+
+predicted class cat, whose code 0xf0 is 2 bits away (as near, with no more
+training pictures on the code: owl)
+3 of 4 neighbours of class cat, among 7 of the train split
+calibration: 100.0% of 4 pairs 1 bit away are of one class, no pair is 2 bits
+away (validation against train)
+
+"""
+    assert [line.rstrip() for line in shown.splitlines()] == expected.splitlines()
+
+
+@pytest.mark.parametrize("bits", [1, 16, 48, 64, 65, 256, 1024])
+def test_long_codes_and_paths_fit_the_terminal_and_every_bit_that_differs_is_counted(bits, tmp_path):
+    rng = np.random.default_rng(bits)
+    digits = -(-bits // 4)
+    numbers = [int.from_bytes(rng.bytes(128), "big") >> (1024 - bits) for _ in range(5)]
+    names = ["/a/very/long/folder" * 9 + f"/{i}.jpg" for i in range(5)]
+    label = "a class with a long name, too"
+    train = [(label, f"{number:0{digits}x}") for number in numbers]
+    run = small_run(tmp_path / "run", train, bits, train[:1], train[:1], classes=(label,), names=names)
+    query = f"0x{numbers[0]:0{digits}x}"
+    for width in (80, 200):
+        shown = dsh("neighbors", query, "--model", run, "--format", "table", env={"COLUMNS": str(width)}).stdout
+        assert max(map(len, shown.splitlines())) <= width
+        assert f"{digits:x}" and query[:20] in shown
+    from dsh_cli.views.neighbors import marked
+
+    for number in numbers[1:]:
+        for room in (30, 80):
+            lines = marked(f"{number:0{digits}x}", query[2:], 0, room).plain.splitlines()
+            assert max(map(len, lines)) <= room
+            signs = [line for line in lines if set(line) <= set(" 1234")]
+            codes = [line for line in lines if line not in signs]
+            if bits > 64:
+                assert "".join(codes).replace(" ", "") == f"0x{number:0{digits}x}"
+                assert sum(map(int, "".join(signs).replace(" ", ""))) == (number ^ numbers[0]).bit_count()
+
+
+def test_differing_bits_are_coloured_and_marked_without_colours_too(run):
+    arguments = ["neighbors", "0xf3", "--model", run, "--format", "table"]
+    coloured = dsh_process(*arguments, env=os.environ | {"FORCE_COLOR": "1", "TERM": "xterm"})
+    assert coloured.returncode == 0, coloured.stderr
+    assert b"\x1b[1;31m0\x1b[0m" in coloured.stdout
+    plain = dsh_process(*arguments, env=os.environ | {"NO_COLOR": "1"}).stdout
+    assert b"\x1b[" not in plain and b"^^" in plain
+
+
+def test_nothing_within_the_radius_is_said(run):
+    shown = dsh("neighbors", "0x3c", "--model", run, "--radius", 0, "--format", "table").stdout
+    assert "no neighbour within 0 bits among 7 of the train split" in shown
+    answer = dsh_json("neighbors", "0x3c", "--model", run, "--radius", 0)
+    assert answer["neighbors"] == [] and answer["same_class_rate"] is None and answer["predicted_label"]
+
+
+# Pictures
+
+
+@pytest.fixture
+def digits(digits_run, tmp_path):
+    """Pictures of the digits run's test split as files, with their codes."""
+    from dsh_cli import TrainConfig, load_splits
+
+    test = load_splits(TrainConfig(data="digits")).test
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(test.images[i, ..., 0]).save(folder / f"{i}.png")
+    return folder, to_hex(Run.open(digits_run).codes("test").packed[:3], 8)
+
+
+def test_pictures_and_codes_together_keep_their_order(digits_run, digits):
+    folder, codes = digits
+    arguments = ["--model", digits_run, "--json", "-k", 5]
+    result = dsh("neighbors", "0x00", folder, "0xff", folder / "1.png", *arguments)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["query"] for row in rows] == ["0x00", *(str(folder / f"{i}.png") for i in range(3)), "0xff",
+                                              str(folder / "1.png")]  # fmt: skip
+    assert [row["code"] for row in rows] == ["00", *codes, "ff", codes[1]]
+    train = Run.open(digits_run).codes("train")
+    for row in rows:
+        distances = hamming(from_hex([row["code"]], 8)[0], train.packed)
+        order = np.argsort(distances, kind="stable")[:5]
+        assert [n["path"] for n in row["neighbors"]] == [Run.open(digits_run).names()["train"][i] for i in order]
+        assert [n["label"] for n in row["neighbors"]] == [train.classes[i] for i in train.labels[order]]
+
+
+def test_lists_on_standard_input(digits_run, digits):
+    folder, codes = digits
+    by_line = dsh("neighbors", "-", "--model", digits_run, "--json", input=f"{folder}/0.png\n0xf0\n")
+    by_null = dsh("neighbors", "-0", "-", "--model", digits_run, "--json", input=f"{folder}/0.png\0" + "0xf0\0")
+    assert by_line.stdout == by_null.stdout
+    assert [json.loads(line)["code"] for line in by_line.stdout.splitlines()] == [codes[0], "f0"]
+
+
+def test_what_cannot_be_read_is_reported_and_the_others_go_on(digits_run, digits):
+    folder, codes = digits
+    (folder / "1.png").write_text("no picture")
+    result = dsh("neighbors", "none.png", folder, "-", "--model", digits_run, "--json", input="0xabc\n0xf0\n")
+    assert result.exit_code == 1
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert ["error" in row for row in rows] == [True, False, True, False, True, False]
+    assert rows[0] == {"query": "none.png", "error": "no such file or directory"}
+    assert [rows[1]["code"], rows[3]["code"], rows[5]["code"]] == [codes[0], codes[2], "f0"]
+    lines = result.stderr.splitlines()
+    assert len(lines) == 3 and "0xabc" in lines[2] and "2 hex digits" in lines[2]
+    plain = dsh("neighbors", "none.png", folder / "0.png", "--model", digits_run)
+    assert plain.exit_code == 1 and len(plain.stdout.splitlines()) == 10
+
+
+def test_a_file_named_like_a_code_goes_first(digits_run, digits):
+    folder, codes = digits
+    os.rename(folder / "0.png", "0xf7")
+    assert dsh_json("neighbors", "0xf7", "--model", digits_run)["code"] == codes[0]
+    assert dsh_json("neighbors", "0xF7", "--model", digits_run)["code"] == "f7"
+
+
+def test_a_code_without_its_prefix_is_told_how_to_write_it(digits_run):
+    assert "as a code it is written 0xf7" in one_line_error(dsh("neighbors", "f7", "--model", digits_run), 1)
+
+
+def test_a_code_is_looked_up_without_torch(run):
+    code = f"""
+import contextlib
+from dsh_cli.cli import app
+with contextlib.suppress(SystemExit):
+    app(['neighbors', '0xf0', '0x00', '--radius', '1', '--html', 'page.html', '--model', {str(run)!r}])
+"""
+    assert not loaded_after(code) & HEAVY
+    assert os.path.exists("page.html")
+
+
+# Codes
+
+
+@pytest.mark.parametrize("text", ["0xf", "0xfff", "0x", "0xg0", "0b1111", "0b11110002", "0xf__7", "0xf7_", "0b"])
+def test_malformed_codes_get_one_line_with_the_right_form(text, run):
+    line = one_line_error(dsh("neighbors", "0xf0", text, "--model", run), 2)
+    assert text in line and "8 bits is written 0x and 2 hex digits, or 0b and 8 binary digits" in line
+
+
+def test_a_code_whose_first_digit_is_too_large():
+    assert parse("0x1f", 5).tolist() == [0b11111000]
+    with pytest.raises(UsageError, match="does not fit 5 bits"):
+        parse("0x3f", 5)
+    with pytest.raises(UsageError, match=r"'0b1{35}\.\.\.' of 300 digits"):
+        parse("0b" + "1" * 300, 8)
+
+
+@given(st.integers(1, 300).flatmap(lambda k: st.tuples(st.just(k), st.integers(0, 2**k - 1))))
+def test_a_code_is_read_as_it_is_written(code):
+    bits, number = code
+    packed = from_hex([f"{number:0{-(-bits // 4)}x}"], bits)[0]
+    hexadecimal, binary = f"{number:0{-(-bits // 4)}x}", f"{number:0{bits}b}"
+    for text in ("0x" + hexadecimal, "0X" + hexadecimal.upper(), "0b" + binary, "0b" + "_".join(binary)):
+        assert looks_like_code(text) and (parse(text, bits) == packed).all()
+
+
+def test_paths_do_not_look_like_codes():
+    assert not any(map(looks_like_code, ["0xf7.png", "0x/a", "./0xf7", "f7", "", "0", "x0f7", "0xf7\n"]))
+
+
+# What bad input gets
+
+
+def test_bad_input_gets_one_line(run, tmp_path):
+    model = ["--model", run]
+    assert "differ in 0 to 8" in one_line_error(dsh("neighbors", "0xf0", "--radius", 9, *model), 2)
+    assert "--radius" in one_line_error(dsh("neighbors", "0xf0", "--radius", -1, *model), 2)
+    assert "-k" in one_line_error(dsh("neighbors", "0xf0", "-k", 0, *model), 2)
+    assert "cat, dog, owl" in one_line_error(dsh("neighbors", "0xf0", "--label", "cow", *model), 2)
+    assert "no class 'cow'" in one_line_error(dsh("neighbors", "0xf0", "--not-label", "cow", *model), 2)
+    line = one_line_error(dsh("neighbors", "0xf0", "--label", "cat", "--not-label", "cat", *model), 1)
+    assert "no pictures of these labels in the train split" in line
+    line = one_line_error(dsh("neighbors", "0xf0", "--split", "test", "--index", "x", *model), 2)
+    assert "contradict" in line
+    empty = small_run(tmp_path / "empty", validation=[])
+    line = one_line_error(dsh("neighbors", "0xf0", "--split", "validation", "--model", empty), 1)
+    assert "no pictures in the validation split" in line
+    assert "no run folder" in one_line_error(dsh("neighbors", "0xf0", "--model", "none"), 1)
+    assert dsh("neighbors", *model).exit_code == 2
+
+
+def test_more_than_there_are_gives_all_with_a_notice(run):
+    result = dsh("neighbors", "0xf0", "-k", 8, "--model", run)
+    assert result.exit_code == 0 and len(result.stdout.splitlines()) == 7
+    assert "the train split has only 7 to choose from" in result.stderr
+    assert dsh("neighbors", "0xf0", "-k", 7, "--model", run).stderr == ""
+    assert dsh("neighbors", "0xf0", "-k", 8, "--model", run, "--quiet").stderr == ""
+
+
+def test_names_that_do_not_fit_the_codes(run):
+    (run / "splits.json").write_text(json.dumps({"train": ["a"]}))
+    assert "does not fit" in one_line_error(dsh("neighbors", "0xf0", "--model", run), 1)
+
+
+# An index
+
+
+class StandIn:
+    """As much of an index as neighbours need, in memory."""
+
+    def __init__(self, codes, rows, bits=8):
+        self.bits, self._codes, self._rows, self.refuses = bits, codes, rows, False
+
+    def __len__(self):
+        return len(self._rows)
+
+    def codes(self):
+        return self._codes
+
+    def rows(self, numbers):
+        return [self._rows[number] for number in numbers]
+
+    def require(self, run):
+        if self.refuses:
+            raise DshError("the index is of model aa, the run of model bb")
+
+
+@pytest.fixture
+def index(monkeypatch):
+    rows = [SimpleNamespace(path=f"/pictures/{i}.jpg", label=label) for i, label in enumerate(["x", None, "cat", "x"])]
+    stand_in = StandIn(from_hex(["f0", "f1", "f0", "0f"], 8), rows)
+    module = ModuleType("dsh_cli.index")
+    module.Index = SimpleNamespace(open=lambda uri: stand_in)
+    monkeypatch.setitem(sys.modules, "dsh_cli.index", module)
+    return stand_in
+
+
+def test_an_index_is_looked_in_as_a_split_is(run, index):
+    options = ["--model", run, "--index", "pictures.lance"]
+    answer = dsh_json("neighbors", "0xf0", *options, "-k", 3)
+    assert [(n["path"], n["label"], n["distance"]) for n in answer["neighbors"]] == [
+        ("/pictures/0.jpg", "x", 0), ("/pictures/2.jpg", "cat", 0), ("/pictures/1.jpg", None, 1)
+    ]  # fmt: skip
+    assert answer["predicted_label"] == "cat" and answer["same_class_rate"] == 1.0
+    assert found("0xf0", *options, "--label", "x") == [("/pictures/0.jpg", 0), ("/pictures/3.jpg", 8)]
+    assert found("0xf0", *options, "--not-label", "x", "-k", 1) == [("/pictures/2.jpg", 0)]
+    assert "no pictures of these labels" in one_line_error(dsh("neighbors", "0xf0", *options, "--label", "y"), 1)
+    table = dsh("neighbors", "0xf0", *options, "--format", "table").stdout
+    assert "among 4 of the index pictures.lance" in table
+
+
+def test_an_empty_index_and_one_of_another_model(run, index):
+    index.refuses = True
+    line = one_line_error(dsh("neighbors", "0xf0", "--model", run, "--index", "i"), 1)
+    assert "model aa" in line and "model bb" in line
+    index.bits = None
+    assert "dsh index add" in one_line_error(dsh("neighbors", "0xf0", "--model", run, "--index", "i"), 1)

@@ -1,0 +1,250 @@
+"""The page of neighbours: whole or not there, nothing in it but itself, and right in a real browser."""
+
+import base64
+import io
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import browser
+import numpy as np
+import pytest
+from conftest import dsh, dsh_json, one_line_error
+from PIL import Image
+from test_neighbors import TRAIN, index, small_run  # noqa: F401
+
+from dsh_cli import report
+
+
+class Read(HTMLParser):
+    """The elements of a page with their attributes, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    handle_startendtag = handle_starttag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag, kind=""):
+        return [about for name, about in self.elements if name == tag and kind in about.get("class", "")]
+
+
+def pixels(image):
+    data = base64.b64decode(image["src"].partition("base64,")[2])
+    return np.array(Image.open(io.BytesIO(data)))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return small_run(tmp_path / "run")
+
+
+def page_of(*arguments):
+    result = dsh("neighbors", *arguments, "--html", "page.html")
+    assert result.exit_code == 0, result.stderr
+    assert "wrote page.html" in result.stderr
+    with open("page.html", encoding="utf-8") as file:
+        return Read(file.read())
+
+
+def test_the_page_shows_the_neighbours_in_order_with_their_own_pictures(run):
+    page = page_of("0xf1", "--model", run)
+    rows = dsh_json("neighbors", "0xf1", "--model", run)["neighbors"]
+    pictures = page.all("img")
+    assert [image["alt"] for image in pictures] == [
+        f"neighbour {n['rank']}, {n['label']}, {n['distance']} bit{'s' * (n['distance'] != 1)} away: {n['path']}"
+        for n in rows
+    ]
+    # the thumbnail of a row of this run has the number of the row in every pixel
+    assert [set(pixels(image).ravel()) for image in pictures] == [{int(n["path"][6:])} for n in rows]
+    assert "0xf1" in page.text and "Predicted class cat" in page.text
+    assert len(page.all("li", "same")) == sum(row["label"] == "cat" for row in rows) == 3
+
+
+def test_the_strip_marks_the_bits_that_differ(run):
+    strips = [about["d"] for tag, about in page_of("0xf3", "--model", run, "-k", 4).elements if tag == "path"]
+    assert strips == ["M6 0h1v1h-1z", *["M6 0h1v1h-1zM7 0h1v1h-1z"] * 2, "M4 0h1v1h-1zM5 0h1v1h-1z"]
+
+
+def test_pictures_of_a_split_are_read_from_the_run_and_no_others(run, monkeypatch):
+    monkeypatch.setattr("dsh_cli.report._from_file", None)
+    assert set(pixels(page_of("0xfe", "--model", run, "--split", "test", "-k", 1).all("img")[0]).ravel()) == {2}
+
+
+def test_of_very_many_neighbours_the_first_have_pictures(run, monkeypatch):
+    monkeypatch.setattr(report, "CARDS", 3)
+    page = page_of("0xf1", "--model", run)
+    assert len(page.all("img")) == 3 and "And 4 more" in page.text
+
+
+def test_names_cannot_break_the_page(tmp_path):
+    odd = ['</p><script>alert("1")</script>', "'><img src=http://x.invalid/>", "\x1b[31m\u202e\udcff&amp;"]
+    train = [(odd[i % 2], code) for i, (_, code) in enumerate(TRAIN)]
+    names = (odd * 3)[: len(TRAIN)]
+    run = small_run(tmp_path / "run", train, validation=[], test=[], classes=tuple(odd[:2]), names=names)
+    page = page_of("0xf0", "--model", run)
+    assert not page.all("script") and len(page.all("img")) == len(TRAIN)
+    assert all(image["src"].startswith("data:") for image in page.all("img"))
+    assert {image["alt"].partition(": ")[2] for image in page.all("img")} == {*odd[:2], r"\x1b[31m\u202e\udcff&amp;"}
+    assert odd[0] in page.text and "\x1b" not in page.text
+
+
+def test_it_refers_to_nothing_outside_itself(run):
+    page = page_of("0xf0", "--model", run)
+    links = [value for _, about in page.elements for name, value in about.items() if name in ("src", "href", "action")]
+    assert len(links) > 7 and all(link.startswith("data:") for link in links)
+    with open("page.html", encoding="utf-8") as file:
+        assert not re.search(r"url\(|@import|https?:", file.read())
+
+
+# Written whole or not at all
+
+
+def test_an_older_page_stays_until_the_new_one_is_whole(run):
+    page_of("0xf0", "--model", run)
+    before = os.stat("page.html").st_ino
+    result = dsh("neighbors", "-", "--model", run, "--html", "page.html", input="0xabc\n")
+    assert result.exit_code == 1 and "wrote" not in result.stderr  # nothing to show
+    assert os.stat("page.html").st_ino == before and sorted(os.listdir(".")) == ["page.html", "run"]
+    page_of("0x0f", "--model", run)
+    assert os.stat("page.html").st_ino != before
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("missing/page.html", "no such file or directory; choose another --html FILE"),
+        ("run", "it is there and no file"),
+        ("run/config.json/page.html", "choose another --html FILE"),
+        ("", "choose another --html FILE"),
+        ("x" * 300, "choose another --html FILE"),
+    ],
+)
+def test_places_that_cannot_be_written_get_one_line_before_anything_is_done(place, message, run):
+    line = one_line_error(dsh("neighbors", "0xf0", "--model", run, "--html", place), 1)
+    assert "cannot write" in line and message in line
+    assert os.listdir(".") == ["run"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits on files are POSIX's")
+def test_a_full_disk_gets_one_line_and_leaves_nothing(run):
+    script = f"""
+import resource, signal
+from dsh_cli.cli import app
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+app(['neighbors', '0xf0', '--model', {str(run)!r}, '--html', 'page.html'])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith("; free space")
+    assert "cannot write page.html" in done.stderr and "Traceback" not in done.stderr
+    assert os.listdir(".") == ["run"]
+
+
+# Pictures in files
+
+
+@pytest.fixture
+def files(tmp_path, index, digits_run):  # noqa: F811
+    """An index of pictures in files, of which one is gone and one no picture."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    Image.new("RGB", (400, 300), (255, 0, 0)).save(folder / "0.jpg")
+    Image.new("RGB", (20, 30), (0, 0, 255)).save(folder / "2.png")
+    (folder / "3.jpg").write_text("no picture")
+    for row, name in zip(index._rows, ("0.jpg", "gone.jpg", "2.png", "3.jpg"), strict=True):
+        row.path = str(folder / name)
+    return folder
+
+
+def test_pictures_of_an_index_are_reduced_and_those_that_are_gone_have_a_placeholder(files, digits_run):
+    page = page_of(files / "2.png", "0xf0", "--model", digits_run, "--index", "pictures", "-k", 4)
+    query, *shown = page.all("img")
+    assert pixels(query).shape == (20, 20, 3) and query["alt"] == f"query {files / '2.png'}"
+    by_name = {os.path.basename(image["alt"]): pixels(image) for image in shown}
+    assert by_name["0.jpg"].shape == (224, 224, 3) and by_name["2.png"].shape == (20, 20, 3)
+    assert np.abs(by_name["0.jpg"].astype(int) - (255, 0, 0)).max() < 4
+    gone = [about["aria-label"] for about in page.all("div", "gone")]
+    assert len(gone) == 4 and sum("gone.jpg" in text for text in gone) == 2
+    assert page.text.count("picture not found") == 4
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    program = browser.find()
+    if program is None:
+        reason = f"no browser on the PATH (looked for {', '.join(browser.NAMES)})"
+        if os.environ.get("DSH_BROWSER") == "required":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with browser.started(program) as tab:
+        yield tab
+
+
+IMAGES = "Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth, () => 0)))"
+CONTRAST = """(() => {
+  const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => v / 255).map(
+      v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b };
+  const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+      if (!/, 0\\)/.test(c)) return c } return "rgb(255, 255, 255)" };
+  return [...document.querySelectorAll("h1,h2,p,span,mark,.bits,.gone")].map(e => {
+      const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x);
+      return (a + 0.05) / (b + 0.05) }) })()"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 375])
+def test_in_a_browser_every_picture_loads_and_nothing_is_asked_of_the_network(
+    width, scheme, chromium, digits_run, files, tmp_path
+):
+    page_of("0xf0", files / "2.png", "--model", digits_run, "-k", 30)
+    chromium.open((tmp_path / "page.html").as_uri(), width, scheme)
+    widths = chromium.value(IMAGES)
+    assert len(widths) == 61 and min(widths) > 0
+    assert {url.partition(":")[0] for url in chromium.requests} == {"file", "data"}
+    assert [url for url in chromium.requests if url.startswith("file:")] == [(tmp_path / "page.html").as_uri()]
+    assert chromium.problems == []
+    assert chromium.value("document.documentElement.scrollWidth") <= width
+    columns = "getComputedStyle(document.querySelector('ol')).gridTemplateColumns.split(' ').length"
+    assert chromium.value(columns) == (2 if width == 375 else 5)
+    assert min(chromium.value(CONTRAST)) >= 4.5  # WCAG 2.2, AA
+    dark = chromium.value("getComputedStyle(document.body).backgroundColor") == "rgb(20, 21, 19)"
+    assert dark == (scheme == "dark")
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+def test_in_a_browser_long_codes_and_names_stay_inside(width, chromium, tmp_path):
+    rng = np.random.default_rng(0)
+    label, codes = "averylongnameofaclass" * 3, [rng.bytes(128).hex() for _ in range(4)]
+    train = [(label, code) for code in codes]
+    names = ["folder" * 30 + f"/{i}.jpg" for i in range(4)]
+    run = small_run(tmp_path / "run", train, 1024, train[:1], train[:1], classes=(label,), names=names)
+    page_of(f"0x{codes[0]}", "--model", run)
+    chromium.open((tmp_path / "page.html").as_uri(), width)
+    assert chromium.value("document.documentElement.scrollWidth") <= width
+    outside = "[...document.querySelectorAll('li *, .query *')].filter(e => e.scrollWidth > e.clientWidth + 1 && "
+    outside += "getComputedStyle(e).display !== 'inline').map(e => e.className)"
+    assert chromium.value(outside) == []
+    assert chromium.problems == []
+
+
+def test_in_a_browser_a_page_that_is_not_whole_would_be_noticed(chromium, tmp_path):
+    broken = "<!doctype html><img src='data:image/png;base64,AAAA'><img src='http://pictures.invalid/a.png'><script>x()</script>"
+    (tmp_path / "broken.html").write_text(broken)
+    chromium.open((tmp_path / "broken.html").as_uri())
+    assert chromium.value(IMAGES) == [0, 0]
+    assert "http://pictures.invalid/a.png" in chromium.requests
+    assert any("ERR_NAME_NOT_RESOLVED" in problem for problem in chromium.problems)
+    assert any("Uncaught" in problem for problem in chromium.problems)
