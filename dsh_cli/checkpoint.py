@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import UnionType
@@ -32,6 +34,7 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
+from dsh_cli import images
 from dsh_cli.codes import CodeSet
 from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.errors import DISK_FULL, DshError, RunError, UsageError
@@ -92,6 +95,26 @@ class Run:
     def finished(self) -> bool:
         """Whether the training came to its end."""
         return bool(self.metrics.get("finished"))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that two runs share only if they give every picture the same code.
+
+        Raises:
+            RunError: there are no weights.
+        """
+        self._require_finished()
+        settings = {"model": dataclasses.asdict(self.model), "intake": images.INTAKE}
+        digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
+        weights = self.path / "model.safetensors"
+        try:
+            with weights.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            again = f"train again with: dsh train --like {self.path}"
+            raise RunError(f"{weights} cannot be read ({images.reason(error)}); {again}") from error
+        return digest.hexdigest()
 
     @property
     def size(self) -> int:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from dsh_cli.codes import CodeSet, Packed, binarize, pack
 from dsh_cli.data import Dataset, in_order
 from dsh_cli.errors import ImageError
 from dsh_cli.model import HashNet
-from dsh_cli.pictures import Intake, PictureFiles, default_workers
+from dsh_cli.pictures import Intake, Picture, PictureFiles, default_workers
+
+_Item = TypeVar("_Item")
 
 _BATCH = 256  # pictures through the network at once, at most
 _PIXELS = 256 * 128 * 128  # of the pictures of one batch, at most
@@ -88,14 +91,21 @@ def encode_files(net: HashNet, paths: Iterable[str], workers: int | None = None)
     Pictures that cannot be read come as `Encoded` with an error. Memory does not grow with their number.
     """
     results = Intake(net.config.image_size, net.config.channels, workers or default_workers()).read(paths)
-    while batch := list(islice(results, _batch_size(net))):
-        pictures = [picture for _, picture in batch if not isinstance(picture, ImageError)]
-        packed = iter(pack(binarize(relaxed_codes(net, np.stack(pictures))))) if pictures else iter(())
-        for path, picture in batch:
-            if isinstance(picture, ImageError):
-                yield Encoded(path, net.config.bits, None, str(picture))
-            else:
-                yield Encoded(path, net.config.bits, next(packed))
+    readable = ((item, None if isinstance(item[1], ImageError) else item[1]) for item in results)
+    for (path, picture), packed in encode_pictures(net, readable):
+        yield Encoded(path, net.config.bits, packed, str(picture) if isinstance(picture, ImageError) else None)
+
+
+def encode_pictures(
+    net: HashNet, pictures: Iterable[tuple[_Item, Picture | None]]
+) -> Iterator[tuple[_Item, Packed | None]]:
+    """The code of each picture as they come, in order; where there is no picture there is no code."""
+    source = iter(pictures)
+    while batch := list(islice(source, _batch_size(net))):
+        there = [picture for _, picture in batch if picture is not None]
+        packed = iter(pack(binarize(relaxed_codes(net, np.stack(there)))) if there else ())
+        for item, picture in batch:
+            yield item, None if picture is None else next(packed)
 
 
 def _batch_size(net: HashNet) -> int:

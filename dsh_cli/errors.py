@@ -33,6 +33,10 @@ class RunError(DshError):
     """A run folder is missing, incomplete, damaged or of a newer format."""
 
 
+class IndexStateError(DshError):
+    """An index is of another model, damaged, or cannot be written."""
+
+
 class Interrupted(DshError):
     """Ctrl-C during a training; the message says how to go on."""
 

@@ -7,12 +7,12 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from dsh_cli import images
 from dsh_cli.errors import DshError, ImageError
 
 Picture = NDArray[np.uint8]  # (size, size, channels)
+_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 
 # Pictures a worker takes at a time, at most, and their bytes: handing over costs as much as decoding a small one.
 _CHUNK, _CHUNK_BYTES = 64, 256 << 10
@@ -45,19 +46,25 @@ class Intake:
     cache: PictureCache | None = None
 
     def read(self, paths: Iterable[str]) -> Iterator[tuple[str, Picture | ImageError]]:
-        """Each path with its picture, or with why there is none, in order.
+        """Each path with its picture, or with why there is none, in order; see `ahead`."""
+        return self.ahead(paths, self._read_chunk)
 
-        Workers read ahead while the caller is busy; memory does not grow with the number of paths.
+    def ahead(
+        self, items: Iterable[_Item], read: Callable[[Sequence[_Item]], list[_Result]]
+    ) -> Iterator[tuple[_Item, _Result]]:
+        """Each item with what `read` makes of it, a picture at most, in order.
+
+        Workers read ahead while the caller is busy; memory does not grow with the number of items.
         """
-        source = iter(paths)
+        source = iter(items)
         each = self.size**2 * self.channels  # bytes
         chunk_size = max(1, min(_CHUNK, _CHUNK_BYTES // each))
         ahead = max(2 * self.workers, min(_AHEAD, _AHEAD_BYTES // each) // chunk_size)
-        pending: deque[tuple[list[str], Future[list[Picture | ImageError]]]] = deque()
+        pending: deque[tuple[list[_Item], Future[list[_Result]]]] = deque()
         with ThreadPoolExecutor(self.workers) as pool:
             try:
                 while chunk := list(islice(source, chunk_size)):
-                    pending.append((chunk, pool.submit(self._read_chunk, chunk)))
+                    pending.append((chunk, pool.submit(read, chunk)))
                     if len(pending) > ahead:
                         oldest, results = pending.popleft()
                         yield from zip(oldest, results.result(), strict=True)
