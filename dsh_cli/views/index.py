@@ -1,0 +1,43 @@
+"""An index, and what was done to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dsh_cli.views.shared import View, counted, or_dash, pairs_table, plain_record, printable
+
+if TYPE_CHECKING:
+    from dsh_cli.index import Report
+
+_DONE = ("added", "updated", "skipped", "removed")
+
+
+def index_report(report: Report) -> View:
+    """What an index holds, and what was done to it; failures are told elsewhere, and counted here."""
+    record: dict[str, Any] = {
+        "index": report.index,
+        "bits": report.bits,
+        "rows": report.rows,
+        "model": report.model,
+        "version": report.version,
+        "versions": report.versions,
+        **{name: getattr(report, name) for name in _DONE},
+    }
+    if report.checked is not None:
+        record["checked"] = report.checked
+    failed = [{"path": failure.path, "error": failure.error} for failure in report.failed]
+    done = [f"{getattr(report, name):,} {name}" for name in _DONE if getattr(report, name)]
+    if report.checked is not None:
+        done.append(f"{report.checked:,} checked, {len(failed):,} differ")
+    elif failed:
+        done.append(f"{len(failed):,} failed")
+    rows = {
+        "index": printable(report.index),
+        "holds": f"{counted(report.rows, 'code')} of {or_dash(report.bits)} bits" if report.rows else "nothing yet",
+        "model": or_dash(report.model),
+        "version": f"{report.version:,}, {counted(report.versions, 'version')} kept",
+    }
+    if done:
+        rows["done"] = ", ".join(done)
+    plain = plain_record({**record, "failed": len(failed)})
+    return View(lambda width: pairs_table(rows), plain, {**record, "failed": failed})
