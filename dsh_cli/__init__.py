@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dsh_cli.data import load_splits
     from dsh_cli.encoding import encode, encode_files
     from dsh_cli.errors import DshError
+    from dsh_cli.index import Index
     from dsh_cli.losses import dsh_loss
     from dsh_cli.metrics import class_table
     from dsh_cli.neighbors import Finder, split_database
@@ -33,6 +34,7 @@ _HOMES = {
     "CodeSet": "codes",
     "DshError": "errors",
     "Finder": "neighbors",
+    "Index": "index",
     "Run": "checkpoint",
     "TrainConfig": "config",
     "class_distance_bound": "bounds",
@@ -56,6 +58,7 @@ __all__ = [
     "CodeSet",
     "DshError",
     "Finder",
+    "Index",
     "Run",
     "TrainConfig",
     "class_distance_bound",

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -824,7 +824,7 @@ def _locked(uri: str, waiting: Callable[[], None] | None) -> Iterator[None]:
     real = os.path.realpath(path)
     lock = filelock.FileLock(f"{real}.lock")
     try:
-        os.makedirs(os.path.dirname(real), exist_ok=True)
+        Path(real).parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -913,9 +913,7 @@ def _order(table: pa.Table) -> NDArray[np.int64] | None:
     return None if (numbers[1:] > numbers[:-1]).all() else np.argsort(numbers, kind="stable")
 
 
-def _grouped(
-    batches: Iterable[ReadyCodes], bits: int
-) -> Iterator[tuple[list[bytes], Packed, list[bytes | None]]]:
+def _grouped(batches: Iterable[ReadyCodes], bits: int) -> Iterator[tuple[list[bytes], Packed, list[bytes | None]]]:
     """Batches as bytes, several together until they are worth a commit."""
     paths: list[bytes] = []
     labels: list[bytes | None] = []
@@ -1023,7 +1021,7 @@ def _labeller(labels: str | None) -> _Labeller | None:
         return lambda root, name: None
     if labels == "folder":
         return _folder_label
-    if not os.path.isfile(labels):
+    if not Path(labels).is_file():
         raise UsageError(f"--labels {labels}: no such file; give folder, none, or a CSV file of path,label")
 
     from dsh_cli.data import list_labels
@@ -1036,5 +1034,5 @@ def _labeller(labels: str | None) -> _Labeller | None:
 def _folder_label(root: str, name: str) -> str:
     """The first folder below the path given; for a file, or one right in the folder given, the folder it is in."""
     absolute = os.path.abspath(name)
-    below = os.path.relpath(absolute, os.path.abspath(root)).split(os.sep)
-    return below[0] if len(below) > 1 else os.path.basename(os.path.dirname(absolute))
+    below = Path(os.path.relpath(absolute, os.path.abspath(root))).parts
+    return below[0] if len(below) > 1 else Path(absolute).parent.name

@@ -21,7 +21,8 @@ from dsh_cli import images
 from dsh_cli.errors import DshError, ImageError
 
 Picture = NDArray[np.uint8]  # (size, size, channels)
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 # Pictures a worker takes at a time, at most, and their bytes: handing over costs as much as decoding a small one.
 _CHUNK, _CHUNK_BYTES = 64, 256 << 10

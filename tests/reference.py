@@ -5,7 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("train", "hash", "table", "neighbors", "evaluate", "info")
+COMMANDS = (
+    "train",
+    "hash",
+    "table",
+    "neighbors",
+    "index",
+    "index add",
+    "index remove",
+    "index info",
+    "index verify",
+    "index export",
+    "evaluate",
+    "info",
+)
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
 
 
@@ -15,7 +28,10 @@ def reference() -> str:
     parts = ["# Commands\n\nMade from the program's own help by `make fix`.\n"]
     for command in COMMANDS:
         shown = subprocess.run(
-            [sys.executable, "-m", "dsh_cli", command, "--help"], capture_output=True, text=True, env=environment
+            [sys.executable, "-m", "dsh_cli", *command.split(), "--help"],
+            capture_output=True,
+            text=True,
+            env=environment,
         )
         lines = "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines())
         parts.append(f"\n## dsh {command}\n\n```text\n{lines}\n```\n")

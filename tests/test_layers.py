@@ -24,11 +24,11 @@ ROWS = [
     {"board", "neighbors"},
     {"views.shared"},
     {"plots"},
-    {"views.classes", "views.hashing", "views.evaluation", "views.neighbors"},
+    {"views.classes", "views.hashing", "views.evaluation", "views.index", "views.neighbors"},
     {"views.runs", "report"},
     {"views"},
     {"cli.shared"},
-    {"cli.train", "cli.hashing", "cli.runs", "cli.evaluation", "cli.neighbors"},
+    {"cli.train", "cli.hashing", "cli.runs", "cli.evaluation", "cli.index", "cli.neighbors"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -55,7 +55,19 @@ def loaded_after(code: str) -> set[str]:
     return set(printed.split())
 
 
-HEAVY = {"torch", "torchvision", "sklearn", "umap", "lance", "matplotlib", "numba", "scipy", "pandas"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "sklearn",
+    "umap",
+    "lance",
+    "matplotlib",
+    "numba",
+    "scipy",
+    "pandas",
+    "faiss",
+    "pyarrow",
+}
 
 
 def test_the_command_line_imports_nothing_heavy_nor_even_numpy():

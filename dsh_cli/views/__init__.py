@@ -3,6 +3,7 @@
 from dsh_cli.views.classes import class_codes
 from dsh_cli.views.evaluation import evaluated, evaluated_runs
 from dsh_cli.views.hashing import hashed_json, hashed_line, hashed_table
+from dsh_cli.views.index import index_report
 from dsh_cli.views.neighbors import neighbors, unread
 from dsh_cli.views.runs import run_info, run_list, trained
 from dsh_cli.views.shared import View, printable
@@ -15,6 +16,7 @@ __all__ = [
     "hashed_json",
     "hashed_line",
     "hashed_table",
+    "index_report",
     "neighbors",
     "printable",
     "run_info",

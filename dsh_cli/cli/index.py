@@ -1,0 +1,209 @@
+"""`dsh index`: a persistent set of codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from dsh_cli.cli.shared import (
+    Form,
+    Format,
+    Json,
+    Model,
+    Null,
+    Quiet,
+    Where,
+    Workers,
+    app,
+    arguments,
+    complain,
+    find_run,
+    form_of,
+    notice,
+    option,
+    show,
+)
+from dsh_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from dsh_cli.index import Progress, Report
+
+index = typer.Typer(
+    help="Keep the codes of pictures in an index, which dsh neighbors --index looks in.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    epilog="Start with: [bold]dsh index add pictures.lance photos/[/], then "
+    "[bold]dsh neighbors image.png --index pictures.lance[/]",
+)
+app.add_typer(index, name="index")
+
+_Index = Annotated[
+    str,
+    typer.Argument(metavar="INDEX", help="Folder of the index, or a URI of object storage such as s3://bucket/index."),
+]
+_RelativeTo = Annotated[
+    str | None,
+    option("Folder to which the paths in the index are relative.", "they are absolute", metavar="FOLDER"),
+]
+
+
+@index.command(
+    epilog="Example: [bold]dsh index add pictures.lance photos/ --labels folder[/]; again, it adds what is new. "
+    "One process writes at a time, and others wait; object storage has no lock, so there see to it yourself"
+)
+def add(
+    uri: _Index,
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH", help="Picture files, folders of them, or - for a list on standard input."),
+    ],
+    model: Model = None,
+    labels: Annotated[
+        str | None,
+        option(
+            "folder: the first folder below PATH, or that of a file; none; or a CSV file of path,label.",
+            "known ones stay, new pictures have none",
+            metavar="folder|none|CSV",
+        ),
+    ] = None,
+    relative_to: _RelativeTo = None,
+    null: Null = False,
+    device: Where = "auto",
+    workers: Workers = None,
+    form: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add pictures that are new, and update those that changed. One that cannot be read is reported, others go on."""
+    form = form_of(form, as_json)
+    run = find_run(model, quiet)
+
+    from dsh_cli.index import Index
+
+    with _bar(quiet) as progress:
+        report = Index.open(uri).add(
+            run, arguments(paths, null), labels, relative_to, device, workers, progress, lambda: _waiting(uri, quiet)
+        )
+    _finish(report, form)
+
+
+@index.command(epilog="Example: [bold]dsh index remove pictures.lance 'photos/*.gif' --missing[/]")
+def remove(
+    uri: _Index,
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PATH]",
+            help="Files, folders for all below them, globs in quotes (their * takes slashes too), or - for a list on "
+            "standard input.",
+        ),
+    ] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="Also pictures whose files are gone.")] = False,
+    relative_to: _RelativeTo = None,
+    null: Null = False,
+    form: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take pictures out of an index; their files are left alone."""
+    form = form_of(form, as_json)
+    if not paths and not missing:
+        raise UsageError("nothing to remove; give paths, or --missing for files that are gone")
+
+    from dsh_cli.index import Index
+
+    report = Index.open(uri).remove(arguments(paths or [], null), missing, relative_to, lambda: _waiting(uri, quiet))
+    _finish(report, form)
+
+
+@index.command(epilog="Example: [bold]dsh index info pictures.lance --json[/]")
+def info(uri: _Index, form: Format = None, as_json: Json = False) -> None:
+    """Show what an index holds: codes, bits, model, versions."""
+    form = form_of(form, as_json)
+
+    from dsh_cli.index import Index
+
+    _finish(Index.open(uri).report(), form)
+
+
+@index.command(epilog="Example: [bold]dsh index verify pictures.lance --sample 1000[/]")
+def verify(
+    uri: _Index,
+    model: Model = None,
+    sample: Annotated[int | None, option("So many pictures, at random.", "all", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample.", min=0)] = 0,
+    relative_to: _RelativeTo = None,
+    device: Where = "auto",
+    workers: Workers = None,
+    form: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read and encode pictures again, and say what differs: missing, changed content, changed code."""
+    form = form_of(form, as_json)
+    run = find_run(model, quiet)
+
+    from dsh_cli.index import Index
+
+    with _bar(quiet) as progress:
+        report = Index.open(uri).verify(run, sample, seed, relative_to, device, workers, progress)
+    _finish(report, form)
+
+
+@index.command(epilog="Example: [bold]dsh index export pictures.lance --parquet codes.parquet[/]")
+def export(
+    uri: _Index,
+    parquet: Annotated[str, typer.Option(metavar="FILE", help="Parquet file to write; one of that name is replaced.")],
+    form: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Hand all codes on to other systems."""
+    form = form_of(form, as_json)
+
+    from dsh_cli.index import Index
+
+    report = Index.open(uri).export(parquet)
+    notice(f"wrote {parquet}", quiet)
+    _finish(report, form)
+
+
+def _finish(report: Report, form: Form) -> None:
+    """Show what came of it; what failed fails the command."""
+    from dsh_cli import views
+
+    for failure in report.failed:
+        complain(f"{failure.path}: {failure.error}")
+    show(views.index_report(report), form)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def _waiting(uri: str, quiet: bool) -> None:
+    notice(f"another process is writing {uri}; waiting for it", quiet)
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Progress | None]:
+    """A live bar on stderr while it is a terminal, with rate and time left; yields what moves it, or nothing."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: object) -> Text:
+            speed = getattr(task, "speed", None)
+            return Text(f"{speed:,.0f}/s" if speed else "", style="cyan")
+
+    columns = (BarColumn(bar_width=None), MofNCompleteColumn(), Rate(), TimeRemainingColumn(compact=True))
+    with Bar(*columns, console=console, transient=True, expand=True, redirect_stdout=False) as bar:
+        task = bar.add_task("pictures", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
