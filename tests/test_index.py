@@ -1,0 +1,640 @@
+"""An index: what it keeps, skips and refuses; that it is whole after a kill, in a race, and for a reader meanwhile."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import dsh, dsh_json, dsh_process, one_line_error
+from PIL import Image
+
+from dsh_cli import index as index_module
+from dsh_cli.checkpoint import Run
+from dsh_cli.codes import pack, to_hex
+from dsh_cli.errors import DataError, DshError, ImageError, IndexStateError, UsageError
+from dsh_cli.index import Index, ReadyCodes, Report
+from dsh_cli.search import nearest
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9.png")
+
+
+def pictures(folder, count, start=0, seed=0):
+    """So many small grey pictures, each different."""
+    rng = np.random.default_rng(seed)
+    os.makedirs(folder, exist_ok=True)
+    for i in range(start, start + count):
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(f"{folder}/{i:04d}.png")
+    return folder
+
+
+@pytest.fixture
+def run(digits_run):
+    return Run.open(digits_run)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of four pictures."""
+    for number, label in enumerate(("one", "two")):
+        pictures(tmp_path / "in" / label, 4, seed=number)
+    return str(tmp_path / "in")
+
+
+def contents(uri, base=None):
+    """Path -> code and label, in order; each path once."""
+    opened = Index.open(uri)
+    rows = opened.rows(np.arange(len(opened)))
+    codes = to_hex(opened.codes(), opened.bits) if len(opened) else []
+    found = {os.path.relpath(row.path, base) if base else row.path: (code, row.label)
+             for row, code in zip(rows, codes, strict=True)}  # fmt: skip
+    assert len(found) == len(rows)
+    return found
+
+
+def counts(report: Report):
+    return report.added, report.updated, report.skipped, report.removed, len(report.failed)
+
+
+def hashed(path, run_folder):
+    return dsh_json("hash", path, "--model", run_folder)["code"]
+
+
+# Adding
+
+
+def test_the_command_line_adds_what_hash_prints_and_says_what_it_did(digits_run, folder):
+    line = ["index", "add", "i.lance", folder, "--model", digits_run]
+    first = dsh_json(*line)
+    fingerprint = Run.open(digits_run).fingerprint
+    assert first == {
+        "index": "i.lance", "bits": 8, "rows": 8, "model": fingerprint, "version": 1, "versions": 1,
+        "added": 8, "updated": 0, "skipped": 0, "removed": 0, "failed": [],
+    }  # fmt: skip
+    assert dsh_json(*line) | {"added": 8, "skipped": 0} == first
+    info = dsh_json("index", "info", "i.lance")
+    assert info == first | {"added": 0}
+    result = dsh("hash", folder, "--model", digits_run)
+    expected = {path: (code, None) for code, path in (row.split("  ") for row in result.stdout.splitlines())}
+    assert contents("i.lance") == expected and list(contents("i.lance")) == sorted(expected)
+    table = dsh("index", "info", "i.lance", "--format", "table").stdout
+    assert "8 codes of 8 bits" in table and fingerprint in table
+    assert f"model\t{fingerprint}\n" in dsh("index", "info", "i.lance").stdout
+
+
+def test_neighbors_looks_in_it(digits_run, folder):
+    dsh_json("index", "add", "i.lance", folder, "--model", digits_run, "--labels", "folder")
+    query = f"{folder}/two/0002.png"
+    answer = dsh_json("neighbors", query, "--index", "i.lance", "--model", digits_run, "-k", 8)
+    opened = Index.open("i.lance")
+    rows, distances = nearest(opened.codes(), opened.codes()[6:7], 8, 8)
+    assert [n["path"] for n in answer["neighbors"]] == [row.path for row in opened.rows(rows[0])]
+    assert [n["distance"] for n in answer["neighbors"]] == distances[0].tolist()
+    assert query in [n["path"] for n in answer["neighbors"] if n["distance"] == 0 and n["label"] == "two"]
+
+
+def test_what_is_unchanged_is_not_even_read_and_what_changed_keeps_its_place(run, folder, monkeypatch):
+    Index.open("i").add(run, [folder])
+    before = contents("i", folder)
+    Image.effect_noise((8, 8), 90).save(f"{folder}/one/0001.png")  # changed
+    os.utime(f"{folder}/one/0002.png", (1, 1))  # touched
+    pictures(f"{folder}/two", 1, start=9, seed=9)  # new
+    reads, decoded = [], []
+    read, decode = index_module.images.read_bytes, index_module.images.decode
+    monkeypatch.setattr(index_module.images, "read_bytes", lambda p: (reads.append(p), read(p))[1])
+    monkeypatch.setattr(index_module.images, "decode", lambda *a: (decoded.append(a), decode(*a))[1])
+    report = Index.open("i").add(run, [folder])
+    assert counts(report) == (1, 1, 7, 0, 0) and report.rows == 9
+    assert sorted(reads) == [f"{folder}/{name}.png" for name in ("one/0001", "one/0002", "two/0009")]  # once each
+    assert len(decoded) == 2
+    after = contents("i", folder)
+    assert list(after) == [*before, "two/0009.png"]
+    monkeypatch.undo()
+    assert after["one/0001.png"] == (hashed(f"{folder}/one/0001.png", run.path), None)
+    assert {p: c for p, c in after.items() if p in before and p != "one/0001.png"} == {
+        p: c for p, c in before.items() if p != "one/0001.png"
+    }
+    assert counts(Index.open("i").add(run, [folder])) == (0, 0, 9, 0, 0)
+    assert Index.open("i").rows([2])[0].mtime_ns == 10**9
+
+
+def test_search_and_rows_agree_after_many_changes(run, folder):
+    rng = random.Random(0)
+    expected = {}
+    for step in range(8):
+        names = [f"{folder}/{rng.choice(['one', 'two'])}/{rng.randrange(12):04d}.png" for _ in range(4)]
+        for name in names:
+            Image.effect_noise((8, 8), 60 + rng.randrange(60)).save(name)
+        Index.open("i").add(run, names, commit_rows=rng.choice([1, 2, 100]))
+        for name in names:
+            expected.setdefault(name)
+        gone = rng.choice(sorted(expected))
+        if step % 2:
+            assert Index.open("i").remove([gone]).removed == 1
+            del expected[gone]
+        found = contents("i")
+        assert list(found) == list(expected)
+        assert [code for code, _ in found.values()] == [hashed(name, run.path) for name in expected]
+
+
+def test_many_small_additions_leave_few_files_and_keep_the_order(run, tmp_path):
+    for i in range(20):
+        Index.open("i").add(run, [pictures(tmp_path / "in", 1, start=19 - i, seed=i)])
+    assert [Path(path).name for path in contents("i")] == [f"{i:04d}.png" for i in range(19, -1, -1)]
+    assert len(index_module._open("i").get_fragments()) <= index_module._FRAGMENTS
+
+
+def test_old_versions_do_not_pile_up(run, folder, monkeypatch):
+    monkeypatch.setattr(index_module, "_KEPT", index_module.timedelta(0))
+    for i in range(3):
+        Index.open("i").add(run, [pictures(f"{folder}/one", 1, start=10 + i, seed=i)])
+    assert Index.open("i").report().versions == 1 and len(contents("i")) == 7
+
+
+def test_paths_given_twice_or_in_several_ways_are_added_once(run, folder):
+    os.chdir(folder)
+    report = Index.open("i").add(run, ["one/0001.png", "one", ".", f"{folder}/two/../one/0001.png", "two"])
+    assert counts(report) == (8, 0, 0, 0, 0)
+    assert [os.path.relpath(path) for path in contents("i")][:2] == ["one/0001.png", "one/0000.png"]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8 there")
+def test_paths_and_labels_that_are_not_utf8_survive(run, digits_run, tmp_path):
+    label = os.fsdecode(b"\xe9t\xe9")
+    pictures(f"in/{label}", 1)
+    os.rename(f"in/{label}/0000.png", f"in/{label}/{NOT_UTF8}")
+    Index.open("i").add(run, ["in"], labels="folder")
+    path = f"{tmp_path}/in/{label}/{NOT_UTF8}"
+    assert [(row.path, row.label) for row in Index.open("i").rows([0])] == [(path, label)]
+    assert counts(Index.open("i").add(run, ["in"])) == (0, 0, 1, 0, 0)
+    Index.open("i").export("out.parquet")
+    import pyarrow.parquet as pq
+
+    row = pq.read_table("out.parquet").to_pylist()[0]
+    assert row["path_bytes"] == os.fsencode(path) and row["path"].endswith(r"\xe9t\xe9/caf\xe9.png")
+    Path("list").write_bytes(os.fsencode(path) + b"\n")
+    removed = dsh_process("index", "remove", "i", "-", "--json", input=Path("list").read_bytes())
+    assert json.loads(removed.stdout)["removed"] == 1, removed.stderr
+
+
+def test_relative_paths(run, folder, tmp_path):
+    Index.open("i").add(run, [folder], relative_to=folder)
+    assert list(contents("i"))[0] == "one/0000.png"
+    os.rename(folder, tmp_path / "moved")
+    moved = str(tmp_path / "moved")
+    assert counts(Index.open("i").add(run, [moved], relative_to=moved)) == (0, 0, 8, 0, 0)
+    assert Index.open("i").verify(run, relative_to=moved).failed == ()
+    assert len(Index.open("i").verify(run).failed) == 8
+    pictures("elsewhere", 1)
+    failed = Index.open("i").add(run, ["elsewhere"], relative_to=moved).failed
+    assert len(failed) == 1 and "not below" in failed[0].error
+    assert counts(Index.open("i").remove([f"{moved}/one"], relative_to=moved)) == (0, 0, 0, 4, 0)
+
+
+def test_labels(run, folder):
+    def labels():
+        return [label for _, label in contents("i").values()]
+
+    Index.open("i").add(run, [folder])
+    assert labels() == [None] * 8
+    assert counts(Index.open("i").add(run, [folder], labels="folder")) == (0, 8, 0, 0, 0)
+    assert labels() == ["one"] * 4 + ["two"] * 4
+    before = contents("i")
+    Image.effect_noise((8, 8), 90).save(f"{folder}/one/0001.png")
+    assert counts(Index.open("i").add(run, [folder])) == (0, 1, 7, 0, 0)  # known labels stay
+    assert labels() == ["one"] * 4 + ["two"] * 4
+    Path("labels.csv").write_text(f"path,label\n{folder}/one/0000.png,uno\n{folder}/two/0000.png,dos\n")
+    assert counts(Index.open("i").add(run, [folder], labels="labels.csv")) == (0, 8, 0, 0, 0)
+    assert labels() == ["uno", None, None, None, "dos", None, None, None]
+    assert counts(Index.open("i").add(run, [folder], labels="none")) == (0, 2, 6, 0, 0)
+    assert labels() == [None] * 8 and list(contents("i")) == list(before)
+    Index.open("j").add(run, [f"{folder}/one", f"{folder}/two/0000.png"], labels="folder")
+    assert [label for _, label in contents("j").values()] == ["one"] * 4 + ["two"]
+    with pytest.raises(UsageError, match="no such file"):
+        Index.open("i").add(run, [folder], labels="nowhere.csv")
+    Path("labels.csv").write_text("path,label\nnone.png,uno\n")
+    with pytest.raises(DataError, match="line 2"):
+        Index.open("i").add(run, [folder], labels="labels.csv")
+
+
+def test_what_cannot_be_read_is_reported_and_the_others_go_on(digits_run, folder):
+    Path(folder, "one", "0001.png").write_text("no picture")
+    os.symlink("nowhere", f"{folder}/two/x.png")
+    result = dsh("index", "add", "i", folder, "none.png", "--model", digits_run, "--json")
+    assert result.exit_code == 1
+    answer = json.loads(result.stdout)
+    assert answer["rows"] == answer["added"] == 7
+    assert sorted(f["path"] for f in answer["failed"]) == [
+        f"{folder}/one/0001.png", f"{folder}/two/x.png", "none.png"
+    ]  # fmt: skip
+    assert len(result.stderr.splitlines()) == 3 and "no such file" in result.stderr
+    Path(folder, "one", "0002.png").write_text("no picture now")
+    assert json.loads(dsh("index", "add", "i", folder, "--model", digits_run, "--json").stdout)["rows"] == 7
+
+
+def test_lists_on_standard_input(digits_run, folder):
+    names = [f"{folder}/one/{i:04d}.png" for i in range(3)]
+    result = dsh("index", "add", "i", "-", "--model", digits_run, "--json", input="\n".join(names) + "\n")
+    assert json.loads(result.stdout)["added"] == 3, result.stderr
+    assert list(contents("i")) == names
+
+
+def test_progress_reaches_its_end(run, folder):
+    for expected in ((8, 0), (0, 8)):
+        seen = []
+        report = Index.open("i").add(run, [folder], progress=lambda *moved: seen.append(moved))
+        assert (report.added, report.skipped) == expected
+        assert seen[-1] == (8, 8) and [done for done, _ in seen] == list(range(1, 9))
+
+
+# Ready codes, any number of bits
+
+
+@pytest.mark.parametrize("bits", [1, 8, 12, 33, 64, 65, 1024])
+def test_ready_codes_of_any_length(bits, tmp_path):
+    packed = pack(np.random.default_rng(bits).integers(0, 2, (500, bits)))
+    names = [f"/somewhere/{i}" for i in range(500)]
+    batches = [ReadyCodes(names[:200], packed[:200], ["a"] * 200), ReadyCodes(names[200:], packed[200:])]
+    report = Index.open("i").add_codes(batches, bits, "model")
+    assert (report.added, report.bits, report.model, report.version) == (500, bits, "model", 1)
+    opened = Index.open("i")
+    assert (opened.codes() == packed).all()
+    assert [(r.path, r.label, r.hash) for r in opened.rows([0, 499])] == [
+        ("/somewhere/0", "a", None), ("/somewhere/499", None, None)
+    ]  # fmt: skip
+    changed = ~packed[[3, 250]] & pack(np.ones((2, bits)))
+    again = ReadyCodes(["new", names[250], names[3]], np.concatenate([packed[:1], changed[::-1]]))
+    assert counts(opened.add_codes([again], bits, "model")) == (1, 2, 0, 0, 0)
+    expected = np.concatenate([packed, packed[:1]])
+    expected[[3, 250]] = changed
+    assert (Index.open("i").codes() == expected).all()
+
+
+def test_ready_codes_that_do_not_fit(run, folder):
+    code = np.array([[0xF0]], np.uint8)
+    with pytest.raises(UsageError, match="comes twice"):
+        Index.open("i").add_codes([ReadyCodes(["a", "a"], code.repeat(2, 0))], 8, "m")
+    with pytest.raises(UsageError, match="shape"):
+        Index.open("i").add_codes([ReadyCodes(["a"], code)], 9, "m")
+    with pytest.raises(UsageError, match="bits set behind"):
+        Index.open("i").add_codes([ReadyCodes(["a"], code | 1)], 7, "m")
+    with pytest.raises(UsageError, match="1 to 1024"):
+        Index.open("i").add_codes([], 0, "m")
+    assert len(Index.open("i")) == 0
+    Index.open("i").add_codes([ReadyCodes(["a"], code)], 8, "m")
+    with pytest.raises(IndexStateError, match="of model m"):
+        Index.open("i").add_codes([ReadyCodes(["b"], code)], 8, "n")
+    with pytest.raises(IndexStateError, match=f"of model m.*{run.fingerprint}"):
+        Index.open("i").add(run, [folder])
+
+
+# Removing, verifying, handing on
+
+
+def test_remove(digits_run, folder):
+    run = Run.open(digits_run)
+    Index.open("i").add(run, [folder])
+    assert dsh_json("index", "remove", "i", f"{folder}/one/0000.png")["removed"] == 1
+    assert dsh_json("index", "remove", "i", f"{folder}/*3.png")["removed"] == 2
+    os.remove(f"{folder}/two/0001.png")
+    assert dsh_json("index", "remove", "i", "--missing")["removed"] == 1
+    assert [os.path.relpath(path, folder) for path in contents("i")] == [
+        "one/0001.png", "one/0002.png", "two/0000.png", "two/0002.png"
+    ]  # fmt: skip
+    result = dsh("index", "remove", "i", "nothing", "--json")
+    assert result.exit_code == 1 and json.loads(result.stdout)["failed"] == [
+        {"path": "nothing", "error": "not in the index"}
+    ]
+    assert "nothing to remove" in one_line_error(dsh("index", "remove", "i"), 2)
+    os.chdir(folder)
+    assert dsh_json("index", "remove", f"{folder}/../i", "one", ".")["rows"] == 0
+    os.chdir("..")
+    assert dsh_json("index", "info", "i") | {"version": 0, "versions": 0} == {
+        "index": "i", "bits": None, "rows": 0, "model": None, "version": 0, "versions": 0,
+        "added": 0, "updated": 0, "skipped": 0, "removed": 0, "failed": [],
+    }  # fmt: skip
+    assert counts(Index.open("i").add_codes([ReadyCodes(["a"], np.zeros((1, 3), np.uint8))], 24, "other"))[0] == 1
+    assert (Index.open("i").bits, Index.open("i").model) == (24, "other")
+
+
+def test_a_path_with_signs_of_a_glob_is_itself(run, tmp_path):
+    pictures("in[1]", 2)
+    pictures("in1", 1)
+    Index.open("i").add(run, ["in[1]", "in1"])
+    assert Index.open("i").remove(["in[1]"]).removed == 2
+    assert Index.open("i").remove(["in[1]"]).removed == 1  # now the glob
+
+
+def test_verify_says_what_differs(digits_run, folder):
+    run = Run.open(digits_run)
+    Index.open("i").add(run, [folder])
+    answer = dsh_json("index", "verify", "i", "--model", digits_run)
+    assert (answer["checked"], answer["failed"]) == (8, [])
+    os.remove(f"{folder}/one/0000.png")
+    Path(folder, "one", "0001.png").write_bytes(b"no picture")
+    with open(f"{folder}/one/0002.png", "ab") as file:
+        file.write(b"\0")  # other content, same pixels
+    shutil.copy(f"{folder}/one/0003.png", f"{folder}/two/0000.png")
+    wrong = Index.open("i").codes()[5:6] ^ np.uint8(0b10000001)
+    name = f"{folder}/two/0001.png"
+    Index.open("i").add_codes([ReadyCodes([name], wrong)], 8, run.fingerprint)
+    result = dsh("index", "verify", "i", "--model", digits_run, "--json")
+    found = {os.path.relpath(f["path"], folder): f["error"] for f in json.loads(result.stdout)["failed"]}
+    assert result.exit_code == 1
+    assert found.pop("two/0000.png").startswith("changed content")
+    assert found == {
+        "one/0000.png": "missing",
+        "one/0001.png": "cannot be read: not a picture, or of a format Pillow does not know",
+        "one/0002.png": "changed content",
+        "two/0001.png": "changed code (2 bits)",
+    }
+    sampled = json.loads(dsh("index", "verify", "i", "--model", digits_run, "--json", "--sample", 3).stdout)
+    assert sampled["checked"] == 3 and len(sampled["failed"]) <= 3
+
+
+def test_export(run, folder):
+    import pyarrow.parquet as pq
+
+    Index.open("i").add(run, [folder], labels="folder")
+    Index.open("i").remove([f"{folder}/one/0001.png"])
+    Image.effect_noise((8, 8), 90).save(f"{folder}/one/0002.png")
+    Index.open("i").add(run, [folder])
+    assert dsh("index", "export", "i", "--parquet", "out.parquet").exit_code == 0
+    table = pq.read_table("out.parquet")
+    assert table.schema.metadata[b"dsh.bits"] == b"8" and table.schema.metadata[b"dsh.model"].decode() == run.fingerprint
+    exported = {row["path"]: (row["code"].hex(), row["label"]) for row in table.to_pylist()}
+    assert list(exported.items()) == list(contents("i").items()) and list(exported)[-1].endswith("one/0001.png")
+    assert all(row["size"] == os.stat(row["path"]).st_size for row in table.to_pylist())
+    assert "cannot write" in one_line_error(dsh("index", "export", "i", "--parquet", "none/out.parquet"), 1)
+    assert "is empty" in one_line_error(dsh("index", "export", "nothing", "--parquet", "x.parquet"), 1)
+    assert not list(Path().glob("*.part"))
+
+
+# What is no index, or not this run's
+
+
+def test_what_counts_as_empty(run, folder, tmp_path):
+    os.mkdir("made")
+    for parts in ("data", "_versions", "_transactions"):
+        os.makedirs(f"killed/{parts}")
+    Path("killed/data/half.lance").write_bytes(b"half a file")
+    for uri in ("absent", "made", "killed"):
+        opened = Index.open(uri)
+        assert (len(opened), opened.bits, opened.model, opened.version) == (0, None, None, 0)
+        assert opened.codes().shape[0] == 0 and opened.rows([]) == []
+        assert "is empty" in one_line_error(dsh("neighbors", "0xf0", "--model", run.path, "--index", uri), 1)
+        assert opened.add(run, [folder]).rows == 8 and len(opened) == 8 == len(Index.open(uri))
+    assert not os.path.exists("absent2") and dsh_json("index", "info", "absent2")["rows"] == 0
+    assert not os.path.exists("absent2") and not os.path.exists("absent2.lock")  # looking makes nothing
+
+
+def test_what_is_no_index_is_refused_and_left_alone(digits_run, folder, tmp_path):
+    import lance
+    import pyarrow as pa
+
+    Path("file").write_text("text")
+    lance.write_dataset(pa.table({"a": [1]}), "others.lance")
+    for uri, word in ((folder, "a folder of other things"), ("file", "is a file"), ("others.lance", "not an index")):
+        for line in (["add", uri, folder, "--model", digits_run], ["info", uri], ["remove", uri, "x"]):
+            assert word in one_line_error(dsh("index", *line), 1)
+    assert sorted(os.listdir(folder)) == ["one", "two"] and lance.dataset("others.lance").version == 1
+    assert "empty name" in one_line_error(dsh("index", "info", ""), 2)
+
+
+def test_another_model_is_refused_with_both_fingerprints(run, digits_run, folder, tmp_path):
+    Index.open("i").add(run, [folder])
+    other = tmp_path / "other"
+    shutil.copytree(digits_run, other)
+    assert Run.open(other).fingerprint == run.fingerprint  # a copy is the same model
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    changed = Run.open(other).fingerprint
+    assert changed != run.fingerprint and len(changed) == 16
+    for line in (["index", "add", "i", folder], ["index", "verify", "i"], ["neighbors", "0xf0", "--index", "i"]):
+        said = one_line_error(dsh(*line, "--model", other), 1)
+        assert run.fingerprint in said and changed in said
+    assert len(Index.open("i")) == 8
+
+
+def test_the_fingerprint_follows_what_decides_the_codes(run, digits_run, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    shutil.copytree(digits_run, other)
+    config = json.loads((other / "config.json").read_text())
+    config["created"] = "another day"
+    (other / "config.json").write_text(json.dumps(config))
+    assert Run.open(other).fingerprint == run.fingerprint
+    config["model"]["image_size"] += 1
+    (other / "config.json").write_text(json.dumps(config))
+    assert Run.open(other).fingerprint != run.fingerprint
+    monkeypatch.setattr("dsh_cli.images.INTAKE", 99)
+    assert Run.open(digits_run).fingerprint != run.fingerprint
+    (other / "model.safetensors").unlink()
+    with pytest.raises(DshError, match=r"model\.safetensors.*dsh train"):
+        Run.open(other).fingerprint  # noqa: B018
+
+
+@pytest.mark.parametrize("part", ["data", "_versions"])
+@pytest.mark.parametrize("left", [0.0, 0.5])
+def test_truncated_files_get_one_line(part, left, run, folder):
+    Index.open("i").add(run, [folder])
+    for file in Path("i", part).iterdir():
+        if file.suffix != ".json":
+            file.write_bytes(file.read_bytes()[: int(left * file.stat().st_size)])
+    line = one_line_error(dsh("neighbors", "0xf0", "--model", run.path, "--index", "i"), 1)
+    assert "damaged" in line and "dsh index add" in line
+    assert "damaged" in one_line_error(dsh("index", "add", "i", folder, "--model", run.path), 1)
+
+
+def test_an_index_of_a_newer_format(monkeypatch, run, folder):
+    monkeypatch.setattr(index_module, "FORMAT", 2)
+    Index.open("i").add(run, [folder])
+    monkeypatch.undo()
+    os.chdir(Path(folder).parent)
+    assert "newer than 1" in one_line_error(dsh("index", "info", "i"), 1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders are locked otherwise there")
+def test_a_read_only_place(run, folder, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    locked = "locked"
+    if os.access(locked, os.W_OK):  # root may write there; not into the kernel's own folder
+        locked = "/sys"
+        if not os.path.isdir("/sys/kernel"):
+            pytest.skip("root may write anywhere here")
+    line = one_line_error(dsh("index", "add", f"{locked}/i", folder, "--model", run.path), 1)
+    assert f"cannot write index {locked}/i" in line and "choose another place" in line
+
+
+def test_a_uri_goes_the_way_of_object_storage(run, folder, tmp_path):
+    uri = f"file-object-store://{tmp_path}/i"  # Lance's object storage over a local folder
+    assert Index.open(uri).add(run, [folder]).rows == 8
+    Image.effect_noise((8, 8), 90).save(f"{folder}/one/0001.png")
+    assert counts(Index.open(uri).add(run, [folder])) == (0, 1, 7, 0, 0)
+    assert len(contents(uri)) == 8 and not os.path.exists("i.lock")
+    assert counts(Index.open(uri).remove([f"{folder}/one"])) == (0, 0, 0, 4, 0)
+    assert Index.open(f"file://{tmp_path}/j").add(run, [folder]).rows == 8 and os.path.exists("j.lock")
+    assert len(Index.open("j")) == 8
+
+
+# Killed, raced, read meanwhile
+
+WRITER = """
+import os, sys, time
+import dsh_cli.encoding, dsh_cli.training
+from dsh_cli.checkpoint import Run
+from dsh_cli.index import Index
+uri, run, commit_rows, *paths = sys.argv[1:]
+run = Run.open(run)
+run.load_model()
+print("ready", flush=True)
+sys.stdin.readline()
+report = Index.open(uri).add(run, paths, commit_rows=int(commit_rows), workers=2,
+                             progress=lambda done, total: print(done, flush=True),
+                             waiting=lambda: print("waiting", flush=True))
+print(report.added, report.updated, report.skipped, len(report.failed), flush=True)
+"""
+
+
+class Writer:
+    """`add` in a process of its own, which begins when told to."""
+
+    def __init__(self, uri, run, commit_rows, *paths):
+        command = [sys.executable, "-c", WRITER, uri, str(run.path), str(commit_rows), *map(str, paths)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def ready(self):
+        assert self.process.stdout.readline() == "ready\n"
+        return self
+
+    def go(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self
+
+    def reach(self, done):
+        """Wait until so many pictures are done."""
+        for line in self.process.stdout:
+            if line.strip().isdigit() and int(line) >= done:
+                return
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def finish(self):
+        lines = self.process.communicate(timeout=120)[0].splitlines()
+        assert self.process.returncode == 0
+        return [line for line in lines if line == "waiting"], tuple(map(int, lines[-1].split()))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_killed_at_any_point_it_holds_whole_batches_and_is_completed(run, tmp_path):
+    rng = random.Random(0)
+    total, batch = 300, 20
+    paths = pictures(tmp_path / "in", total)
+    Index.open("whole").add(run, [str(paths)])
+    expected = contents("whole")
+    moments = [0, 1, rng.randrange(total), rng.randrange(total), total - 1]
+    writers = [Writer(f"i{n}", run, batch, paths) for n in range(len(moments))]
+    kept = []
+    for n, (writer, moment) in enumerate(zip(writers, moments, strict=True)):
+        writer.ready().go()
+        writer.reach(moment)
+        time.sleep(rng.random() * 0.02)
+        writer.kill()
+        opened = Index.open(f"i{n}")
+        kept.append(len(opened))
+        assert len(opened) % batch == 0 and len(opened.codes()) == len(opened)
+        assert contents(f"i{n}").items() <= expected.items()
+        began = time.monotonic()
+        report = opened.add(run, [str(paths)])
+        assert time.monotonic() - began < 30  # nothing waits for the dead
+        assert (report.rows, report.added, report.skipped) == (total, total - kept[-1], kept[-1])
+        assert list(contents(f"i{n}").items()) == list(expected.items())
+    assert len(set(kept)) > 1 and any(0 < rows < total for rows in kept)
+
+
+def test_two_at_once_on_an_index_that_is_not_there_lose_and_double_nothing(run, tmp_path):
+    first, second, both = (pictures(tmp_path / name, 60, seed=n) for n, name in enumerate(("a", "b", "c")))
+    writers = [Writer("i", run, 15, first, both).ready(), Writer("i", run, 15, both, second).ready()]
+    for writer in writers:
+        writer.go()
+    waited, done = zip(*(writer.finish() for writer in writers), strict=True)
+    assert sum(map(len, waited)) <= 1
+    assert sorted(done) == [(60, 0, 60, 0), (120, 0, 0, 0)]
+    found = contents("i")  # which asserts that no path comes twice
+    assert sorted(found) == sorted(str(path) for place in (first, second, both) for path in place.iterdir())
+
+
+def test_a_reader_meanwhile_sees_whole_versions(run, tmp_path):
+    paths = pictures(tmp_path / "in", 600)
+    Index.open("whole").add(run, [str(paths)])
+    expected = list(contents("whole").items())
+    writer = Writer("i", run, 20, paths).ready().go()
+    sizes = []
+    while writer.process.poll() is None:
+        opened = Index.open("i")
+        found = list(contents("i").items())
+        assert len(found) % 20 == 0 and found == expected[: len(found)]
+        assert len(opened.codes()) == len(opened) <= len(found)  # the version it was opened at
+        sizes.append(len(found))
+    writer.finish()
+    assert sizes == sorted(sizes) and list(contents("i").items()) == expected
+    assert len(set(sizes)) > 2, "the writer was done before it could be watched"
+
+
+def test_a_lock_that_is_held_is_waited_for(run, folder):
+    import threading
+
+    held, waiting = threading.Event(), threading.Event()
+
+    def hold():
+        with index_module._locked("i", None):
+            held.set()
+            waiting.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(30)
+    report = Index.open("i").add(run, [folder], waiting=waiting.set)
+    thread.join()
+    assert waiting.is_set() and report.added == 8
+
+
+def test_ctrl_c_keeps_what_was_done(run, folder):
+    def stop(done, total):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Index.open("i").add(run, [folder], progress=stop)
+    assert len(Index.open("i")) == 5
+    assert counts(Index.open("i").add(run, [folder])) == (3, 0, 5, 0, 0)
+
+
+def test_a_file_that_vanishes_while_it_is_read(run, folder, monkeypatch):
+    read = index_module.images.read_bytes
+
+    def vanishing(path):
+        if path.endswith("two/0001.png"):
+            raise ImageError("no such file or directory")
+        return read(path)
+
+    monkeypatch.setattr(index_module.images, "read_bytes", vanishing)
+    assert counts(Index.open("i").add(run, [folder])) == (7, 0, 0, 0, 1)
+
+
+def test_looking_does_not_import_torch(run, folder):
+    Index.open("i").add(run, [folder])
+    script = "import sys\nfrom dsh_cli.cli import app\napp(sys.argv[1:], standalone_mode=False)"
+    for line in (["index", "info", "i"], ["neighbors", "0xf0", "--index", "i", "--model", str(run.path)]):
+        check = "import sys, contextlib\nfrom dsh_cli.cli import app\nwith contextlib.suppress(SystemExit):\n"
+        check += f"    app({line!r})\nsys.exit(9 if 'torch' in sys.modules else 0)"
+        done = subprocess.run([sys.executable, "-c", check], capture_output=True)
+        assert done.returncode == 0, (script, done.stderr)

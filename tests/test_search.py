@@ -1,0 +1,108 @@
+"""Exact search against a slow reference: ties in the order of the database, codes of any length."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsh_cli import search
+from dsh_cli.codes import pack, unpack
+from dsh_cli.errors import UsageError
+from dsh_cli.search import nearest, within
+
+LENGTHS = [1, 7, 8, 9, 12, 24, 31, 32, 33, 48, 63, 64, 65, 100, 128, 129, 160, 200, 256, 300, 512, 700, 1024]
+
+
+def codes(count, bits, rng, distinct=None):
+    """(count, bytes) packed codes, with many ties where only a few are distinct."""
+    packed = pack(rng.integers(0, 2, (distinct or count, bits)))
+    return packed if distinct is None else packed[rng.integers(0, distinct, count)]
+
+
+def reference(database, query, bits):
+    """Rows and distances in order, bit by bit."""
+    differing = unpack(database, bits) != unpack(query[None], bits)
+    distances = [sum(map(int, row)) for row in differing]
+    rows = sorted(range(len(distances)), key=lambda row: (distances[row], row))
+    return rows, [distances[row] for row in rows]
+
+
+@pytest.mark.parametrize("bits", LENGTHS)
+def test_both_are_the_slow_reference_for_any_length(bits):
+    rng = np.random.default_rng(bits)
+    for distinct in (None, 5):
+        database = codes(300, bits, rng, distinct)
+        queries = np.concatenate([codes(3, bits, rng), database[:2]])
+        expected = [reference(database, query, bits) for query in queries]
+        for k in (1, 10, 299, 300, 1000):
+            rows, distances = nearest(database, queries, bits, k)
+            assert (rows.dtype, distances.dtype, rows.shape) == (np.int64, np.int32, (5, min(k, 300)))
+            assert rows.tolist() == [r[:k] for r, _ in expected]
+            assert distances.tolist() == [d[:k] for _, d in expected]
+        for radius in (0, 1, bits // 2, bits, bits + 5):
+            for (rows, distances), (all_rows, all_distances) in zip(
+                within(database, queries, bits, radius), expected, strict=True
+            ):
+                inside = sum(distance <= radius for distance in all_distances)
+                assert (rows.dtype, distances.dtype) == (np.int64, np.int32)
+                assert rows.tolist() == all_rows[:inside] and distances.tolist() == all_distances[:inside]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("room", [0, 100_000, 1 << 26])
+def test_ties_keep_their_order_in_every_way_of_searching(threads, room, monkeypatch):
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(threads)
+    monkeypatch.setattr(search, "_COUNTED", room)
+    try:
+        rng = np.random.default_rng(0)
+        for bits in (1, 8, 48, 64):
+            database, queries = codes(20_000, bits, rng, 7), codes(40, bits, rng)
+            between = (unpack(database, bits)[None] != unpack(queries, bits)[:, None]).sum(2)
+            for k in (1, 17, 5000):
+                rows, _ = nearest(database, queries, bits, k)
+                assert (rows == np.argsort(between, axis=1, kind="stable")[:, :k]).all()
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+@given(st.integers(1, 1024), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_padding_changes_no_distance(bits, seed):
+    rng = np.random.default_rng(seed)
+    database, query = codes(20, bits, rng), codes(1, bits, rng)
+    rows, distances = nearest(database, query, bits, 20)
+    differing = unpack(database, bits) != unpack(query, bits)
+    assert (distances[0] == differing.sum(1)[rows[0]]).all()
+
+
+def test_nothing_to_find():
+    empty, query = np.zeros((0, 2), np.uint8), np.zeros((3, 2), np.uint8)
+    rows, distances = nearest(empty, query, 16, 5)
+    assert rows.shape == distances.shape == (3, 0)
+    assert [len(rows) for rows, _ in within(empty, query, 16, 5)] == [0, 0, 0]
+    assert nearest(query, empty, 16, 5)[0].shape == (0, 3)
+    assert within(query, empty, 16, 5) == []
+    assert [len(rows) for rows, _ in within(query, query, 16, -1)] == [0, 0, 0]
+
+
+def test_codes_of_another_length_and_no_neighbours():
+    codes_of_16 = np.zeros((3, 2), np.uint8)
+    for bits in (8, 17):
+        with pytest.raises(UsageError, match=f"codes of {bits} bits"):
+            nearest(codes_of_16, codes_of_16, bits, 1)
+        with pytest.raises(UsageError, match=f"codes of {bits} bits"):
+            within(codes_of_16, codes_of_16, bits, 1)
+    with pytest.raises(UsageError, match="at least one"):
+        nearest(codes_of_16, codes_of_16, 16, 0)
+
+
+def test_importing_it_does_not_import_faiss():
+    script = "import sys, dsh_cli.search; sys.exit('faiss' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], env=os.environ).returncode == 0
