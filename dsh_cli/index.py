@@ -359,7 +359,7 @@ class Index:
         """Take pictures out of the index; their files are left alone.
 
         Args:
-            patterns: paths of files, of folders for all that is below them, and globs, whose `*` takes slashes too.
+            patterns: paths of files, of folders for all that is below them, and globs of both, whose `*` takes slashes too.
             missing: also those whose files are gone.
             relative_to: the folder to which the paths in the index are relative, if they are.
             waiting: as in `add`.
@@ -561,17 +561,22 @@ class Index:
 
     def _merge(self, table: pa.Table) -> None:
         """Replace rows that have the same number, and append the others, in one commit."""
-        assert self._dataset is not None
+        dataset = self._again()
         with _reaching(self.uri, "write"):
-            merge = self._dataset.merge_insert("number").when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(table)
+            dataset.merge_insert("number").when_matched_update_all().when_not_matched_insert_all().execute(table)
         self._take(_open(self.uri))
+
+    def _again(self) -> lance.LanceDataset:
+        """The newest version for a change: Lance moves the one it changes, and places are told by the old one."""
+        dataset = _open(self.uri)
+        assert dataset is not None
+        return dataset
 
     def _delete(self, numbers: NDArray[np.int64]) -> None:
         if len(numbers):
-            assert self._dataset is not None
+            dataset = self._again()
             with _reaching(self.uri, "write"):
-                self._dataset.delete(f"number IN ({','.join(map(str, numbers.tolist()))})")
+                dataset.delete(f"number IN ({','.join(map(str, numbers.tolist()))})")
             self._take(_open(self.uri))
 
     def _tidy(self) -> None:
@@ -959,12 +964,13 @@ def _key(path: str, relative_to: str | None) -> bytes:
 
 
 def _matches(key: bytes, paths: Sequence[bytes]) -> NDArray[np.bool_]:
-    """Which paths are this one, or below it, or of this glob where it is no path."""
+    """Which paths are this one, or below it, or, where it is no path, those of this glob."""
     below = b"" if key == b"." else key.rstrip(b"/") + os.fsencode(os.sep)
     exact = np.fromiter((path == key or path.startswith(below) for path in paths), bool, len(paths))
     if exact.any() or not any(sign in key for sign in (b"*", b"?", b"[")):
         return exact
-    matches = re.compile(fnmatch.translate(os.fsdecode(key))).match
+    glob = os.fsdecode(key)
+    matches = re.compile(f"{fnmatch.translate(glob)}|{fnmatch.translate(os.path.join(glob, '*'))}").match
     return np.fromiter((matches(os.fsdecode(path)) is not None for path in paths), bool, len(paths))
 
 
