@@ -359,7 +359,8 @@ class Index:
         """Take pictures out of the index; their files are left alone.
 
         Args:
-            patterns: paths of files, of folders for all that is below them, and globs of both, whose `*` takes slashes too.
+            patterns: paths of files, of folders for all that is below them, and globs of both; their `*` takes
+                slashes too.
             missing: also those whose files are gone.
             relative_to: the folder to which the paths in the index are relative, if they are.
             waiting: as in `add`.

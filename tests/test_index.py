@@ -247,7 +247,7 @@ def test_lists_on_standard_input(digits_run, folder):
 def test_progress_reaches_its_end(run, folder):
     for expected in ((8, 0), (0, 8)):
         seen = []
-        report = Index.open("i").add(run, [folder], progress=lambda *moved: seen.append(moved))
+        report = Index.open("i").add(run, [folder], progress=lambda *moved, seen=seen: seen.append(moved))
         assert (report.added, report.skipped) == expected
         assert seen[-1] == (8, 8) and [done for done, _ in seen] == list(range(1, 9))
 
