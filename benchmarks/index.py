@@ -88,8 +88,8 @@ def look_up_and_ready_codes() -> None:
             done = in_a_process("--ready", str(rows), f"{scratch}/{rows}.lance", run.fingerprint)
             append(
                 f"index, {rows:,} ready codes of {BITS} bits added",
-                f"{done['seconds']:.1f} s, {rows / done['seconds']:,.0f} a second; peak memory {done['peak']:,.0f} MiB, "
-                f"{done['before']:,.0f} of them before",
+                f"{done['seconds']:.1f} s, {rows / done['seconds']:,.0f} a second; "
+                f"peak memory {done['peak']:,.0f} MiB, {done['before']:,.0f} of them before",
             )
         uri = f"{scratch}/{ROWS}.lance"
         query = "0x" + "5a" * (BITS // 8)

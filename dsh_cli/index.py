@@ -657,6 +657,8 @@ class _Known:
 
     def find(self, path: bytes) -> int | None:
         """Where the row of a path lies in the table."""
+        if not len(self.keys):
+            return None
         key = hash(path)
         at = int(np.searchsorted(self.keys, key))
         return int(self._place[at]) if at < len(self.keys) and self.keys[at] == key else None
