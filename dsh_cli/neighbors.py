@@ -157,10 +157,7 @@ def index_database(uri: str, run: Run, labels: Sequence[str] = (), not_labels: S
     Raises:
         DshError: there is no index, it is empty, it is of another model, or no picture is left.
     """
-    try:
-        from dsh_cli.index import Index
-    except ModuleNotFoundError as error:  # indexes come next
-        raise DshError("this version of dsh keeps no indexes yet; look in a split of the run with --split") from error
+    from dsh_cli.index import Index
 
     index = Index.open(uri)
     if index.bits is None or not len(index):

@@ -229,14 +229,16 @@ def tie_aware_ap(counts: Counts, relevant: Counts, at: int | None = None) -> Flo
         (q,) in [0, 1]; 0 for a query without any relevant item.
     """
     before, relevant_before = _before(counts), _before(relevant)
-    harmonic = _harmonic(int(counts.sum(axis=1).max(initial=0)))
-    taken = counts if at is None else np.clip(at - before, 0, counts)  # places of the group within the first K
+    most = int(counts.sum(axis=1).max(initial=0))
+    harmonic = _harmonic(most)
+    at = most if at is None else min(at, most)  # a K of any size
+    taken = np.clip(at - before, 0, counts)  # places of the group within the first K
     n, r = counts.astype(np.float64), relevant.astype(np.float64)
     c = np.where(n > 1, (r - 1) / np.maximum(n - 1, 1), 0.0)
     tail = harmonic[before + taken] - harmonic[before]  # H[N + n] - H[N]
     group = r / np.maximum(n, 1) * (c * taken + (relevant_before + 1 - c * (before + 1)) * tail)
     possible = relevant.sum(axis=1)
-    return _share(group.sum(axis=1), possible if at is None else np.minimum(possible, at))
+    return _share(group.sum(axis=1), np.minimum(possible, at))
 
 
 def ap_bounds(counts: Counts, relevant: Counts) -> tuple[Floats, Floats]:

@@ -189,6 +189,13 @@ def test_runs_that_do_not_go_together_are_refused(digits_run, tmp_path):
     assert "differ in bits: 8 and 9" in line
 
 
+def test_a_run_given_twice_is_refused(digits_run, tmp_path):
+    (tmp_path / "link").symlink_to(digits_run)
+    for again in (digits_run, f"{digits_run}/", tmp_path / "link"):
+        line = one_line_error(dsh("evaluate", "-q", "-m", digits_run, "-m", again), 2)
+        assert "are one run; give each run once" in line
+
+
 def test_the_picture_has_a_curve_for_each_run(digits_run, other_run, tmp_path):
     runs = ["--model", digits_run, "--model", other_run]
     dsh_json("evaluate", *runs, "--pr-curve", tmp_path / "curve.png")
@@ -290,11 +297,19 @@ def test_impossible_requests(arguments, message, digits_run):
     assert message in one_line_error(dsh("evaluate", "--model", digits_run, *arguments), 2)
 
 
-def test_k_larger_than_the_database_takes_all_and_says_so(digits_run):
-    result = dsh("evaluate", "--model", digits_run, "--at", 5000, "--json")
+@pytest.mark.parametrize("k", [5000, 10**30])
+def test_k_larger_than_the_database_takes_all_and_says_so(k, digits_run):
+    result = dsh("evaluate", "--model", digits_run, "--at", k, "--json")
     answer = json.loads(result.stdout)
-    assert answer["map_at"]["5000"] == answer["map"]
-    assert "mAP@5000 takes all 1,295 pictures there are" in result.stderr
+    assert answer["map_at"][str(k)] == answer["map"]
+    assert f"mAP@{k} takes all 1,295 pictures there are" in result.stderr
+
+
+def test_an_unfinished_run_says_how_to_go_on(digits_run, tmp_path):
+    copy = shutil.copytree(digits_run, tmp_path / "copy")
+    (copy / "metrics.json").unlink()
+    line = one_line_error(dsh("evaluate", "-q", "-m", copy), 1)
+    assert "is unfinished" in line and f"dsh train --resume {copy}" in line
 
 
 def test_without_model_the_environment_names_one(digits_run, monkeypatch, tmp_path):

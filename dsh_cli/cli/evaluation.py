@@ -84,6 +84,7 @@ def evaluate(
         [*models] if models else [os.environ.get("DSH_MODEL")]
     )  # which, as an option's, would be split at blanks
     runs = [find_run(model or None, quiet) for model in given]
+    _require_different(runs)
     ks = tuple(dict.fromkeys(at or retrieval.MAP_AT))
     evaluations: dict[str, Evaluation] = {}
     failed = False
@@ -105,6 +106,14 @@ def evaluate(
     show(view, form)
     if failed:
         raise typer.Exit(1)
+
+
+def _require_different(runs: list[Run]) -> None:
+    """Refuse a run given twice, whose deviation from itself would be 0."""
+    seen: dict[str, Run] = {}
+    for run in runs:
+        if (first := seen.setdefault(os.path.realpath(run.path), run)) is not run:
+            raise UsageError(f"--model {first.path} and --model {run.path} are one run; give each run once")
 
 
 def _of_run(run: Run, protocol: str | None, at: tuple[int, ...], quiet: bool) -> Evaluation:

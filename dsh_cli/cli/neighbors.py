@@ -52,9 +52,7 @@ def neighbors(
     split: Annotated[
         str | None, option("Split of the run to look in.", "database where it has one, else train", metavar="SPLIT")
     ] = None,
-    index: Annotated[
-        str | None, typer.Option(metavar="INDEX", help="Look in an index, not in the run.", hidden=True)
-    ] = None,
+    index: Annotated[str | None, typer.Option(metavar="INDEX", help="Look in an index, not in the run.")] = None,
     label: Annotated[_Labels, typer.Option(metavar="CLASS", help="Only this class. May be repeated.")] = None,
     not_label: Annotated[_Labels, typer.Option(metavar="CLASS", help="Not this class. May be repeated.")] = None,
     html: Annotated[
