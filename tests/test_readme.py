@@ -25,10 +25,9 @@ def test_python_examples_run(code, digits_run, capsys):
 
 
 def test_every_option_it_names_exists():
-    helps = {
-        command: dsh(command, "--help").stdout
-        for command in ("train", "hash", "table", "neighbors", "evaluate", "info")
-    }
+    single = ("train", "hash", "table", "neighbors", "evaluate", "info")
+    of_index = tuple(f"index {name}" for name in ("add", "remove", "info", "verify", "export"))
+    helps = {command: dsh(*command.split(), "--help").stdout for command in single + of_index}
     of_commands = re.findall(rf"\bdsh ({'|'.join(helps)})\b([^`|#\n]*)", README)
     options = [(command, option) for command, rest in of_commands for option in re.findall(r" (--?[a-z-]+)", rest)]
     assert len(options) > 5 and [pair for pair in options if pair[1] not in helps[pair[0]]] == []
