@@ -20,7 +20,7 @@ import numpy as np
 from _report import append
 
 from dsh_cli import Run, TrainConfig, images, load_splits, train
-from dsh_cli.encoding import encode_files, relaxed_codes
+from dsh_cli.encoding import Encoder, encode_files
 from dsh_cli.index import Index, ReadyCodes
 from dsh_cli.pictures import Intake, default_workers
 from dsh_cli.search import nearest
@@ -108,12 +108,13 @@ def encoding(folder: str, model: str) -> None:
     """Decoding alone, the network alone, and both; in turn, and the median of each."""
     run = Run.open(model)
     net = run.load_model()
+    encoder = Encoder(net)
     paths = list(islice(images.find(folder), 20_000))
     intake = Intake(run.model.image_size, run.model.channels, default_workers())
     pictures = np.stack([picture for _, picture in intake.read(paths)])
     ways = {
         "decoding": lambda: sum(1 for _ in intake.read(paths)),
-        "network": lambda: [relaxed_codes(net, pictures[i : i + 256]) for i in range(0, len(pictures), 256)],
+        "network": lambda: encoder.relaxed(pictures),
         "both": lambda: sum(1 for _ in encode_files(net, paths)),
         "index": lambda: Index.open(tempfile.mkdtemp(dir=scratch)).add(run, paths),
     }

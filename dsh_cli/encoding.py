@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 import numpy as np
@@ -19,12 +20,14 @@ from dsh_cli.codes import CodeSet, Packed, binarize, pack
 from dsh_cli.data import Dataset, in_order
 from dsh_cli.errors import ImageError
 from dsh_cli.model import HashNet
-from dsh_cli.pictures import Intake, Picture, PictureFiles, default_workers
+from dsh_cli.pictures import Picture, PictureFiles, ahead, default_workers
 
 _Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _BATCH = 256  # pictures through the network at once, at most
 _PIXELS = 256 * 128 * 128  # of the pictures of one batch, at most
+_AHEAD = 1024  # codes made before they are asked for, about
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,80 @@ class Encoded:
     error: str | None = None
 
 
+class Encoder:
+    """A network as it makes codes: a copy of it in evaluation mode, folded for speed. Threads may share one."""
+
+    def __init__(self, net: HashNet) -> None:
+        self.bits, self.size, self.channels = net.config.bits, net.config.image_size, net.config.channels
+        self.device = net.mean.device
+        self.at_once = max(1, min(_BATCH, _PIXELS // self.size**2))  # fewer large pictures, whose maps take more memory
+        self._net = net.folded()
+
+    def relaxed(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(n, H, W, channels) uint8 pictures -> (n, k) outputs of the network."""
+        with torch.inference_mode():
+            parts = [
+                self._net(to_float(torch.tensor(pictures[start : start + self.at_once], device=self.device))).cpu()
+                for start in range(0, len(pictures), self.at_once)
+            ]
+        return torch.cat(parts).numpy() if parts else np.zeros((0, self.bits), np.float32)
+
+    def each(
+        self,
+        items: Iterable[_Item],
+        read: Callable[[_Item], tuple[_Result, Picture | None]],
+        workers: int | None = None,
+    ) -> Iterator[tuple[_Item, _Result, Packed | None]]:
+        """Each item with what `read` says of it and the code of the picture it reads, if any; in order.
+
+        On a CPU every worker both reads and computes: threads that share a convolution wait actively for each other,
+        and take the processors from those that read. Elsewhere workers read, and the caller's thread computes.
+        Memory does not grow with the number of items.
+        """
+        workers = workers or default_workers()
+        if self.device.type != "cpu":
+            yield from self._in_turn(items, read, workers)
+            return
+        share = max(1, self.at_once // workers)
+        items = iter(items)
+        first = list(islice(items, workers * share))  # few pictures are divided among all workers
+        share = max(1, min(share, -(-len(first) // workers)))
+        own = torch.get_num_threads()
+        threads = max(1, own // max(1, min(workers, len(first))))
+        reading = threading.local()
+
+        def work(some: Sequence[_Item]) -> list[tuple[_Result, Packed | None]]:
+            if not hasattr(reading, "begun"):
+                reading.begun = True
+                torch.set_num_threads(threads)  # of this thread
+            return self._coded([read(item) for item in some])
+
+        try:
+            for item, (result, packed) in ahead(chain(first, items), work, workers, share, _AHEAD):
+                yield item, result, packed
+        finally:
+            torch.set_num_threads(own)  # of threads to come
+
+    def _in_turn(
+        self, items: Iterable[_Item], read: Callable[[_Item], tuple[_Result, Picture | None]], workers: int
+    ) -> Iterator[tuple[_Item, _Result, Packed | None]]:
+        def work(some: Sequence[_Item]) -> list[tuple[_Result, Picture | None]]:
+            return [read(item) for item in some]
+
+        source = ahead(items, work, workers, max(1, self.at_once // 16), 4 * self.at_once)
+        while batch := list(islice(source, self.at_once)):
+            for (item, _), (result, packed) in zip(batch, self._coded([found for _, found in batch]), strict=True):
+                yield item, result, packed
+
+    def _coded(self, found: Sequence[tuple[_Result, Picture | None]]) -> list[tuple[_Result, Packed | None]]:
+        pictures = [picture for _, picture in found if picture is not None]
+        codes = iter(pack(binarize(self.relaxed(np.stack(pictures)))) if pictures else ())
+        return [(result, None if picture is None else next(codes)) for result, picture in found]
+
+
 def relaxed_codes(net: HashNet, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(n, H, W, channels) uint8 pictures -> (n, k) outputs of the network in evaluation mode."""
-    training = net.training
-    net.eval()
-    device, step = net.mean.device, _batch_size(net)
-    with torch.inference_mode():
-        parts = [
-            net(to_float(torch.tensor(pictures[start : start + step], device=device))).float().cpu()
-            for start in range(0, len(pictures), step)
-        ]
-    net.train(training)
-    return torch.cat(parts).numpy() if parts else np.zeros((0, net.config.bits), np.float32)
+    return Encoder(net).relaxed(pictures)
 
 
 def encode_dataset(net: HashNet, dataset: Dataset) -> CodeSet:
@@ -58,12 +123,13 @@ def encode_dataset(net: HashNet, dataset: Dataset) -> CodeSet:
     grow with them.
     """
     rows, relaxed = [np.zeros(0, np.int64)], [np.zeros((0, net.config.bits), np.float32)]
+    encoder = Encoder(net)
     size = images.thumbnail_size(dataset.images.shape[1], dataset.images.shape[2])
     thumbnails = _room((len(dataset), *size, dataset.images.shape[3]), isinstance(dataset.images, PictureFiles))
     done = 0
-    for batch in dataset.read(in_order(len(dataset), _batch_size(net))):
+    for batch in dataset.read(in_order(len(dataset), encoder.at_once)):
         rows.append(batch.rows)
-        relaxed.append(relaxed_codes(net, batch.images))
+        relaxed.append(encoder.relaxed(batch.images))
         thumbnails[done : done + len(batch.rows)] = images.thumbnails(batch.images)
         done += len(batch.rows)
     encoded, outputs = np.concatenate(rows), np.concatenate(relaxed)
@@ -86,31 +152,20 @@ def _room(shape: tuple[int, ...], on_disk: bool) -> NDArray[np.uint8]:
 
 
 def encode_files(net: HashNet, paths: Iterable[str], workers: int | None = None) -> Iterator[Encoded]:
-    """Codes of picture files, in their order, decoding in `workers` threads while the network works.
+    """Codes of picture files, in their order, by `workers` threads: one a processor where none are named.
 
     Pictures that cannot be read come as `Encoded` with an error. Memory does not grow with their number.
     """
-    results = Intake(net.config.image_size, net.config.channels, workers or default_workers()).read(paths)
-    readable = ((item, None if isinstance(item[1], ImageError) else item[1]) for item in results)
-    for (path, picture), packed in encode_pictures(net, readable):
-        yield Encoded(path, net.config.bits, packed, str(picture) if isinstance(picture, ImageError) else None)
+    size, channels = net.config.image_size, net.config.channels
 
+    def read(path: str) -> tuple[str | None, Picture | None]:
+        try:
+            return None, images.read(path, size, channels)
+        except ImageError as error:
+            return str(error), None
 
-def encode_pictures(
-    net: HashNet, pictures: Iterable[tuple[_Item, Picture | None]]
-) -> Iterator[tuple[_Item, Packed | None]]:
-    """The code of each picture as they come, in order; where there is no picture there is no code."""
-    source = iter(pictures)
-    while batch := list(islice(source, _batch_size(net))):
-        there = [picture for _, picture in batch if picture is not None]
-        packed = iter(pack(binarize(relaxed_codes(net, np.stack(there)))) if there else ())
-        for item, picture in batch:
-            yield item, None if picture is None else next(packed)
-
-
-def _batch_size(net: HashNet) -> int:
-    """Pictures through the network at once: fewer of large ones, whose maps take more memory."""
-    return max(1, min(_BATCH, _PIXELS // net.config.image_size**2))
+    for path, error, packed in Encoder(net).each(paths, read, workers):
+        yield Encoded(path, net.config.bits, packed, error)
 
 
 def encode(net: HashNet, paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> CodeSet:

@@ -34,7 +34,7 @@ from dsh_cli import images
 from dsh_cli.codes import Packed
 from dsh_cli.config import MAX_BITS
 from dsh_cli.errors import DshError, ImageError, IndexStateError, UsageError
-from dsh_cli.pictures import Intake, Picture, default_workers
+from dsh_cli.pictures import Picture
 
 if TYPE_CHECKING:
     import lance
@@ -117,21 +117,12 @@ class _Entry:
 
 
 @dataclass(frozen=True)
-class _File:
-    """A file to be read, and what the index knows of it."""
+class _Found:
+    """What is to be done with a file."""
 
-    name: str
-    entry: _Entry
-    known: bytes | None  # hash of the content that the code in the index is of
-
-
-@dataclass(frozen=True)
-class _Content:
-    """What was read of a file."""
-
-    digest: bytes | None = None
-    picture: Picture | None = None  # None where its code is known, or with an error
-    error: str | None = None
+    entry: _Entry | None = None  # None with an error
+    changed: bool = False
+    error: str = ""
 
 
 @dataclass
@@ -246,7 +237,7 @@ class Index:
                 else a CSV file of path,label. None: those known stay, and new pictures have none.
             relative_to: folder to which the paths kept are relative; None: they are absolute.
             device: where pictures are encoded.
-            workers: threads that decode them; None: one a processor.
+            workers: threads that read and encode them; None: one a processor.
             progress: told of the pictures done.
             waiting: called when another process is writing, before waiting for it.
             commit_rows: rows a commit, at most.
@@ -263,40 +254,28 @@ class Index:
             self.require(run)
             net = run.load_model(choose_device(device))
             writer = _Writer(self, run.model.bits, run.fingerprint, commit_rows)
-            counts = writer.counts
+            known, seen = _Known(self), set[int]()
             total = sum(1 for _ in images.expand(given)) if progress else 0
-            done = 0
 
-            def wanted() -> Iterator[_File]:
-                """Files that must be read; what else is to be done to the others is done here."""
-                nonlocal done
-                known, seen = _Known(self), set[int]()
-                for root in given:
-                    for name in images.expand([root]):
-                        file = self._look_at(root, name, known, seen, relative_to, labeller, writer)
-                        if file is not None:
-                            yield file
-                        else:
-                            done += 1
-                            if progress:
-                                progress(done, total)
+            from dsh_cli.encoding import Encoder
 
-            from dsh_cli.encoding import encode_pictures
+            encoder = Encoder(net)
 
-            intake = Intake(run.model.image_size, run.model.channels, workers or default_workers())
+            def read(named: tuple[str, str]) -> tuple[_Found, Picture | None]:
+                return _look_at(*named, known, relative_to, labeller, encoder.size, encoder.channels)
 
-            def read(files: Sequence[_File]) -> list[_Content]:
-                return [_content(file, intake.size, intake.channels) for file in files]
-
-            contents = ((item, item[1].picture) for item in intake.ahead(wanted(), read))
+            files = ((root, name) for root in given for name in images.expand([root]))
             try:
-                for (file, content), packed in encode_pictures(net, contents):
-                    if content.error is not None:
-                        counts.failed.append(Failure(file.name, content.error))
-                    else:
-                        file.entry.packed, file.entry.digest = packed, content.digest
-                        writer.put(file.entry)
-                    done += 1
+                for done, ((_, name), found, packed) in enumerate(encoder.each(files, read, workers), 1):
+                    if found.entry is None:
+                        writer.counts.failed.append(Failure(name, found.error))
+                    elif (key := hash(found.entry.path)) not in seen:
+                        seen.add(key)
+                        if found.changed:
+                            found.entry.packed = packed
+                            writer.put(found.entry)
+                        else:
+                            writer.counts.skipped += 1
                     if progress:
                         progress(done, total)
             except KeyboardInterrupt:
@@ -304,7 +283,7 @@ class Index:
                 raise
             writer.commit()
             self._tidy()
-            return self._report(counts)
+            return self._report(writer.counts)
 
     def add_codes(
         self, batches: Iterable[ReadyCodes], bits: int, model: str, waiting: Callable[[], None] | None = None
@@ -406,13 +385,13 @@ class Index:
             seed: of the sample.
             relative_to: the folder to which the paths in the index are relative, if they are.
             device: where pictures are encoded.
-            workers: threads that decode them; None: one a processor.
+            workers: threads that read and encode them; None: one a processor.
             progress: told of the pictures done.
 
         Raises:
             IndexStateError: the index is of another model, or damaged.
         """
-        from dsh_cli.encoding import encode_pictures
+        from dsh_cli.encoding import Encoder
         from dsh_cli.training import choose_device
 
         self.require(run)
@@ -420,21 +399,26 @@ class Index:
         if sample is not None and sample < len(rows):
             rows = np.sort(np.random.default_rng(seed).choice(len(rows), sample, replace=False))
         counts, codes = _Counts(), self.codes()
-        intake = Intake(run.model.image_size, run.model.channels, workers or default_workers())
+        encoder = Encoder(run.load_model(choose_device(device)))
 
         def listed() -> Iterator[tuple[int, Row]]:
             for start in range(0, len(rows), _COMMIT_ROWS):
                 some = rows[start : start + _COMMIT_ROWS]
                 yield from zip(some.tolist(), self.rows(some), strict=True)
 
-        def read(some: Sequence[tuple[int, Row]]) -> list[_Content]:
-            files = (_File(os.path.join(relative_to or "", row.path), _Entry(b""), None) for _, row in some)
-            return [_content(file, intake.size, intake.channels) for file in files]
+        def read(numbered: tuple[int, Row]) -> tuple[tuple[bytes | None, str], Picture | None]:
+            try:
+                name = os.path.join(relative_to or "", numbered[1].path)
+                digest, picture = _content(name, None, encoder.size, encoder.channels)
+                return (digest, ""), picture
+            except ImageError as error:
+                return (None, str(error)), None
 
-        contents = ((item, item[1].picture) for item in intake.ahead(listed(), read))
-        net = run.load_model(choose_device(device))
-        for done, (((number, row), content), packed) in enumerate(encode_pictures(net, contents), 1):
-            if found := _differences(row, content, codes[number], packed, _gone_at(row, relative_to)):
+        for done, ((number, row), (digest, error), packed) in enumerate(encoder.each(listed(), read, workers), 1):
+            if error:
+                missing = _gone(os.path.join(relative_to or "", row.path))
+                counts.failed.append(Failure(row.path, "missing" if missing else f"cannot be read: {error}"))
+            elif found := _differences(row, codes[number], digest, packed):
                 counts.failed.append(Failure(row.path, found))
             if progress:
                 progress(done, len(rows))
@@ -594,51 +578,6 @@ class Index:
                 self._take(_open(self.uri))
             # under the lock what belongs to no version was left by a process that was killed
             self._dataset.cleanup_old_versions(older_than=_KEPT, delete_unverified=_local(self.uri) is not None)
-
-    def _look_at(
-        self,
-        root: str,
-        name: str,
-        known: _Known,
-        seen: set[int],
-        relative_to: str | None,
-        labeller: _Labeller | None,
-        writer: _Writer,
-    ) -> _File | None:
-        """What is to be read of a file; None where nothing is, and then the rest is done."""
-        counts = writer.counts
-        try:
-            status = os.stat(name)
-            path = _key(name, relative_to)
-        except (OSError, ValueError) as error:
-            counts.failed.append(Failure(name, images.reason(error)))
-            return None
-        except UsageError as error:
-            counts.failed.append(Failure(name, str(error)))
-            return None
-        if (key := hash(path)) in seen:
-            return None
-        seen.add(key)
-        place = known.find(path)
-        label = None if labeller is None else labeller(root, name)
-        entry = _Entry(
-            path,
-            place,
-            size=status.st_size,
-            mtime_ns=status.st_mtime_ns,
-            label=None if label is None else os.fsencode(label),
-            keep_label=labeller is None,
-        )
-        if place is None:
-            return _File(name, entry, None)
-        size, mtime_ns, digest, of_label = known.at(place)
-        if (size, mtime_ns) != (status.st_size, status.st_mtime_ns):
-            return _File(name, entry, digest if size == status.st_size else None)
-        if labeller is None or of_label == hash(entry.label):
-            counts.skipped += 1
-        else:
-            writer.put(entry)
-        return None
 
 
 class _Known:
@@ -992,26 +931,52 @@ def _gone(path: str) -> bool:
     return False
 
 
-def _gone_at(row: Row, relative_to: str | None) -> bool:
-    return _gone(os.path.join(relative_to or "", row.path))
-
-
-def _content(file: _File, size: int, channels: int) -> _Content:
-    """Read a file once: the hash of its content, and its picture where that is not known."""
+def _look_at(
+    root: str,
+    name: str,
+    known: _Known,
+    relative_to: str | None,
+    labeller: _Labeller | None,
+    size: int,
+    channels: int,
+) -> tuple[_Found, Picture | None]:
+    """What is to be done with a file, and its picture where that must be encoded."""
     try:
-        data = images.read_bytes(file.name)
-        digest = hashlib.blake2b(data, digest_size=_DIGEST).digest()
-        return _Content(digest, None if digest == file.known else images.decode(data, size, channels))
-    except ImageError as error:
-        return _Content(error=str(error))
+        status = os.stat(name)
+        path = _key(name, relative_to)
+        label = None if labeller is None else labeller(root, name)
+        entry = _Entry(
+            path,
+            known.find(path),
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            label=None if label is None else os.fsencode(label),
+            keep_label=labeller is None,
+        )
+        digest = None
+        if entry.place is not None:
+            old_size, old_mtime_ns, digest, of_label = known.at(entry.place)
+            if (old_size, old_mtime_ns) == (status.st_size, status.st_mtime_ns):
+                return _Found(entry, labeller is not None and of_label != hash(entry.label)), None
+        entry.digest, picture = _content(name, digest, size, channels)
+        return _Found(entry, changed=True), picture
+    except (ImageError, UsageError) as error:
+        return _Found(error=str(error)), None
+    except (OSError, ValueError) as error:
+        return _Found(error=images.reason(error)), None
 
 
-def _differences(row: Row, content: _Content, code: Packed, packed: Packed | None, gone: bool) -> str:
+def _content(name: str, known: bytes | None, size: int, channels: int) -> tuple[bytes, Picture | None]:
+    """Read a file once: the hash of its content, and its picture unless that hash is known."""
+    data = images.read_bytes(name)
+    digest = hashlib.blake2b(data, digest_size=_DIGEST).digest()
+    return digest, None if digest == known else images.decode(data, size, channels)
+
+
+def _differences(row: Row, code: Packed, digest: bytes | None, packed: Packed | None) -> str:
     """What differs of a picture, in words; nothing where all is as it was."""
-    if content.error is not None:
-        return "missing" if gone else f"cannot be read: {content.error}"
     found = []
-    if row.hash is not None and content.digest is not None and content.digest.hex() != row.hash:
+    if row.hash is not None and digest is not None and digest.hex() != row.hash:
         found.append("changed content")
     if packed is not None and (packed != code).any():
         bits = int(np.bitwise_count(packed ^ code).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
 from dsh_cli.config import OWN_BACKBONES, ModelConfig
 from dsh_cli.errors import UsageError
@@ -54,6 +56,11 @@ class HashNet(nn.Module):
         features: Tensor = self.backbone((images - self.mean) / self.std)  # (B, outputs)
         relaxed: Tensor = self.hash_layer(features)  # (B, k)
         return relaxed
+
+    def folded(self) -> nn.Module:
+        """A copy for inference, equal but for rounding: BatchNorm folded into the convolutions before it."""
+        copied = copy.deepcopy(self).eval().to(memory_format=torch.channels_last)
+        return fuse(copied, inplace=True)
 
     def freeze(self) -> None:
         """From now on only the hash layer learns; the backbone stays in evaluation mode, BatchNorm and dropout too."""

@@ -34,6 +34,31 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def ahead(
+    items: Iterable[_Item], work: Callable[[list[_Item]], list[_Result]], workers: int, chunk: int, most: int
+) -> Iterator[tuple[_Item, _Result]]:
+    """Each item with what `work` makes of it, in order, done by `workers` threads while the caller is busy.
+
+    They are given `chunk` items at a time, and about `most` are done before they are asked for: memory does not grow
+    with the number of items.
+    """
+    source = iter(items)
+    pending: deque[tuple[list[_Item], Future[list[_Result]]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while some := list(islice(source, chunk)):
+                pending.append((some, pool.submit(work, some)))
+                if len(pending) > max(2 * workers, most // chunk):
+                    oldest, results = pending.popleft()
+                    yield from zip(oldest, results.result(), strict=True)
+            while pending:
+                oldest, results = pending.popleft()
+                yield from zip(oldest, results.result(), strict=True)
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+
 @dataclass(frozen=True)
 class Intake:
     """How files become pictures: (size, size, channels) each, by so many workers, through a cache or not.
@@ -48,33 +73,9 @@ class Intake:
 
     def read(self, paths: Iterable[str]) -> Iterator[tuple[str, Picture | ImageError]]:
         """Each path with its picture, or with why there is none, in order; see `ahead`."""
-        return self.ahead(paths, self._read_chunk)
-
-    def ahead(
-        self, items: Iterable[_Item], read: Callable[[Sequence[_Item]], list[_Result]]
-    ) -> Iterator[tuple[_Item, _Result]]:
-        """Each item with what `read` makes of it, a picture at most, in order.
-
-        Workers read ahead while the caller is busy; memory does not grow with the number of items.
-        """
-        source = iter(items)
         each = self.size**2 * self.channels  # bytes
-        chunk_size = max(1, min(_CHUNK, _CHUNK_BYTES // each))
-        ahead = max(2 * self.workers, min(_AHEAD, _AHEAD_BYTES // each) // chunk_size)
-        pending: deque[tuple[list[_Item], Future[list[_Result]]]] = deque()
-        with ThreadPoolExecutor(self.workers) as pool:
-            try:
-                while chunk := list(islice(source, chunk_size)):
-                    pending.append((chunk, pool.submit(read, chunk)))
-                    if len(pending) > ahead:
-                        oldest, results = pending.popleft()
-                        yield from zip(oldest, results.result(), strict=True)
-                while pending:
-                    oldest, results = pending.popleft()
-                    yield from zip(oldest, results.result(), strict=True)
-            finally:
-                for _, future in pending:
-                    future.cancel()
+        chunk = max(1, min(_CHUNK, _CHUNK_BYTES // each))
+        return ahead(paths, self._read_chunk, self.workers, chunk, min(_AHEAD, _AHEAD_BYTES // each))
 
     def _read_chunk(self, paths: Sequence[str]) -> list[Picture | ImageError]:
         if self.cache is not None:
