@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from _report import append
@@ -126,7 +127,7 @@ def encoding(folder: str, model: str) -> None:
     rates = {name: len(paths) / float(np.median(times)) for name, times in took.items()}
     slower = min(rates["decoding"], rates["network"])
     append(
-        f"index, {len(paths):,} pictures of {folder}",
+        f"index, {len(paths):,} pictures of {Path(folder).name}, {run.model.backbone}",
         f"pictures a second: decoding alone {rates['decoding']:,.0f}, network alone {rates['network']:,.0f}, "
         f"encode_files {rates['both']:,.0f} ({rates['both'] / slower:.0%} of the slower), "
         f"dsh index add {rates['index']:,.0f} ({rates['index'] / slower:.0%}); medians of {ROUNDS}, in turn",
