@@ -67,6 +67,7 @@ class TensorBoard(Quiet):
             "loss/total": stats.loss,
             "loss/pair": stats.pair,
             "loss/quantization": stats.quantization,
+            "loss/centers": stats.center,
             "loss/quantization_weighted": self.alpha * stats.quantization,
             "speed/images_per_second": stats.images_per_second,
             "speed/waited": stats.waited,

@@ -4,6 +4,7 @@
     config.json                what was asked, the classes, versions; with it the folder is a run
     model.safetensors          weights, and the normalisation
     state.safetensors          optimizer and epoch, while unfinished
+    centers.safetensors        packed hash centers, one for each class, where the run has them
     codes/<split>.safetensors  packed codes, relaxed codes, labels, thumbnails
     metrics.json               results; `finished` is true only in a run that came to its end
     tensorboard/               event files
@@ -35,7 +36,7 @@ import safetensors
 from numpy.typing import NDArray
 
 from dsh_cli import images
-from dsh_cli.codes import CodeSet
+from dsh_cli.codes import CodeSet, Packed
 from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.errors import DISK_FULL, DshError, RunError, UsageError
 
@@ -232,6 +233,24 @@ class Run:
     def load_state(self) -> dict[str, torch.Tensor]:
         """What `write_state` saved after the last whole epoch; empty if there was none."""
         return self._tensors("state.safetensors") if self.begun else {}
+
+    def centers(self) -> Packed | None:
+        """The hash centers of the classes, (C, ceil(k / 8)); None in a run without.
+
+        Raises:
+            RunError: they are damaged.
+        """
+        file = self.path / "centers.safetensors"
+        if not file.is_file():
+            return None
+        packed = _read_tensors(file, ("packed",))["packed"]
+        if packed.shape != (len(self.classes), -(-self.model.bits // 8)) or packed.dtype != np.uint8:
+            raise RunError(f"{file} does not fit config.json; train again with: dsh train --like {self.path}")
+        return packed
+
+    def write_centers(self, packed: Packed) -> None:
+        """Save the hash centers of the classes."""
+        _write_arrays(self.path / "centers.safetensors", {"packed": packed})
 
     def _tensors(self, name: str) -> dict[str, torch.Tensor]:
         import torch

@@ -14,6 +14,7 @@ OWN_BACKBONES = ("small-resnet", "dsh-cnn")  # all other names are torchvision's
 DATASETS = ("mnist", "fashion-mnist", "cifar10", "digits")  # a folder of such a name is given as ./mnist
 
 Augment = Literal["none", "digits", "photos"]
+Centers = Literal["auto", "none"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["one-cycle", "step", "constant"]
@@ -57,6 +58,8 @@ class TrainConfig:
     augment: Augment | None = None  # None: what fits the set
     margin: float | None = None  # squared distance between relaxed codes; None: 2 * bits (DSH, section 3)
     alpha: float = 0.01  # weight of the quantization term (DSH, section 4.1)
+    centers: Centers = "none"  # whether classes are drawn to codes that are far apart, see `centers.construct`
+    center_weight: float = 0.3  # of the pairs of a picture and a center, once it is phased in
     epochs: int | None = None  # None: 6, and more for sets smaller than MNIST
     batch_size: int = 200  # pictures; every pair in a batch counts (200: DSH, section 3)
     per_class: int | None = None  # pictures of a class kept together in a batch, 0: none; None: see `settle`
@@ -87,6 +90,7 @@ class TrainConfig:
             (self.image_size is None or 8 <= self.image_size <= 1024, f"--image-size {self.image_size}: 8 to 1024"),
             (self.margin is None or 0 < self.margin < math.inf, f"--margin {self.margin}: above 0 (default: 2 * bits)"),
             (0 <= self.alpha < math.inf, f"--alpha {self.alpha}: 0 or more"),
+            (0 <= self.center_weight < math.inf, f"--center-weight {self.center_weight}: 0 or more"),
             (self.epochs is None or self.epochs >= 1, f"--epochs {self.epochs}: 1 or more"),
             (self.batch_size >= 2, f"--batch-size {self.batch_size}: 2 or more, for the loss is over pairs"),
             (self.per_class is None or self.per_class >= 0, f"--per-class {self.per_class}: 0 or more"),

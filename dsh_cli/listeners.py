@@ -62,6 +62,8 @@ class ProgressBar(Quiet):
         )
         if plan.weights is not None:
             self.console.print(str(plan.weights), style="dim", markup=False, highlight=False, soft_wrap=True)
+        if plan.centers:
+            self.console.print(plan.centers, style="dim", highlight=False, soft_wrap=True)
         self.bar.start()
 
     def on_batch(self, epoch: int, done: int, totals: Tensor) -> None:
@@ -71,7 +73,7 @@ class ProgressBar(Quiet):
             self.bar.update(self.task, completed=completed)
             return
         self.read_at = now
-        loss, pair, quantization = (total / done for total in totals.tolist())
+        loss, pair, quantization, center = (total / done for total in totals.tolist())
         batches = completed - self.plan.first_epoch * self.plan.batches
         rate = batches * self.plan.batch_size / (now - self.started)
         self.bar.update(
@@ -79,7 +81,7 @@ class ProgressBar(Quiet):
             completed=completed,
             epoch=f"{epoch}/{self.epochs}",
             rate=f"{rate:,.0f} img/s",
-            terms=f"loss {loss:.3f} = pair {pair:.3f} + {self.plan.run.config.alpha:g} x {quantization:.2f}",
+            terms=_terms(loss, pair, quantization, center, self.plan.run.config.alpha),
         )
 
     def on_epoch(self, stats: EpochStats) -> None:
@@ -99,6 +101,8 @@ class Lines(Quiet):
         self.plan = plan
         if plan.weights is not None:
             self.write(str(plan.weights))
+        if plan.centers:
+            self.write(plan.centers)
 
     def on_epoch(self, stats: EpochStats) -> None:
         self.write(epoch_line(stats, self.plan))
@@ -111,10 +115,15 @@ def epoch_line(stats: EpochStats, plan: Plan) -> str:
     worth_it = stats.waited >= _WAITING and plan.batches * plan.batch_size >= _LONG * stats.images_per_second
     waiting = f", {stats.waited:.0%} waiting" if worth_it else ""
     return (
-        f"epoch {stats.epoch}/{config.epochs}  loss {stats.loss:.3f} = pair {stats.pair:.3f} + "
-        f"{config.alpha:g} x {stats.quantization:.2f}  "
+        f"epoch {stats.epoch}/{config.epochs}  "
+        f"{_terms(stats.loss, stats.pair, stats.quantization, stats.center, config.alpha)}  "
         f"{validation}{stats.images_per_second:,.0f} img/s{waiting}"
     )
+
+
+def _terms(loss: float, pair: float, quantization: float, center: float, alpha: float) -> str:
+    centers = f" + centers {center:.3f}" if center else ""
+    return f"loss {loss:.3f} = pair {pair:.3f} + {alpha:g} x {quantization:.2f}{centers}"
 
 
 class Notes(Quiet):

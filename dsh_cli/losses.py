@@ -40,6 +40,22 @@ def pair_term(relaxed: Tensor, labels: Tensor, margin: float) -> Tensor:
     return 0.5 * cost.sum() / (n * (n - 1))  # every pair stands twice in the square: 1/2 L over n(n-1)/2 pairs
 
 
+def center_term(relaxed: Tensor, labels: Tensor, centers: Tensor, margin: float) -> Tensor:
+    """Mean of the first two terms of the loss over pairs of a picture and a center, of the classes in the batch.
+
+    Args:
+        relaxed: (B, k) outputs of the hash layer.
+        labels: (B,) classes.
+        centers: (C, k) codes of +1 and -1, one for each class.
+        margin: squared distance between a picture and the center of another class beyond which they cost nothing.
+    """
+    classes = torch.unique(labels)
+    theirs = centers[classes]  # (c, k)
+    squared = relaxed.square().sum(dim=1)[:, None] + theirs.shape[1] - 2 * relaxed @ theirs.T  # (B, c)
+    own = labels[:, None] == classes
+    return 0.5 * torch.where(own, squared, (margin - squared).clamp_min(0)).mean()
+
+
 def quantization_term(relaxed: Tensor) -> Tensor:
     """Mean over pairs of the third term without its weight: 2 mean_i || |b_i| - 1 ||_1."""
     return 2 * (relaxed.abs() - 1).abs().sum(dim=1).mean()

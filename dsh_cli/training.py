@@ -12,16 +12,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dsh_cli.batches import Batches
+from dsh_cli.centers import Codewords, assign, construct
 from dsh_cli.checkpoint import Run, create, discard
-from dsh_cli.codes import CodeSet
+from dsh_cli.codes import CodeSet, pack, unpack
 from dsh_cli.config import ModelConfig, Recipe, TrainConfig
 from dsh_cli.data import Dataset, Splits, default_augment
-from dsh_cli.encoding import encode_dataset
+from dsh_cli.encoding import Encoder, encode_dataset
 from dsh_cli.errors import DataError, DshError, Interrupted, RunError, UsageError
-from dsh_cli.losses import dsh_loss
+from dsh_cli.losses import center_term, dsh_loss
 from dsh_cli.metrics import ClassTable, class_table
 from dsh_cli.model import HashNet
 from dsh_cli.protocols import compared
@@ -32,6 +34,8 @@ _STEP_AT = (0.6, 0.85)  # shares of the training at which the `step` schedule di
 _STEPS, _EPOCHS = 1770, (6, 60)  # by default: 6 epochs of MNIST, see benchmarks/mnist.py; 60 times over at most
 _PER_CLASS = 4  # pictures of a class in a batch, where classes outnumber what a batch can hold (P x K sampling)
 _SAMPLE = 2000  # pictures in files that mean and deviation are taken from
+_WARM_UP = 0.125  # share of the epochs before classes are given their centers, and in which these are phased in
+_MEANS = (5000, 20)  # pictures whose codes show where the classes are: in all, and for each class, at least
 _LOOK = 50  # steps between looks at whether the loss is finite: each makes a GPU wait, and loses it about a step
 _MOMENTUM = 0.9  # of SGD, as in the DSH authors' released code
 
@@ -46,6 +50,7 @@ class Plan:
     batch_size: int
     first_epoch: int  # 0, or where a resumed run goes on
     weights: Taken | None = None  # what the network starts from, if not from random weights
+    centers: str = ""  # what is to be said of hash centers, if anything
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class EpochStats:
     validation_map: float | None  # tie-aware, validation against itself without self-matches; None if too small
     waited: float = 0.0  # share of the epoch in which the network waited for its pictures, in [0, 1]
     notes: tuple[str, ...] = ()  # what the data had to report since the last epoch: unreadable pictures, a full cache
+    center: float = 0.0  # mean of the term of hash centers, with its weight
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class Listener(Protocol):
         """Before the first batch."""
 
     def on_batch(self, epoch: int, done: int, totals: Tensor) -> None:
-        """After each batch: batches done in this epoch, and the (3,) sums of loss, pair and quantization term.
+        """After each batch: batches done in this epoch, and the (4,) sums of loss and terms as in `EpochStats`.
 
         Reading `totals` makes the caller wait for the device.
         """
@@ -236,32 +242,41 @@ def _train(
     with warnings.catch_warnings(action="ignore"):  # the optimizer took these steps before it was interrupted
         for _ in range(first * len(batches)):
             schedule.step()
+    started = time.perf_counter()
+    centers = _Centers.of(run, splits.train, device)
+    if not first:
+        seconds += time.perf_counter() - started
     for listener in listeners:
-        listener.on_start(Plan(run, str(device), len(batches), batches.batch_size, first, taken))
+        listener.on_start(Plan(run, str(device), len(batches), batches.batch_size, first, taken, centers.told))
 
     net.train()
     for epoch in range(first, config.epochs):
         started, waited_before = time.perf_counter(), batches.waited
-        totals, done = torch.zeros(3, device=device), 0
+        totals, done = torch.zeros(4, device=device), 0
+        centers.prepare(net, epoch)
         torch.manual_seed((config.seed * 1_000_003 + epoch) % 2**63)  # of dropout, the same in a resumed run
         for done, (images, labels) in enumerate(batches.epoch(epoch), 1):
             with precision:
                 relaxed = forward(images).float()  # (B, k)
             loss, pair, quantization = dsh_loss(relaxed, labels, config.margin, config.alpha)
+            center = centers.term(relaxed, labels, epoch + (done - 1) / len(batches))
+            loss = loss + center
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if config.clip is not None:
                 torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip)
             optimizer.step()
             schedule.step()
-            totals += torch.stack([loss, pair, quantization]).detach()
+            totals += torch.stack([loss, pair, quantization, center]).detach()
             if done % _LOOK == 0:
                 _require_finite([totals], run, epoch, f"step {done} of {len(batches)}")
             for listener in listeners:
                 listener.on_batch(epoch + 1, done, totals)
         if not done:
             raise DataError(f"none of the pictures of {config.data} could be read in epoch {epoch + 1}")
-        loss_mean, pair_mean, quantization_mean = (totals / done).tolist()  # the device waits, once an epoch
+        loss_mean, pair_mean, quantization_mean, center_mean = (
+            totals / done
+        ).tolist()  # the device waits, once an epoch
         elapsed = time.perf_counter() - started
         rate = len(batches) * batches.batch_size / elapsed
         # The last step of an epoch may spoil weights that no loss has seen yet.
@@ -271,7 +286,16 @@ def _train(
         value = mean_average_precision(validation) if len(validation) > 1 else None
         waited = (batches.waited - waited_before) / elapsed
         stats = EpochStats(
-            epoch + 1, loss_mean, pair_mean, quantization_mean, rate, validation, value, waited, batches.new_notes()
+            epoch=epoch + 1,
+            loss=loss_mean,
+            pair=pair_mean,
+            quantization=quantization_mean,
+            center=center_mean,
+            images_per_second=rate,
+            validation=validation,
+            validation_map=value,
+            waited=waited,
+            notes=batches.new_notes(),
         )
         seconds += time.perf_counter() - started
         run.write_state({**state, "seconds": torch.tensor(seconds, dtype=torch.float64)}, epochs_done=epoch + 1)
@@ -282,6 +306,69 @@ def _train(
     for listener in listeners:
         listener.on_end(result)
     return result
+
+
+class _Centers:
+    """Hash centers in a training: made before it, given to classes after a warm-up, then phased in."""
+
+    def __init__(self, run: Run, dataset: Dataset, device: torch.device, words: Codewords | None, told: str) -> None:
+        self.run, self.dataset, self.device, self.words, self.told = run, dataset, device, words, told
+        self.warm_up = max(1, round(_WARM_UP * run.config.epochs))  # epochs
+        # A picture on its center pays nothing for the others: 4 is what one bit adds to a squared distance.
+        self.margin = min(run.config.margin, 4.0 * words.distance) if words else 0.0
+        self.centers: Tensor | None = None  # (C, k) of +1 and -1
+
+    @classmethod
+    def of(cls, run: Run, dataset: Dataset, device: torch.device) -> _Centers:
+        """Those of a run, or none where it wants none or can have none."""
+        config, classes = run.config, len(run.classes)
+        if config.centers == "none" or not config.center_weight:
+            return cls(run, dataset, device, None, "")
+        reason = (
+            "there is one class" if classes < 2
+            else f"{classes} classes cannot have different codes of {config.bits} bits" if classes > 2**config.bits
+            else "they take a second epoch" if config.epochs < 2
+            else ""
+        )  # fmt: skip
+        if reason:
+            return cls(run, dataset, device, None, f"hash centers are off: {reason}")
+        words = construct(config.bits, classes, config.seed)
+        limit = f" of at most {words.bound.distance}" if words.bound else ""
+        return cls(run, dataset, device, words, f"hash centers: distance {words.distance}{limit} between classes")
+
+    def prepare(self, net: HashNet, epoch: int) -> None:
+        """Give the classes their centers once the warm-up is over."""
+        if self.words is None or self.centers is not None or epoch < self.warm_up:
+            return
+        packed = self.run.centers() if epoch > self.warm_up else None
+        if packed is None:
+            packed = pack(
+                assign(_class_means(net, self.dataset, self.run.config.seed), self.words.words, self.run.config.seed)
+            )
+            self.run.write_centers(packed)
+        bits = torch.from_numpy(unpack(packed, self.run.config.bits)).to(self.device)
+        self.centers = bits.float() * 2 - 1
+
+    def term(self, relaxed: Tensor, labels: Tensor, epoch: float) -> Tensor:
+        """What they add to the loss of a batch."""
+        if self.centers is None:
+            return relaxed.new_zeros(())
+        weight = self.run.config.center_weight * min(1.0, epoch / self.warm_up - 1)
+        return weight * center_term(relaxed, labels, self.centers, self.margin)
+
+
+def _class_means(net: HashNet, dataset: Dataset, seed: int) -> NDArray[np.float32]:
+    """(C, k) means of the relaxed codes of the classes, of a sample."""
+    classes, (least, each) = len(dataset.classes), _MEANS
+    rows = np.sort(np.random.default_rng(seed).permutation(len(dataset))[: max(least, each * classes)])
+    encoder = Encoder(net)
+    sums, counts = np.zeros((classes, encoder.bits), np.float32), np.zeros((classes, 1), np.float32)
+    for batch in dataset.read(np.array_split(rows, -(-len(rows) // encoder.at_once))):
+        labels = dataset.labels[batch.rows]
+        np.add.at(sums, labels, encoder.relaxed(batch.images))
+        np.add.at(counts, labels, 1)
+    sums /= np.maximum(counts, 1)
+    return sums
 
 
 def _measured(run: Run, net: HashNet, splits: Splits, seconds: float) -> TrainResult:

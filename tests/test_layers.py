@@ -14,7 +14,7 @@ ROWS = [
     {"errors"},
     {"config"},
     {"codes", "bounds", "images", "sources", "model", "losses", "compiled"},
-    {"pictures", "metrics", "search", "weights"},
+    {"centers", "pictures", "metrics", "search", "weights"},
     {"data", "retrieval"},
     {"batches", "checkpoint"},
     {"encoding"},

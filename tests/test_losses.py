@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dsh_cli.losses import dsh_loss, pair_term, quantization_term
+from dsh_cli.losses import center_term, dsh_loss, pair_term, quantization_term
 
 
 def slow_dsh_loss(relaxed, labels, margin, alpha):
@@ -53,3 +53,22 @@ def test_needs_no_tensor_of_all_pairs_and_bits():
     """2,000 outputs of 1,024 bits: an n x n x k tensor would take 16 GB."""
     relaxed = torch.randn(2000, 1024)
     assert torch.isfinite(pair_term(relaxed, torch.arange(2000) % 10, margin=2048.0))
+
+
+@pytest.mark.parametrize("present", [2, 5])
+def test_the_center_term_equals_the_double_loop(present):
+    rng = torch.Generator().manual_seed(present)
+    relaxed = torch.randn(20, 8, generator=rng, dtype=torch.float64)
+    labels = torch.arange(20) % present
+    centers = torch.randn(5, 8, generator=rng, dtype=torch.float64).sign()
+    total = 0.0
+    for i in range(20):
+        for c in range(present):  # of five classes those in the batch
+            distance = float(((relaxed[i] - centers[c]) ** 2).sum())
+            total += 0.5 * distance if labels[i] == c else 0.5 * max(12.0 - distance, 0)
+    assert float(center_term(relaxed, labels, centers, 12.0)) == pytest.approx(total / (20 * present), abs=1e-12)
+
+
+def test_on_its_center_a_picture_costs_nothing():
+    centers = torch.tensor([[1.0, 1.0, -1.0, 1.0], [-1.0, 1.0, 1.0, 1.0]])
+    assert float(center_term(centers, torch.tensor([0, 1]), centers, margin=8.0)) == 0

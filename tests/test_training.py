@@ -18,7 +18,7 @@ from conftest import dsh_json
 from dsh_cli import TrainConfig, class_table, load, load_splits, mean_average_precision, train
 from dsh_cli.board import TensorBoard
 from dsh_cli.checkpoint import Run
-from dsh_cli.codes import CodeSet, pack
+from dsh_cli.codes import CodeSet, pack, to_hex
 from dsh_cli.errors import DshError, Interrupted, UsageError
 from dsh_cli.listeners import CollapseAlarm, Quiet
 from dsh_cli.model import HashNet
@@ -53,6 +53,7 @@ def test_one_seed_gives_identical_weights_and_another_does_not(splits, tmp_path)
         {},
         {"optimizer": "sgd", "schedule": "step", "lr": 1e-3},
         {"amp": True, "clip": 1.0},
+        {"centers": "auto"},
         {"backbone": "mobilenet_v3_small", "batch_size": 200, "lr": 1e-3},  # has dropout
     ],
 )
@@ -287,3 +288,47 @@ def test_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path):
     assert dsh_json("train", "--resume", out, "--quiet")["epochs"] == done
     assert dsh_json("info", out)["finished"] is True
     assert not [name for name in os.listdir(out) if name.startswith(".")]
+
+
+class Told(Quiet):
+    """Keeps what a training says of hash centers."""
+
+    def on_start(self, plan):
+        self.centers, self.terms = plan.centers, []
+
+    def on_epoch(self, stats):
+        self.terms.append(stats.center)
+
+
+def test_hash_centers_part_the_classes_as_far_as_can_be(splits, tmp_path):
+    told = Told()
+    config = replace(CONFIG, epochs=32, centers="auto")
+    result = train(config, splits, tmp_path / "run", listeners=[told])
+    assert result.table.min_class_distance == 4 == result.table.bound.distance
+    assert told.centers == "hash centers: distance 4 of at most 4 between classes"
+    assert set(told.terms[:4]) == {0} and min(told.terms[4:]) > 0  # an eighth of the epochs without
+    centers = result.run.centers()
+    assert centers.shape == (10, 1) and class_distance(centers) == 4
+    assert [row.code for row in result.table.classes] == to_hex(centers, 8)  # where they were drawn to
+
+
+def class_distance(packed):
+    between = np.bitwise_count(packed[:, None] ^ packed).sum(axis=2)
+    return between[~np.eye(len(packed), dtype=bool)].min()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"bits": 3}, "hash centers are off: 10 classes cannot have different codes of 3 bits"),
+        ({"epochs": 1}, "hash centers are off: they take a second epoch"),
+        ({"center_weight": 0.0}, ""),
+        ({"centers": "none"}, ""),
+    ],
+)
+def test_where_hash_centers_cannot_apply_they_are_off_and_it_is_said(splits, tmp_path, options, told):
+    config = replace(CONFIG, **{"epochs": 2, "centers": "auto", **options})
+    with_them = train(config, splits, tmp_path / "a", listeners=[listener := Told()]).run
+    assert listener.centers == told and set(listener.terms) == {0} and with_them.centers() is None
+    without = train(replace(config, centers="none"), splits, tmp_path / "b").run
+    assert identical(weights(with_them), weights(without))

@@ -21,7 +21,7 @@ from dsh_cli.cli.shared import (
     show,
     status,
 )
-from dsh_cli.config import DATASETS, MAX_BITS, Augment, Device, Optimizer, ProtocolName, Schedule, TrainConfig
+from dsh_cli.config import DATASETS, MAX_BITS, Augment, Centers, Device, Optimizer, ProtocolName, Schedule, TrainConfig
 from dsh_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -118,6 +118,15 @@ def train(
         option("Squared distance from which classes no longer push apart.", "2 x bits", panel="Recipe"),
     ] = None,
     alpha: Annotated[float | None, option("Weight of the quantization term.", _DEFAULT.alpha, panel="Recipe")] = None,
+    centers: Annotated[
+        Centers | None,
+        option(
+            "Draw classes to codes that are far apart, given out after a warm-up.", _DEFAULT.centers, panel="Recipe"
+        ),
+    ] = None,
+    center_weight: Annotated[
+        float | None, option("Weight of pairs with a center.", _DEFAULT.center_weight, panel="Recipe")
+    ] = None,
     lr: Annotated[float | None, option("Peak learning rate.", _DEFAULT.lr, panel="Recipe")] = None,
     weight_decay: Annotated[float | None, option("Weight decay.", _DEFAULT.weight_decay, panel="Recipe")] = None,
     per_class: Annotated[
@@ -203,6 +212,8 @@ def train(
         "augment": augment,
         "margin": margin,
         "alpha": alpha,
+        "centers": centers,
+        "center_weight": center_weight,
         "lr": lr,
         "weight_decay": weight_decay,
         "per_class": per_class,
