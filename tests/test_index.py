@@ -98,6 +98,30 @@ def test_neighbors_looks_in_it(digits_run, folder):
     assert query in [n["path"] for n in answer["neighbors"] if n["distance"] == 0 and n["label"] == "two"]
 
 
+def test_neighbors_of_a_label_are_found_without_reading_every_row(run, folder, monkeypatch):
+    Index.open("i").add(run, [f"{folder}/two"], labels="folder")
+    Index.open("i").add(run, [f"{folder}/one"])
+    Index.open("i").add(run, [f"{folder}/one/0001.png"], labels="folder")  # which moves it in the table, not in order
+    Index.open("i").remove([f"{folder}/two/0000.png"])
+    opened = Index.open("i")
+    numbers, names = opened.labels()
+    assert [None if n < 0 else names[n] for n in numbers] == [row.label for row in opened.rows(np.arange(7))]
+    asked, rows = [], Index.rows
+    monkeypatch.setattr(Index, "rows", lambda self, some: (asked.append(len(some)), rows(self, some))[1])
+    line = ["neighbors", "0xf0", "--index", "i", "--model", run.path, "-k", 2]
+    for option, kept in ((["--label", "two"], {"two"}), (["--not-label", "two"], {"one", None}),
+                         (["--label", "two", "--label", "one"], {"two", "one"})):  # fmt: skip
+        assert {n["label"] for n in dsh_json(*line, *option)["neighbors"]} <= kept
+        assert len(dsh_json(*line, *option, "-k", 9)["neighbors"]) == sum(
+            row.label in kept for row in rows(opened, range(7))
+        )
+    assert max(asked) <= 5
+    Index.open("j").add(run, [folder])
+    assert Index.open("j").labels()[0].tolist() == [-1] * 8 and Index.open("none").labels()[0].tolist() == []
+    line = one_line_error(dsh("neighbors", "0xf0", "--index", "j", "--model", run.path, "--label", "two"), 2)
+    assert "no class 'two' in index j; its classes: none" in line
+
+
 def test_what_is_unchanged_is_not_even_read_and_what_changed_keeps_its_place(run, folder, monkeypatch):
     Index.open("i").add(run, [folder])
     before = contents("i", folder)
