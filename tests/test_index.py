@@ -514,23 +514,28 @@ import os, sys, time
 import dsh_cli.encoding, dsh_cli.training
 from dsh_cli.checkpoint import Run
 from dsh_cli.index import Index
-uri, run, commit_rows, *paths = sys.argv[1:]
+uri, run, commit_rows, pace, *paths = sys.argv[1:]
 run = Run.open(run)
 run.load_model()
 print("ready", flush=True)
 sys.stdin.readline()
-report = Index.open(uri).add(run, paths, commit_rows=int(commit_rows), workers=2,
-                             progress=lambda done, total: print(done, flush=True),
+def progress(done, total):
+    print(done, flush=True)
+    time.sleep(float(pace))
+report = Index.open(uri).add(run, paths, commit_rows=int(commit_rows), workers=2, progress=progress,
                              waiting=lambda: print("waiting", flush=True))
 print(report.added, report.updated, report.skipped, len(report.failed), flush=True)
 """
 
 
-class Writer:
-    """`add` in a process of its own, which begins when told to."""
+PACE = 0.005  # seconds; so a writer is still at work when a busy machine gets round to killing it
 
-    def __init__(self, uri, run, commit_rows, *paths):
-        command = [sys.executable, "-c", WRITER, uri, str(run.path), str(commit_rows), *map(str, paths)]
+
+class Writer:
+    """`add` in a process of its own, which begins when told to, and rests for `pace` seconds after each picture."""
+
+    def __init__(self, uri, run, commit_rows, *paths, pace=0.0):
+        command = [sys.executable, "-c", WRITER, uri, str(run.path), str(commit_rows), str(pace), *map(str, paths)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
     def ready(self):
@@ -566,7 +571,7 @@ def test_killed_at_any_point_it_holds_whole_batches_and_is_completed(run, tmp_pa
     Index.open("whole").add(run, [str(paths)])
     expected = contents("whole")
     moments = [0, 1, rng.randrange(total), rng.randrange(total), total - 1]
-    writers = [Writer(f"i{n}", run, batch, paths) for n in range(len(moments))]
+    writers = [Writer(f"i{n}", run, batch, paths, pace=PACE) for n in range(len(moments))]
     kept = []
     for n, (writer, moment) in enumerate(zip(writers, moments, strict=True)):
         writer.ready().go()
@@ -583,6 +588,48 @@ def test_killed_at_any_point_it_holds_whole_batches_and_is_completed(run, tmp_pa
         assert (report.rows, report.added, report.skipped) == (total, total - kept[-1], kept[-1])
         assert list(contents(f"i{n}").items()) == list(expected.items())
     assert len(set(kept)) > 1 and any(0 < rows < total for rows in kept)
+
+
+def stored(uri):
+    """Path -> number, hash and code, as they lie in the table; each path and each number once."""
+    import lance
+
+    rows = lance.dataset(uri).to_table(columns=["path", "number", "hash", "code"]).to_pylist()
+    assert len({row["path"] for row in rows}) == len({row["number"] for row in rows}) == len(rows)
+    return {row["path"]: (row["number"], row["hash"], row["code"]) for row in rows}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_killed_while_it_updates_it_loses_doubles_and_moves_no_row_and_is_completed(run, tmp_path):
+    rng = random.Random(0)
+    total, batch = 200, 20
+    paths = pictures(tmp_path / "in", total)
+    Index.open("old").add(run, [str(paths)])
+    # after a picture short of a batch comes a commit, so most kills fall into one
+    moments = [0, *(batch * rng.randrange(1, total // batch) - 1 for _ in range(4)), rng.randrange(total), total]
+    for uri in ("new", *(f"i{n}" for n in range(len(moments)))):
+        shutil.copytree("old", uri)
+    pictures(paths, total - 30, seed=1)  # changed; the last 30 stay
+    pictures(paths, 15, start=total, seed=2)  # new
+    assert counts(Index.open("new").add(run, [str(paths)])) == (15, total - 30, 30, 0, 0)
+    old, new = stored("old"), stored("new")
+    assert all(new[path][0] == number for path, (number, *_) in old.items())
+    writers = [Writer(f"i{n}", run, batch, paths, pace=PACE) for n in range(len(moments))]
+    partly = 0
+    for n, (writer, moment) in enumerate(zip(writers, moments, strict=True)):
+        writer.ready().go()
+        writer.reach(moment)
+        time.sleep(rng.random() * 0.04)
+        writer.kill()
+        found = stored(f"i{n}")
+        assert old.keys() <= found.keys()
+        assert all(row in (old.get(path), new[path]) for path, row in found.items())
+        partly += old != found != new
+        report = Index.open(f"i{n}").add(run, [str(paths)])
+        done = sum(row != old.get(path) for path, row in found.items())
+        assert (report.added + report.updated, report.skipped) == (total - 15 - done, 30 + done)
+        assert stored(f"i{n}") == new and list(contents(f"i{n}")) == list(contents("new"))
+    assert partly > len(moments) // 2
 
 
 def test_two_at_once_on_an_index_that_is_not_there_lose_and_double_nothing(run, tmp_path):
