@@ -110,6 +110,7 @@ class Database:
     describe: Callable[[Sequence[int]], Sequence[tuple[str, str | None]]]  # path and label
     thumbnails: Callable[[Sequence[int]], NDArray[np.uint8]] | None = None  # (r, h, w, channels); None: in their files
     narrowed: bool = False  # whether some were left out for their label
+    folder: str = ""  # where files are looked for whose paths are relative
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -146,8 +147,10 @@ def split_database(
     return _not_empty(database, f"the {chosen} split of {run.path}", "choose another --split")
 
 
-def index_database(uri: str, run: Run, labels: Sequence[str] = (), not_labels: Sequence[str] = ()) -> Database:
-    """An index of pictures, of given labels, or without some.
+def index_database(
+    uri: str, run: Run, labels: Sequence[str] = (), not_labels: Sequence[str] = (), relative_to: str = ""
+) -> Database:
+    """An index of pictures, of given labels, or without some; its relative paths are so to a folder.
 
     Raises:
         UsageError: a label is none of its labels.
@@ -170,6 +173,7 @@ def index_database(uri: str, run: Run, labels: Sequence[str] = (), not_labels: S
         rows=rows,
         describe=lambda wanted: [(row.path, row.label) for row in index.rows(np.array(wanted, np.int64))],
         narrowed=bool(labels or not_labels),
+        folder=relative_to,
     )
     return _not_empty(database, f"index {uri}", "see: dsh index info " + uri)
 

@@ -175,7 +175,27 @@ def test_pictures_of_an_index_are_reduced_and_those_that_are_gone_have_a_placeho
     assert np.abs(by_name["0.jpg"].astype(int) - (255, 0, 0)).max() < 4
     gone = [about["aria-label"] for about in page.all("div", "gone")]
     assert len(gone) == 4 and sum("gone.jpg" in text for text in gone) == 2
-    assert page.text.count("picture not found") == 4
+    assert page.text.count("picture not found") == page.text.count("picture cannot be read: not a picture") == 2
+    assert "4 of 8 pictures cannot be shown." in page.text
+
+
+def test_relative_paths_of_an_index_are_looked_for_in_the_folder_given(digits_run, files, index):  # noqa: F811
+    for row in index._rows:
+        row.path = os.path.basename(row.path)
+    line = ["0xf0", "--model", digits_run, "--index", "pictures", "-k", 4]
+    page = page_of(*line, "--relative-to", "files")
+    assert len(page.all("img")) == 2 and "gone.jpg" in page.text and "files/gone.jpg" not in page.text
+    assert f"2 of 4 pictures cannot be shown; relative paths were looked for in {files}, another" in page.text
+    result = dsh("neighbors", *line, "--html", "page.html")
+    assert result.exit_code == 0 and len(result.stderr.splitlines()) == 2
+    said = result.stderr.splitlines()[1]
+    assert said.startswith("4 of 4 pictures cannot be shown") and "--relative-to" in said
+    with open("page.html", encoding="utf-8") as file:
+        assert f"{said}." in Read(file.read()).text
+    for wrong in (["--relative-to", "files"], ["--relative-to", "none", "--html", "page.html"]):
+        assert "--relative-to" in one_line_error(dsh("neighbors", *line, *wrong), 2)
+    os.chdir(files)
+    assert len(page_of(*line).all("img")) == 2
 
 
 # In a browser
