@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from conftest import dsh, dsh_json, dsh_process, one_line_error
 from PIL import Image
 
-from dsh_cli import index as index_module
+from dsh_cli import images, index_table
 from dsh_cli.checkpoint import Run
 from dsh_cli.codes import pack, to_hex
 from dsh_cli.errors import DataError, DshError, ImageError, IndexStateError, UsageError
@@ -129,10 +130,10 @@ def test_what_is_unchanged_is_not_even_read_and_what_changed_keeps_its_place(run
     os.utime(f"{folder}/one/0002.png", (1, 1))  # touched
     pictures(f"{folder}/two", 1, start=9, seed=9)  # new
     reads, decoded = [], []
-    read, decode = index_module.images.read_bytes, index_module.images.decode
+    read, decode = images.read_bytes, images.decode
     with monkeypatch.context() as patch:
-        patch.setattr(index_module.images, "read_bytes", lambda p: (reads.append(p), read(p))[1])
-        patch.setattr(index_module.images, "decode", lambda *a: (decoded.append(a), decode(*a))[1])
+        patch.setattr(images, "read_bytes", lambda p: (reads.append(p), read(p))[1])
+        patch.setattr(images, "decode", lambda *a: (decoded.append(a), decode(*a))[1])
         report = Index.open("i").add(run, [folder])
     assert counts(report) == (1, 1, 7, 0, 0) and report.rows == 9
     assert sorted(reads) == [f"{folder}/{name}.png" for name in ("one/0001", "one/0002", "two/0009")]  # once each
@@ -167,14 +168,16 @@ def test_search_and_rows_agree_after_many_changes(run, folder):
 
 
 def test_many_small_additions_leave_few_files_and_keep_the_order(run, tmp_path):
+    import lance
+
     for i in range(20):
         Index.open("i").add(run, [pictures(tmp_path / "in", 1, start=19 - i, seed=i)])
     assert [Path(path).name for path in contents("i")] == [f"{i:04d}.png" for i in range(19, -1, -1)]
-    assert len(index_module._open("i").get_fragments()) <= index_module._FRAGMENTS
+    assert len(lance.dataset("i").get_fragments()) <= index_table._FRAGMENTS
 
 
 def test_old_versions_do_not_pile_up(run, folder, monkeypatch):
-    monkeypatch.setattr(index_module, "_KEPT", index_module.timedelta(0))
+    monkeypatch.setattr(index_table, "_KEPT", timedelta(0))
     for i in range(3):
         Index.open("i").add(run, [pictures(f"{folder}/one", 1, start=10 + i, seed=i)])
     assert Index.open("i").report().versions == 1 and len(contents("i")) == 7
@@ -479,7 +482,7 @@ def test_truncated_files_get_one_line(part, left, run, folder):
 
 def test_an_index_of_a_newer_format(monkeypatch, run, folder):
     with monkeypatch.context() as patch:
-        patch.setattr(index_module, "FORMAT", 2)
+        patch.setattr(index_table, "FORMAT", 2)
         Index.open("i").add(run, [folder])
     assert "newer than 1" in one_line_error(dsh("index", "info", "i"), 1)
 
@@ -677,7 +680,7 @@ def test_a_lock_that_is_held_is_waited_for(run, folder):
     held, waiting = threading.Event(), threading.Event()
 
     def hold():
-        with index_module._locked("i", None):
+        with index_table._locked("i", None):
             held.set()
             waiting.wait(30)
 
@@ -701,14 +704,14 @@ def test_ctrl_c_keeps_what_was_done(run, folder):
 
 
 def test_a_file_that_vanishes_while_it_is_read(run, folder, monkeypatch):
-    read = index_module.images.read_bytes
+    read = images.read_bytes
 
     def vanishing(path):
         if path.endswith("two/0001.png"):
             raise ImageError("no such file or directory")
         return read(path)
 
-    monkeypatch.setattr(index_module.images, "read_bytes", vanishing)
+    monkeypatch.setattr(images, "read_bytes", vanishing)
     assert counts(Index.open("i").add(run, [folder])) == (7, 0, 0, 0, 1)
 
 
