@@ -154,6 +154,16 @@ class Index:
         """
         self._require(run.fingerprint, run.model.bits, str(run.path))
 
+    def require_rows(self) -> None:
+        """Refuse to be looked in where nothing is.
+
+        Raises:
+            IndexStateError: there is no index, or an empty one.
+        """
+        self._require_commit()
+        if not len(self):
+            raise IndexStateError(f"index {self.uri} is empty; add pictures with: dsh index add {self.uri} FOLDER")
+
     def report(self) -> Report:
         """What the index holds."""
         return self._report(Counts())
@@ -292,8 +302,9 @@ class Index:
             waiting: as in `add`.
 
         Raises:
-            IndexStateError: the index is damaged, or cannot be written.
+            IndexStateError: there is no index, or it is damaged or cannot be written.
         """
+        Index.open(self.uri)._require_commit()  # before a lock is made beside it
         with self._table.writing(waiting):
             counts = Counts()
             table = self._table.read(["number", "path"])
@@ -336,11 +347,12 @@ class Index:
             progress: told of the pictures done.
 
         Raises:
-            IndexStateError: the index is of another model, or damaged.
+            IndexStateError: there is no index, or it is of another model or damaged.
         """
         from dsh_cli.encoding import Encoder
         from dsh_cli.training import choose_device
 
+        self._require_commit()
         self.require(run)
         rows = np.arange(len(self))
         if sample is not None and sample < len(rows):
@@ -379,19 +391,19 @@ class Index:
         and `dsh.model`.
 
         Raises:
+            IndexStateError: there is no index, or it is empty or damaged.
             DshError: it cannot be written.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if self.bits is None:
-            raise IndexStateError(f"index {self.uri} is empty; add pictures with: dsh index add {self.uri} FOLDER")
+        self.require_rows()
         schema = pa.schema(
             [
                 pa.field("path", pa.string(), False),
                 pa.field("path_bytes", pa.binary(), False),
                 pa.field("label", pa.string()),
-                pa.field("code", pa.binary(-(-self.bits // 8)), False),
+                pa.field("code", pa.binary(-(-self._table.bits // 8)), False),
                 pa.field("hash", pa.binary(DIGEST)),
                 pa.field("size", pa.int64()),
                 pa.field("mtime_ns", pa.int64()),
@@ -415,6 +427,10 @@ class Index:
         return self.report()
 
     # Inside
+
+    def _require_commit(self) -> None:
+        if not self.version:
+            raise IndexStateError(f"there is no index {self.uri}; make it with: dsh index add {self.uri} FOLDER")
 
     def _require(self, model: str, bits: int, what: str) -> None:
         if not len(self) or (model, bits) == (self.model, self.bits):

@@ -159,8 +159,7 @@ def index_database(
     from dsh_cli.index import Index
 
     index = Index.open(uri)
-    if index.bits is None or not len(index):
-        raise DshError(f"index {uri} is empty; add pictures with: dsh index add {uri} FOLDER")
+    index.require_rows()
     index.require(run)
     packed, rows = index.codes(), np.arange(len(index))
     if labels or not_labels:
@@ -168,7 +167,7 @@ def index_database(
         packed = packed[rows]
     database = Database(
         name=f"index {uri}",
-        bits=index.bits,
+        bits=run.model.bits,
         packed=packed,
         rows=rows,
         describe=lambda wanted: [(row.path, row.label) for row in index.rows(np.array(wanted, np.int64))],

@@ -176,7 +176,7 @@ def lacking(page: Page) -> str:
     if not page.astray:
         return lacks
     folder = os.path.abspath(page.finder.database.folder)
-    return f"{lacks}; relative paths were looked for in {folder}, another folder is given with --relative-to"
+    return f"{lacks}: relative paths were looked for in {folder}; name another folder with --relative-to"
 
 
 def _section(answer: Answer, page: Page) -> Iterator[str]:

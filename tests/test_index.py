@@ -400,7 +400,13 @@ def test_export(run, folder):
     assert list(exported.items()) == list(contents("i").items()) and list(exported)[-1].endswith("one/0001.png")
     assert all(row["size"] == os.stat(row["path"]).st_size for row in table.to_pylist())
     assert "cannot write" in one_line_error(dsh("index", "export", "i", "--parquet", "none/out.parquet"), 1)
-    assert "is empty" in one_line_error(dsh("index", "export", "nothing", "--parquet", "x.parquet"), 1)
+    Index.open("i").remove([folder])
+    for line in (
+        ["index", "export", "i", "--parquet", "x"],
+        ["neighbors", "0xf0", "--index", "i", "--model", run.path],
+    ):
+        assert "i is empty; add pictures with: dsh index add i FOLDER" in one_line_error(dsh(*line), 1)
+    assert dsh_json("index", "verify", "i", "--model", run.path)["checked"] == 0
     assert not list(Path().glob("*.part"))
 
 
@@ -416,7 +422,16 @@ def test_what_counts_as_empty(run, folder, tmp_path):
         opened = Index.open(uri)
         assert (len(opened), opened.bits, opened.model, opened.version) == (0, None, None, 0)
         assert opened.codes().shape[0] == 0 and opened.rows([]) == []
-        assert "is empty" in one_line_error(dsh("neighbors", "0xf0", "--model", run.path, "--index", uri), 1)
+        for line in (
+            ["neighbors", "0xf0", "--model", run.path, "--index", uri],
+            ["index", "remove", uri, "x"],
+            ["index", "verify", uri, "--model", run.path],
+            ["index", "export", uri, "--parquet", "x"],
+        ):
+            said = one_line_error(dsh(*line), 1)
+            assert said == f"error: there is no index {uri}; make it with: dsh index add {uri} FOLDER"
+        assert not os.path.exists(f"{uri}.lock")
+        assert "there is no such index yet" in dsh("index", "info", uri, "--format", "table").stdout
         assert opened.add(run, [folder]).rows == 8 and len(opened) == 8 == len(Index.open(uri))
     assert not os.path.exists("absent2") and dsh_json("index", "info", "absent2")["rows"] == 0
     assert not os.path.exists("absent2") and not os.path.exists("absent2.lock")  # looking makes nothing

@@ -474,6 +474,9 @@ class StandIn:
     def rows(self, numbers):
         return [self._rows[number] for number in numbers]
 
+    def require_rows(self):
+        pass
+
     def require(self, run):
         if self.refuses:
             raise DshError("the index is of model aa, the run of model bb")
@@ -507,9 +510,9 @@ def test_an_index_is_looked_in_as_a_split_is(run, index):
     assert "among 4 of the index pictures.lance" in table
 
 
-def test_an_empty_index_and_one_of_another_model(run, index):
+def test_an_index_of_another_model(run, index):
     index.refuses = True
     line = one_line_error(dsh("neighbors", "0xf0", "--model", run, "--index", "i"), 1)
     assert "model aa" in line and "model bb" in line
-    index.bits = None
-    assert "dsh index add" in one_line_error(dsh("neighbors", "0xf0", "--model", run, "--index", "i"), 1)
+    # whose codes may be of another length, which is not what is wrong with the code
+    assert "model aa" in one_line_error(dsh("neighbors", "0xf0f0", "--model", run, "--index", "i"), 1)

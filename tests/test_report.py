@@ -191,7 +191,7 @@ def test_relative_paths_of_an_index_are_looked_for_in_the_folder_given(digits_ru
     line = ["0xf0", "--model", digits_run, "--index", "pictures", "-k", 4]
     page = page_of(*line, "--relative-to", "files")
     assert len(page.all("img")) == 2 and "gone.jpg" in page.text and "files/gone.jpg" not in page.text
-    assert f"2 of 4 pictures cannot be shown; relative paths were looked for in {files}, another" in page.text
+    assert f"2 of 4 pictures cannot be shown: relative paths were looked for in {files}; name another" in page.text
     result = dsh("neighbors", *line, "--html", "page.html")
     assert result.exit_code == 0 and len(result.stderr.splitlines()) == 2
     said = result.stderr.splitlines()[1]

@@ -88,13 +88,13 @@ def neighbors(
     from dsh_cli import codes, report, views
     from dsh_cli.neighbors import Finder, Query, index_database, is_code, split_database
 
-    for text in filter(is_code, queries):
-        codes.parse(text, run.model.bits)  # a malformed one ends it before anything is done
     wanted = label or (), not_label or ()
     if index is None:
         database = split_database(run, split, *wanted)
     else:
         database = index_database(index, run, *wanted, relative_to or "")
+    for text in filter(is_code, queries):
+        codes.parse(text, run.model.bits)  # a malformed one ends it before anything is done
     finder = Finder(run, database, k, radius)
     if k is not None and k > len(database):
         notice(f"the {database.name} has only {len(database):,} to choose from", quiet)
