@@ -110,6 +110,7 @@ class Database:
     describe: Callable[[Sequence[int]], Sequence[tuple[str, str | None]]]  # path and label
     thumbnails: Callable[[Sequence[int]], NDArray[np.uint8]] | None = None  # (r, h, w, channels); None: in their files
     narrowed: bool = False  # whether some were left out for their label
+    folder: str = ""  # where files are looked for whose paths are relative
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -128,14 +129,9 @@ def split_database(
     chosen = default if split is None else split
     if chosen not in run.counts:
         raise UsageError(f"--split {chosen}: {run.path} has {', '.join(run.counts)}")
-    for label in (*labels, *not_labels):
-        if label not in run.classes:
-            known = ", ".join(run.classes[:10]) + (", ..." if len(run.classes) > 10 else "")
-            raise UsageError(f"no class {label!r} in {run.path}; its classes: {known}")
     codes = run.codes(chosen)
     known_labels = [*run.classes, None]  # the last for -1
-    kept = [_keeps(label, labels, not_labels) for label in known_labels]
-    rows = np.flatnonzero(np.array(kept)[codes.labels])
+    rows = _of_labels(codes.labels, run.classes, labels, not_labels, str(run.path))
     names = run.names().get(chosen, ())
     if len(names) != len(codes):
         raise DshError(f"{run.path / 'splits.json'} does not fit the codes; train again with: dsh train")
@@ -151,35 +147,46 @@ def split_database(
     return _not_empty(database, f"the {chosen} split of {run.path}", "choose another --split")
 
 
-def index_database(uri: str, run: Run, labels: Sequence[str] = (), not_labels: Sequence[str] = ()) -> Database:
-    """An index of pictures, of given labels, or without some.
+def index_database(
+    uri: str, run: Run, labels: Sequence[str] = (), not_labels: Sequence[str] = (), relative_to: str = ""
+) -> Database:
+    """An index of pictures, of given labels, or without some; its relative paths are so to a folder.
 
     Raises:
+        UsageError: a label is none of its labels.
         DshError: there is no index, it is empty, it is of another model, or no picture is left.
     """
     from dsh_cli.index import Index
 
     index = Index.open(uri)
-    if index.bits is None or not len(index):
-        raise DshError(f"index {uri} is empty; add pictures with: dsh index add {uri} FOLDER")
+    index.require_rows()
     index.require(run)
     packed, rows = index.codes(), np.arange(len(index))
     if labels or not_labels:
-        rows = np.array([i for i, row in enumerate(index.rows(rows)) if _keeps(row.label, labels, not_labels)], int)
+        rows = _of_labels(*index.labels(), labels, not_labels, f"index {uri}")
         packed = packed[rows]
     database = Database(
         name=f"index {uri}",
-        bits=index.bits,
+        bits=run.model.bits,
         packed=packed,
         rows=rows,
         describe=lambda wanted: [(row.path, row.label) for row in index.rows(np.array(wanted, np.int64))],
         narrowed=bool(labels or not_labels),
+        folder=relative_to,
     )
     return _not_empty(database, f"index {uri}", "see: dsh index info " + uri)
 
 
-def _keeps(label: str | None, labels: Sequence[str], not_labels: Sequence[str]) -> bool:
-    return (not labels or label in labels) and label not in not_labels
+def _of_labels(
+    numbers: NDArray[np.integer], names: Sequence[str], labels: Sequence[str], not_labels: Sequence[str], where: str
+) -> NDArray[np.int64]:
+    """The rows of given labels, or without some; their own are places in the names, or -1 for none."""
+    for label in (*labels, *not_labels):
+        if label not in names:
+            known = (", ".join(names[:10]) + (", ..." if len(names) > 10 else "")) or "none"
+            raise UsageError(f"no class {label!r} in {where}; its classes: {known}")
+    kept = [(not labels or name in labels) and name not in not_labels for name in (*names, None)]
+    return np.flatnonzero(np.array(kept)[numbers])
 
 
 def _not_empty(database: Database, where: str, what_to_do: str) -> Database:

@@ -27,6 +27,7 @@ _SIDE = 224  # pixels of a picture taken from its file, at most
 _COARSE = 32  # pixels below which a picture is enlarged with sharp edges
 _CODE = 16  # hex digits up to which a code is shown whole on a card
 _CUT = 12  # characters of a longer one
+_GONE = "picture not found"
 
 _STYLE = """
 :root{color-scheme:light dark;--page:#f6f6f3;--card:#fff;--line:#dfdfd8;--ink:#1c1d1a;--soft:#62645c;--quiet:#ecece6;
@@ -70,7 +71,7 @@ Menlo,Consolas,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere;overflow:hidd
 .path,.query p.path{font-size:.75rem;line-height:1.4;color:var(--soft);overflow-wrap:anywhere}
 .more{color:var(--soft);font-size:.875rem;margin:.9rem 0 0}
 footer{padding-bottom:3rem;font-size:.8125rem}
-footer p{border-top:1px solid var(--line);padding-top:1rem;margin:0}
+footer p:first-child{border-top:1px solid var(--line);padding-top:1rem;margin:0}
 @media(max-width:48rem){header,main,footer{padding-left:1rem;padding-right:1rem}header{padding-top:1.5rem}
 h1{font-size:1.4rem}section{display:block;padding:1.5rem 0}
 .query{position:static;margin-bottom:1.25rem;display:grid;grid-template-columns:7rem minmax(0,1fr);gap:0 1rem}
@@ -89,6 +90,8 @@ class Page:
     def __init__(self, path: Path, finder: Finder) -> None:
         self.path, self.finder = path, finder
         self.written = 0  # queries on it
+        self.pictures = self.missing = 0  # of neighbours: in all, and those that cannot be shown
+        self.astray = False  # whether a relative path leads to no file
         self._scratch = path.with_name(f".{path.name}.{os.getpid()}") if path.name else path
         with self._saving():
             self._file = self._scratch.open("w", encoding="utf-8", newline="\n")
@@ -96,7 +99,7 @@ class Page:
 
     def add(self, answer: Answer) -> None:
         """Show a query and its neighbours."""
-        for part in _section(answer, self.finder):
+        for part in _section(answer, self):
             with self._saving():
                 self._file.write(part)
         self.written += 1
@@ -104,7 +107,7 @@ class Page:
     def finish(self) -> None:
         """Put the page in its place, if anything is on it."""
         with self._saving():
-            self._file.write(_FOOT)
+            self._file.write(_foot(self))
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
@@ -158,15 +161,26 @@ def _head(finder: Finder) -> str:
     )
 
 
-_FOOT = (
-    "</main>\n<footer><p>The strip under a picture is its code, from the first bit to the last; coloured bits differ "
-    "from the query’s. A tick marks the query’s class. Of equally near pictures the first added comes first."
-    "</p></footer>\n</body>\n</html>\n"
-)
+def _foot(page: Page) -> str:
+    missing = f"<p>{_text(_capital(lacking(page)))}.</p>\n" if page.missing else ""
+    return (
+        f"</main>\n<footer>{missing}<p>The strip under a picture is its code, from the first bit to the last; coloured "
+        "bits differ from the query’s. A tick marks the query’s class. Of equally near pictures the first added comes "
+        "first.</p></footer>\n</body>\n</html>\n"
+    )
 
 
-def _section(answer: Answer, finder: Finder) -> Iterator[str]:
-    name, code = answer.query.name, answer.code
+def lacking(page: Page) -> str:
+    """How many pictures the page lacks, and what may be done about it, in words."""
+    lacks = f"{page.missing:,} of {counted(page.pictures, 'picture')} cannot be shown"
+    if not page.astray:
+        return lacks
+    folder = os.path.abspath(page.finder.database.folder)
+    return f"{lacks}: relative paths were looked for in {folder}; name another folder with --relative-to"
+
+
+def _section(answer: Answer, page: Page) -> Iterator[str]:
+    finder, name, code = page.finder, answer.query.name, answer.code
     yield f'<section>\n<div class="query{"" if answer.query.picture else " wide"}">'
     if answer.query.picture:
         yield _picture(_from_file(name), f"query {name}")
@@ -182,6 +196,10 @@ def _section(answer: Answer, finder: Finder) -> Iterator[str]:
     yield "</div>\n<div>\n<ol>\n"
     shown = answer.neighbors[:CARDS]
     for neighbor, pixels in zip(shown, _pictures(shown, finder), strict=True):
+        page.pictures += 1
+        if isinstance(pixels, str):
+            page.missing += 1
+            page.astray |= pixels == _GONE and not Path(neighbor.path).is_absolute()
         yield _card(neighbor, pixels, answer)
     yield "</ol>\n"
     if more := len(answer.neighbors) - len(shown):
@@ -189,7 +207,7 @@ def _section(answer: Answer, finder: Finder) -> Iterator[str]:
     yield "</div>\n</section>\n"
 
 
-def _card(neighbor: Neighbor, pixels: NDArray[np.uint8] | None, answer: Answer) -> str:
+def _card(neighbor: Neighbor, pixels: NDArray[np.uint8] | str, answer: Answer) -> str:
     label = "no label" if neighbor.label is None else neighbor.label
     same = ' class="same"' if neighbor.label == answer.predicted.label else ""
     told = f"neighbour {neighbor.rank}, {label}, {away(neighbor.distance)}: {neighbor.path}"
@@ -220,25 +238,26 @@ def _code(code: str, query: str) -> str:
     return "0x" + "".join(c if c == d else f"<mark>{c}</mark>" for c, d in zip(code, query, strict=True))
 
 
-def _pictures(shown: tuple[Neighbor, ...], finder: Finder) -> Iterator[NDArray[np.uint8] | None]:
+def _pictures(shown: tuple[Neighbor, ...], finder: Finder) -> Iterator[NDArray[np.uint8] | str]:
     if finder.database.thumbnails is not None:
         yield from finder.database.thumbnails([neighbor.row for neighbor in shown])
     else:
-        yield from (_from_file(neighbor.path) for neighbor in shown)
+        folder = finder.database.folder
+        yield from (_from_file(os.path.join(folder, neighbor.path)) for neighbor in shown)
 
 
-def _from_file(path: str) -> NDArray[np.uint8] | None:
-    """The centred square of a picture file, as networks see it, in colour; None where it cannot be read."""
+def _from_file(path: str) -> NDArray[np.uint8] | str:
+    """The centred square of a picture file, as networks see it, in colour; or, in words, why there is none."""
     try:
         shape = images.probe(path)
         return images.read(path, min(_SIDE, shape.width, shape.height), 3)
-    except ImageError:
-        return None
+    except ImageError as error:
+        return f"picture cannot be read: {error}" if os.path.lexists(path) else _GONE
 
 
-def _picture(pixels: NDArray[np.uint8] | None, told: str) -> str:
-    if pixels is None:
-        return f'<div class="picture gone" role="img" aria-label="{_text(told)}">picture not found</div>'
+def _picture(pixels: NDArray[np.uint8] | str, told: str) -> str:
+    if isinstance(pixels, str):
+        return f'<div class="picture gone" role="img" aria-label="{_text(told)}">{_text(pixels)}</div>'
     small, coarse = (max(pixels.shape[:2]) < limit for limit in (images.THUMBNAIL + 1, _COARSE))
     image, data = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), io.BytesIO()
     image.save(data, "PNG" if small else "JPEG", quality=88)

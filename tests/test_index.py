@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from conftest import dsh, dsh_json, dsh_process, one_line_error
 from PIL import Image
 
-from dsh_cli import index as index_module
+from dsh_cli import images, index_table
 from dsh_cli.checkpoint import Run
 from dsh_cli.codes import pack, to_hex
 from dsh_cli.errors import DataError, DshError, ImageError, IndexStateError, UsageError
@@ -98,6 +99,30 @@ def test_neighbors_looks_in_it(digits_run, folder):
     assert query in [n["path"] for n in answer["neighbors"] if n["distance"] == 0 and n["label"] == "two"]
 
 
+def test_neighbors_of_a_label_are_found_without_reading_every_row(run, folder, monkeypatch):
+    Index.open("i").add(run, [f"{folder}/two"], labels="folder")
+    Index.open("i").add(run, [f"{folder}/one"])
+    Index.open("i").add(run, [f"{folder}/one/0001.png"], labels="folder")  # which moves it in the table, not in order
+    Index.open("i").remove([f"{folder}/two/0000.png"])
+    opened = Index.open("i")
+    numbers, names = opened.labels()
+    assert [None if n < 0 else names[n] for n in numbers] == [row.label for row in opened.rows(np.arange(7))]
+    asked, rows = [], Index.rows
+    monkeypatch.setattr(Index, "rows", lambda self, some: (asked.append(len(some)), rows(self, some))[1])
+    line = ["neighbors", "0xf0", "--index", "i", "--model", run.path, "-k", 2]
+    for option, kept in ((["--label", "two"], {"two"}), (["--not-label", "two"], {"one", None}),
+                         (["--label", "two", "--label", "one"], {"two", "one"})):  # fmt: skip
+        assert {n["label"] for n in dsh_json(*line, *option)["neighbors"]} <= kept
+        assert len(dsh_json(*line, *option, "-k", 9)["neighbors"]) == sum(
+            row.label in kept for row in rows(opened, range(7))
+        )
+    assert max(asked) <= 5
+    Index.open("j").add(run, [folder])
+    assert Index.open("j").labels()[0].tolist() == [-1] * 8 and Index.open("none").labels()[0].tolist() == []
+    line = one_line_error(dsh("neighbors", "0xf0", "--index", "j", "--model", run.path, "--label", "two"), 2)
+    assert "no class 'two' in index j; its classes: none" in line
+
+
 def test_what_is_unchanged_is_not_even_read_and_what_changed_keeps_its_place(run, folder, monkeypatch):
     Index.open("i").add(run, [folder])
     before = contents("i", folder)
@@ -105,10 +130,10 @@ def test_what_is_unchanged_is_not_even_read_and_what_changed_keeps_its_place(run
     os.utime(f"{folder}/one/0002.png", (1, 1))  # touched
     pictures(f"{folder}/two", 1, start=9, seed=9)  # new
     reads, decoded = [], []
-    read, decode = index_module.images.read_bytes, index_module.images.decode
+    read, decode = images.read_bytes, images.decode
     with monkeypatch.context() as patch:
-        patch.setattr(index_module.images, "read_bytes", lambda p: (reads.append(p), read(p))[1])
-        patch.setattr(index_module.images, "decode", lambda *a: (decoded.append(a), decode(*a))[1])
+        patch.setattr(images, "read_bytes", lambda p: (reads.append(p), read(p))[1])
+        patch.setattr(images, "decode", lambda *a: (decoded.append(a), decode(*a))[1])
         report = Index.open("i").add(run, [folder])
     assert counts(report) == (1, 1, 7, 0, 0) and report.rows == 9
     assert sorted(reads) == [f"{folder}/{name}.png" for name in ("one/0001", "one/0002", "two/0009")]  # once each
@@ -143,14 +168,16 @@ def test_search_and_rows_agree_after_many_changes(run, folder):
 
 
 def test_many_small_additions_leave_few_files_and_keep_the_order(run, tmp_path):
+    import lance
+
     for i in range(20):
         Index.open("i").add(run, [pictures(tmp_path / "in", 1, start=19 - i, seed=i)])
     assert [Path(path).name for path in contents("i")] == [f"{i:04d}.png" for i in range(19, -1, -1)]
-    assert len(index_module._open("i").get_fragments()) <= index_module._FRAGMENTS
+    assert len(lance.dataset("i").get_fragments()) <= index_table._FRAGMENTS
 
 
 def test_old_versions_do_not_pile_up(run, folder, monkeypatch):
-    monkeypatch.setattr(index_module, "_KEPT", index_module.timedelta(0))
+    monkeypatch.setattr(index_table, "_KEPT", timedelta(0))
     for i in range(3):
         Index.open("i").add(run, [pictures(f"{folder}/one", 1, start=10 + i, seed=i)])
     assert Index.open("i").report().versions == 1 and len(contents("i")) == 7
@@ -373,7 +400,13 @@ def test_export(run, folder):
     assert list(exported.items()) == list(contents("i").items()) and list(exported)[-1].endswith("one/0001.png")
     assert all(row["size"] == os.stat(row["path"]).st_size for row in table.to_pylist())
     assert "cannot write" in one_line_error(dsh("index", "export", "i", "--parquet", "none/out.parquet"), 1)
-    assert "is empty" in one_line_error(dsh("index", "export", "nothing", "--parquet", "x.parquet"), 1)
+    Index.open("i").remove([folder])
+    for line in (
+        ["index", "export", "i", "--parquet", "x"],
+        ["neighbors", "0xf0", "--index", "i", "--model", run.path],
+    ):
+        assert "i is empty; add pictures with: dsh index add i FOLDER" in one_line_error(dsh(*line), 1)
+    assert dsh_json("index", "verify", "i", "--model", run.path)["checked"] == 0
     assert not list(Path().glob("*.part"))
 
 
@@ -389,7 +422,16 @@ def test_what_counts_as_empty(run, folder, tmp_path):
         opened = Index.open(uri)
         assert (len(opened), opened.bits, opened.model, opened.version) == (0, None, None, 0)
         assert opened.codes().shape[0] == 0 and opened.rows([]) == []
-        assert "is empty" in one_line_error(dsh("neighbors", "0xf0", "--model", run.path, "--index", uri), 1)
+        for line in (
+            ["neighbors", "0xf0", "--model", run.path, "--index", uri],
+            ["index", "remove", uri, "x"],
+            ["index", "verify", uri, "--model", run.path],
+            ["index", "export", uri, "--parquet", "x"],
+        ):
+            said = one_line_error(dsh(*line), 1)
+            assert said == f"error: there is no index {uri}; make it with: dsh index add {uri} FOLDER"
+        assert not os.path.exists(f"{uri}.lock")
+        assert "there is no such index yet" in dsh("index", "info", uri, "--format", "table").stdout
         assert opened.add(run, [folder]).rows == 8 and len(opened) == 8 == len(Index.open(uri))
     assert not os.path.exists("absent2") and dsh_json("index", "info", "absent2")["rows"] == 0
     assert not os.path.exists("absent2") and not os.path.exists("absent2.lock")  # looking makes nothing
@@ -455,7 +497,7 @@ def test_truncated_files_get_one_line(part, left, run, folder):
 
 def test_an_index_of_a_newer_format(monkeypatch, run, folder):
     with monkeypatch.context() as patch:
-        patch.setattr(index_module, "FORMAT", 2)
+        patch.setattr(index_table, "FORMAT", 2)
         Index.open("i").add(run, [folder])
     assert "newer than 1" in one_line_error(dsh("index", "info", "i"), 1)
 
@@ -487,26 +529,36 @@ def test_a_uri_goes_the_way_of_object_storage(run, folder, tmp_path):
 
 WRITER = """
 import os, sys, time
-import dsh_cli.encoding, dsh_cli.training
+import dsh_cli.encoding, dsh_cli.training, lance
 from dsh_cli.checkpoint import Run
 from dsh_cli.index import Index
-uri, run, commit_rows, *paths = sys.argv[1:]
+uri, run, commit_rows, pace, *paths = sys.argv[1:]
 run = Run.open(run)
 run.load_model()
+merge_insert = lance.LanceDataset.merge_insert
+def told(*arguments):
+    print("merging", flush=True)
+    return merge_insert(*arguments)
+lance.LanceDataset.merge_insert = told
 print("ready", flush=True)
 sys.stdin.readline()
-report = Index.open(uri).add(run, paths, commit_rows=int(commit_rows), workers=2,
-                             progress=lambda done, total: print(done, flush=True),
+def progress(done, total):
+    print(done, flush=True)
+    time.sleep(float(pace))
+report = Index.open(uri).add(run, paths, commit_rows=int(commit_rows), workers=2, progress=progress,
                              waiting=lambda: print("waiting", flush=True))
 print(report.added, report.updated, report.skipped, len(report.failed), flush=True)
 """
 
 
-class Writer:
-    """`add` in a process of its own, which begins when told to."""
+PACE = 0.005  # seconds; so a writer is still at work when a busy machine gets round to killing it
 
-    def __init__(self, uri, run, commit_rows, *paths):
-        command = [sys.executable, "-c", WRITER, uri, str(run.path), str(commit_rows), *map(str, paths)]
+
+class Writer:
+    """`add` in a process of its own, which begins when told to, and rests for `pace` seconds after each picture."""
+
+    def __init__(self, uri, run, commit_rows, *paths, pace=0.0):
+        command = [sys.executable, "-c", WRITER, uri, str(run.path), str(commit_rows), str(pace), *map(str, paths)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
     def ready(self):
@@ -523,6 +575,12 @@ class Writer:
         for line in self.process.stdout:
             if line.strip().isdigit() and int(line) >= done:
                 return
+
+    def reach_merge(self, number):
+        """Wait until a commit of updates begins, the first or a later one."""
+        for _ in range(number):
+            while (line := self.process.stdout.readline()) != "merging\n":
+                assert line
 
     def kill(self):
         self.process.kill()
@@ -542,7 +600,7 @@ def test_killed_at_any_point_it_holds_whole_batches_and_is_completed(run, tmp_pa
     Index.open("whole").add(run, [str(paths)])
     expected = contents("whole")
     moments = [0, 1, rng.randrange(total), rng.randrange(total), total - 1]
-    writers = [Writer(f"i{n}", run, batch, paths) for n in range(len(moments))]
+    writers = [Writer(f"i{n}", run, batch, paths, pace=PACE) for n in range(len(moments))]
     kept = []
     for n, (writer, moment) in enumerate(zip(writers, moments, strict=True)):
         writer.ready().go()
@@ -559,6 +617,47 @@ def test_killed_at_any_point_it_holds_whole_batches_and_is_completed(run, tmp_pa
         assert (report.rows, report.added, report.skipped) == (total, total - kept[-1], kept[-1])
         assert list(contents(f"i{n}").items()) == list(expected.items())
     assert len(set(kept)) > 1 and any(0 < rows < total for rows in kept)
+
+
+def stored(uri):
+    """Path -> number, hash and code, as they lie in the table; each path and each number once."""
+    import lance
+
+    rows = lance.dataset(uri).to_table(columns=["path", "number", "hash", "code"]).to_pylist()
+    assert len({row["path"] for row in rows}) == len({row["number"] for row in rows}) == len(rows)
+    return {row["path"]: (row["number"], row["hash"], row["code"]) for row in rows}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_killed_while_it_updates_it_loses_doubles_and_moves_no_row_and_is_completed(run, tmp_path):
+    rng = random.Random(0)
+    total, batch = 200, 20
+    paths = pictures(tmp_path / "in", total)
+    Index.open("old").add(run, [str(paths)])
+    moments = [1, 2, *(rng.randrange(1, total // batch - 1) for _ in range(4))]  # merges: most kills fall into one
+    for uri in ("new", *(f"i{n}" for n in range(len(moments)))):
+        shutil.copytree("old", uri)
+    pictures(paths, total - 30, seed=1)  # changed; the last 30 stay
+    pictures(paths, 15, start=total, seed=2)  # new
+    assert counts(Index.open("new").add(run, [str(paths)])) == (15, total - 30, 30, 0, 0)
+    old, new = stored("old"), stored("new")
+    assert all(new[path][0] == number for path, (number, *_) in old.items())
+    writers = [Writer(f"i{n}", run, batch, paths, pace=PACE) for n in range(len(moments))]
+    partly = 0
+    for n, (writer, moment) in enumerate(zip(writers, moments, strict=True)):
+        writer.ready().go()
+        writer.reach_merge(moment)
+        time.sleep(rng.random() * 0.006)  # about what it takes
+        writer.kill()
+        found = stored(f"i{n}")
+        assert old.keys() <= found.keys()
+        assert all(row in (old.get(path), new[path]) for path, row in found.items())
+        partly += old != found != new
+        report = Index.open(f"i{n}").add(run, [str(paths)])
+        done = sum(row != old.get(path) for path, row in found.items())
+        assert (report.added + report.updated, report.skipped) == (total - 15 - done, 30 + done)
+        assert stored(f"i{n}") == new and list(contents(f"i{n}")) == list(contents("new"))
+    assert partly > 1, "no kill fell between two commits"
 
 
 def test_two_at_once_on_an_index_that_is_not_there_lose_and_double_nothing(run, tmp_path):
@@ -596,7 +695,7 @@ def test_a_lock_that_is_held_is_waited_for(run, folder):
     held, waiting = threading.Event(), threading.Event()
 
     def hold():
-        with index_module._locked("i", None):
+        with index_table._locked("i", None):
             held.set()
             waiting.wait(30)
 
@@ -620,14 +719,14 @@ def test_ctrl_c_keeps_what_was_done(run, folder):
 
 
 def test_a_file_that_vanishes_while_it_is_read(run, folder, monkeypatch):
-    read = index_module.images.read_bytes
+    read = images.read_bytes
 
     def vanishing(path):
         if path.endswith("two/0001.png"):
             raise ImageError("no such file or directory")
         return read(path)
 
-    monkeypatch.setattr(index_module.images, "read_bytes", vanishing)
+    monkeypatch.setattr(images, "read_bytes", vanishing)
     assert counts(Index.open("i").add(run, [folder])) == (7, 0, 0, 0, 1)
 
 

@@ -2,11 +2,14 @@
 
 import base64
 import io
+import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
 from html.parser import HTMLParser
+from pathlib import Path
 
 import browser
 import numpy as np
@@ -16,6 +19,9 @@ from PIL import Image
 from test_neighbors import TRAIN, index, small_run  # noqa: F401
 
 from dsh_cli import report
+from dsh_cli.views.neighbors import away
+
+DATA = Path(os.environ["DSH_DATA"]).resolve() if os.environ.get("DSH_DATA") else None  # before conftest forgets it
 
 
 class Read(HTMLParser):
@@ -175,7 +181,27 @@ def test_pictures_of_an_index_are_reduced_and_those_that_are_gone_have_a_placeho
     assert np.abs(by_name["0.jpg"].astype(int) - (255, 0, 0)).max() < 4
     gone = [about["aria-label"] for about in page.all("div", "gone")]
     assert len(gone) == 4 and sum("gone.jpg" in text for text in gone) == 2
-    assert page.text.count("picture not found") == 4
+    assert page.text.count("picture not found") == page.text.count("picture cannot be read: not a picture") == 2
+    assert "4 of 8 pictures cannot be shown." in page.text
+
+
+def test_relative_paths_of_an_index_are_looked_for_in_the_folder_given(digits_run, files, index):  # noqa: F811
+    for row in index._rows:
+        row.path = os.path.basename(row.path)
+    line = ["0xf0", "--model", digits_run, "--index", "pictures", "-k", 4]
+    page = page_of(*line, "--relative-to", "files")
+    assert len(page.all("img")) == 2 and "gone.jpg" in page.text and "files/gone.jpg" not in page.text
+    assert f"2 of 4 pictures cannot be shown: relative paths were looked for in {files}; name another" in page.text
+    result = dsh("neighbors", *line, "--html", "page.html")
+    assert result.exit_code == 0 and len(result.stderr.splitlines()) == 2
+    said = result.stderr.splitlines()[1]
+    assert said.startswith("4 of 4 pictures cannot be shown") and "--relative-to" in said
+    with open("page.html", encoding="utf-8") as file:
+        assert f"{said}." in Read(file.read()).text
+    for wrong in (["--relative-to", "files"], ["--relative-to", "none", "--html", "page.html"]):
+        assert "--relative-to" in one_line_error(dsh("neighbors", *line, *wrong), 2)
+    os.chdir(files)
+    assert len(page_of(*line).all("img")) == 2
 
 
 # In a browser
@@ -222,6 +248,101 @@ def test_in_a_browser_every_picture_loads_and_nothing_is_asked_of_the_network(
     assert min(chromium.value(CONTRAST)) >= 4.5  # WCAG 2.2, AA
     dark = chromium.value("getComputedStyle(document.body).backgroundColor") == "rgb(20, 21, 19)"
     assert dark == (scheme == "dark")
+
+
+def cifar(archive, root):
+    """40 JPEG pictures of each class of CIFAR-10."""
+    with tarfile.open(archive, "r|xz") as tar:
+        for member in tar:
+            split, _, name = member.name.partition("/")
+            if split != "train":
+                break
+            if re.fullmatch(r"\w+/00[0-3]\d\.jpg", name):
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_bytes(tar.extractfile(member).read())
+
+
+def digits(root):
+    """40 JPEG pictures of each of scikit-learn's handwritten digits."""
+    from sklearn.datasets import load_digits
+
+    known = load_digits()
+    for digit in range(10):
+        (root / f"{digit}").mkdir(parents=True)
+        for i, pixels in enumerate(known.images[known.target == digit][:40]):
+            small = Image.fromarray((pixels * 255 / 16).astype(np.uint8))
+            small.resize((32, 32), Image.Resampling.NEAREST).save(root / f"{digit}/{i:04d}.jpg", quality=90)
+
+
+@pytest.fixture(scope="module")
+def looked_up(tmp_path_factory):
+    """A page and the JSON of five pictures, looked up in an index of their tree by a run trained on it."""
+    place = tmp_path_factory.mktemp("show")
+    tree, run, uri, page = (str(place / name) for name in ("tree", "run", "pictures.lance", "page.html"))
+    archive = DATA and DATA / "cifar10-jpeg.tar.xz"
+    if archive and archive.is_file():
+        cifar(archive, place / "tree")
+    else:
+        digits(place / "tree")
+    classes = sorted((place / "tree").iterdir())
+    assert [len(list(label.iterdir())) for label in classes] == [40] * 10
+    dsh_json(
+        "train", tree, "--bits", 16, "--epochs", 6, "--batch-size", 40, "--out", run, "--no-tensorboard", "--quiet"
+    )
+    assert dsh_json("index", "add", uri, tree, "--labels", "folder", "--model", run)["added"] == 400
+    queries = [label / f"{number:04d}.jpg" for number, label in enumerate(classes[::2])]
+    result = dsh("neighbors", *queries, "--index", uri, "--model", run, "--html", page, "-k", 12, "--json")
+    assert result.exit_code == 0, result.stderr
+    return Path(page), [json.loads(line) for line in result.stdout.splitlines()]
+
+
+SECTIONS = """[...document.querySelectorAll("section")].map(section => ({
+  query: section.querySelector(".query img").alt, cards: [...section.querySelectorAll("li")].map(card => {
+    const [image, about] = ["img", ".about"].map(part => card.querySelector(part).getBoundingClientRect());
+    const text = part => card.querySelector(part).innerText;
+    return {told: [text(".rank"), text(".label"), text(".away"), text(".path")], wide: image.width > 50,
+            under: about.top >= image.bottom && about.height > 40 && about.width <= image.width} }) }))"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 375])
+def test_in_a_browser_the_neighbours_of_pictures_of_an_index_are_all_there(width, scheme, chromium, looked_up):
+    page, answers = looked_up
+    assert len(answers) == 5 and {len(answer["neighbors"]) for answer in answers} == {12}
+    assert len({n["distance"] for answer in answers for n in answer["neighbors"]}) > 1
+    chromium.open(page.as_uri(), width, scheme)
+    widths = chromium.value(IMAGES)
+    assert len(widths) == 5 * 13 and min(widths) > 0
+    assert [url for url in chromium.requests if not url.startswith("data:")] == [page.as_uri()]
+    assert chromium.problems == []
+    assert chromium.value(SECTIONS) == [
+        {
+            "query": f"query {answer['query']}",
+            "cards": [
+                {
+                    "told": [f"{n['rank']}", n["label"], away(n["distance"]), n["path"]],
+                    "wide": True,
+                    "under": True,
+                }
+                for n in answer["neighbors"]
+            ],
+        }
+        for answer in answers
+    ]
+    assert chromium.value("document.documentElement.scrollWidth") <= width
+    assert min(chromium.value(CONTRAST)) >= 4.5
+    assert chromium.value("matchMedia('(prefers-color-scheme: dark)').matches") == (scheme == "dark")
+    ground = chromium.value("getComputedStyle(document.body).backgroundColor")
+    assert ground == {"light": "rgb(246, 246, 243)", "dark": "rgb(20, 21, 19)"}[scheme]
+
+
+def test_the_pictures_on_the_page_are_those_of_the_files(looked_up):
+    page, answers = looked_up
+    shown = {image["alt"].partition(": ")[2]: pixels(image) for image in Read(page.read_text("utf-8")).all("img")
+             if image["alt"].startswith("neighbour")}  # fmt: skip
+    assert shown.keys() == {n["path"] for answer in answers for n in answer["neighbors"]}
+    for path, found in shown.items():
+        assert np.abs(np.asarray(Image.open(path).convert("RGB")).astype(int) - found).mean() < 2
 
 
 @pytest.mark.parametrize("width", [1280, 375])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import nullcontext
 from typing import Annotated
@@ -53,6 +54,14 @@ def neighbors(
         str | None, option("Split of the run to look in.", "database where it has one, else train", metavar="SPLIT")
     ] = None,
     index: Annotated[str | None, typer.Option(metavar="INDEX", help="Look in an index, not in the run.")] = None,
+    relative_to: Annotated[
+        str | None,
+        option(
+            "Folder to which the paths in the index are relative, for the pictures of --html.",
+            "the current one",
+            metavar="FOLDER",
+        ),
+    ] = None,
     label: Annotated[_Labels, typer.Option(metavar="CLASS", help="Only this class. May be repeated.")] = None,
     not_label: Annotated[_Labels, typer.Option(metavar="CLASS", help="Not this class. May be repeated.")] = None,
     html: Annotated[
@@ -69,15 +78,23 @@ def neighbors(
     form = form_of(form, as_json)
     if index is not None and split is not None:
         raise UsageError("--index and --split contradict each other; give one of them")
+    if relative_to is not None:
+        if index is None or html is None:
+            raise UsageError("--relative-to says where --html finds the pictures of --index; give both, or leave it")
+        if not os.path.isdir(relative_to):
+            raise UsageError(f"--relative-to {relative_to}: no such folder")
     run = find_run(model, quiet)
 
     from dsh_cli import codes, report, views
     from dsh_cli.neighbors import Finder, Query, index_database, is_code, split_database
 
+    wanted = label or (), not_label or ()
+    if index is None:
+        database = split_database(run, split, *wanted)
+    else:
+        database = index_database(index, run, *wanted, relative_to or "")
     for text in filter(is_code, queries):
         codes.parse(text, run.model.bits)  # a malformed one ends it before anything is done
-    wanted = label or (), not_label or ()
-    database = split_database(run, split, *wanted) if index is None else index_database(index, run, *wanted)
     finder = Finder(run, database, k, radius)
     if k is not None and k > len(database):
         notice(f"the {database.name} has only {len(database):,} to choose from", quiet)
@@ -100,5 +117,7 @@ def neighbors(
                 page.add(answer)
     if html is not None and page is not None and page.written:
         notice(f"wrote {html}", quiet)
+        if page.missing:
+            notice(report.lacking(page), quiet)
     if failed:
         raise typer.Exit(1)

@@ -37,6 +37,8 @@ def index_report(report: Report) -> View:
         "model": or_dash(report.model),
         "version": f"{report.version:,}, {counted(report.versions, 'version')} kept",
     }
+    if not report.version:
+        rows = {"index": rows["index"], "holds": "nothing: there is no such index yet"}
     if done:
         rows["done"] = ", ".join(done)
     plain = plain_record({**record, "failed": len(failed)})

@@ -1,0 +1,135 @@
+"""Picture files as an index sees them: the path it knows them by, their label, and whether they changed."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsh_cli import images
+from dsh_cli.errors import ImageError, UsageError
+from dsh_cli.index_rows import Entry, Known
+from dsh_cli.index_table import DIGEST
+from dsh_cli.pictures import Picture
+
+Labeller = Callable[[str, str], str | None]  # given path and file -> label
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is to be done with a file."""
+
+    entry: Entry | None = None  # None with an error
+    changed: bool = False
+    error: str = ""
+
+
+def look_at(
+    root: str,
+    name: str,
+    known: Known,
+    relative_to: str | None,
+    labeller: Labeller | None,
+    size: int,
+    channels: int,
+) -> tuple[Found, Picture | None]:
+    """What is to be done with a file, and its picture where that must be encoded."""
+    try:
+        status = os.stat(name)
+        path = key_of(name, relative_to)
+        label = None if labeller is None else labeller(root, name)
+        entry = Entry(
+            path,
+            known.find(path),
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            label=None if label is None else os.fsencode(label),
+            keep_label=labeller is None,
+        )
+        digest = None
+        if entry.place is not None:
+            old_size, old_mtime_ns, digest, of_label = known.at(entry.place)
+            if (old_size, old_mtime_ns) == (status.st_size, status.st_mtime_ns):
+                return Found(entry, labeller is not None and of_label != hash(entry.label)), None
+        entry.digest, picture = content(name, digest, size, channels)
+        return Found(entry, changed=True), picture
+    except (ImageError, UsageError) as error:
+        return Found(error=str(error)), None
+    except (OSError, ValueError) as error:
+        return Found(error=images.reason(error)), None
+
+
+def content(name: str, known: bytes | None, size: int, channels: int) -> tuple[bytes, Picture | None]:
+    """Read a file once: the hash of its content, and its picture unless that hash is known."""
+    data = images.read_bytes(name)
+    digest = hashlib.blake2b(data, digest_size=DIGEST).digest()
+    return digest, None if digest == known else images.decode(data, size, channels)
+
+
+def labeller_of(labels: str | None) -> Labeller | None:
+    """How files get their labels; None where known ones stay."""
+    if labels is None:
+        return None
+    if labels == "none":
+        return lambda root, name: None
+    if labels == "folder":
+        return _folder_label
+    if not Path(labels).is_file():
+        raise UsageError(f"--labels {labels}: no such file; give folder, none, or a CSV file of path,label")
+
+    from dsh_cli.data import list_labels
+
+    listing = list_labels(Path(labels))
+    known = {path: label for part in listing.parts.values() for path, label in part}
+    return lambda root, name: known.get(os.path.abspath(name))
+
+
+def _folder_label(root: str, name: str) -> str:
+    """The first folder below the path given; for a file, or one right in the folder given, the folder it is in."""
+    absolute = os.path.abspath(name)
+    below = Path(os.path.relpath(absolute, os.path.abspath(root))).parts
+    return below[0] if len(below) > 1 else Path(absolute).parent.name
+
+
+def key_of(path: str, relative_to: str | None) -> bytes:
+    """The path under which the index knows a file.
+
+    Raises:
+        UsageError: it is not below the folder.
+    """
+    absolute = os.path.abspath(path)
+    if relative_to is None:
+        return os.fsencode(absolute)
+    relative = os.path.relpath(absolute, relative_to)
+    if relative == os.pardir or relative.startswith(os.pardir + os.sep):
+        raise UsageError(f"not below {relative_to}, to which paths shall be relative")
+    return os.fsencode(relative)
+
+
+def matches(key: bytes, paths: Sequence[bytes]) -> NDArray[np.bool_]:
+    """Which paths are this one, or below it, or, where it is no path, those of this glob."""
+    below = b"" if key == b"." else key.rstrip(b"/") + os.fsencode(os.sep)
+    exact = np.fromiter((path == key or path.startswith(below) for path in paths), bool, len(paths))
+    if exact.any() or not any(sign in key for sign in (b"*", b"?", b"[")):
+        return exact
+    glob = os.fsdecode(key)
+    of_glob = re.compile(f"{fnmatch.translate(glob)}|{fnmatch.translate(os.path.join(glob, '*'))}").match
+    return np.fromiter((of_glob(os.fsdecode(path)) is not None for path in paths), bool, len(paths))
+
+
+def gone(path: str) -> bool:
+    """Whether there is no such file; one that cannot be looked at counts as there."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False

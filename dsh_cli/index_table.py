@@ -1,0 +1,316 @@
+"""The Lance table of an index: its columns, opened, locked, read, and changed by one commit at a time.
+
+    number    order of adding; kept when a row is updated
+    path      bytes as the file system has them: absolute, or relative to a folder chosen when adding
+    label     bytes; null where unknown
+    code      ceil(bits / 8) bytes
+    hash      16 bytes, BLAKE2b of the file; with size and mtime_ns null where a code came without its file
+    size      bytes of the file
+    mtime_ns  when it was last changed
+
+The table's metadata has the bits and the fingerprint of the run that made the codes. Every change is one commit of
+Lance: readers see it whole or not at all. Writers of a local index wait for each other at a lock beside it, which
+the system frees when its process ends. In object storage there is no such lock: let one process write at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsh_cli import images
+from dsh_cli.codes import Packed
+from dsh_cli.errors import IndexStateError, UsageError
+
+if TYPE_CHECKING:
+    import lance
+    import pyarrow as pa
+
+FORMAT = 1  # of the table; a reader refuses a larger number
+DIGEST = 16  # bytes of a hash
+
+_FRAGMENTS = 16  # files of a table from which they are made into fewer
+_KEPT = timedelta(hours=1)  # old versions stay so long, for those who still read them
+_OF_LANCE = {"data", "_versions", "_transactions", "_deletions", "_indices", "_refs", "_branches"}
+
+
+class Table:
+    """The table at the version it was opened at, and after each change made through it."""
+
+    def __init__(self, uri: str, dataset: lance.LanceDataset | None) -> None:
+        self.uri = uri
+        self._take(dataset)
+
+    def _take(self, dataset: lance.LanceDataset | None) -> None:
+        """Stand on a version of the table."""
+        self._dataset = dataset
+        self._order: NDArray[np.int64] | None = None
+        self.rows, self.bits, self.model = 0, 0, ""  # the last two also where all rows were removed
+        if dataset is not None:
+            with _reaching(self.uri):
+                self.rows = dataset.count_rows()
+                self.bits, self.model = _about(dataset.schema.metadata or {}, self.uri)
+
+    @classmethod
+    def open(cls, uri: str) -> Table:
+        """The last committed version, or an empty one where there is none yet; see `Index.open`."""
+        return cls(uri, _open(uri))
+
+    def snapshot(self) -> Table:
+        """The version it stands on, kept when the table is changed."""
+        return Table(self.uri, self._dataset)
+
+    @property
+    def version(self) -> int:
+        """Number of the version; 0 before the first commit."""
+        return 0 if self._dataset is None else int(self._dataset.version)
+
+    def versions(self) -> int:
+        """How many are kept."""
+        if self._dataset is None:
+            return 0
+        with _reaching(self.uri):
+            return len(self._dataset.versions())
+
+    def read(self, columns: list[str]) -> pa.Table:
+        """Columns of all rows, in the order in which they lie in the table."""
+        import pyarrow as pa
+
+        if self._dataset is None:
+            return pa.table({name: pa.array([], _schema(8)[0].type if name == "number" else pa.binary())
+                             for name in columns})  # fmt: skip
+        with _reaching(self.uri):
+            return self._dataset.to_table(columns=columns)
+
+    def at(self, places: NDArray[np.int64], columns: list[str]) -> pa.Table:
+        """Columns of rows by where they lie in the table."""
+        if self._dataset is None:
+            return self.read(columns)
+        with _reaching(self.uri):
+            return self._dataset.take(places, columns=columns)
+
+    def places(self) -> NDArray[np.int64]:
+        """Where the rows lie in the table, in the order of adding."""
+        if self._order is None:
+            order = order_of(self.read(["number"]))
+            self._order = np.arange(self.rows) if order is None else order
+        return self._order
+
+    @contextmanager
+    def writing(self, waiting: Callable[[], None] | None) -> Iterator[None]:
+        """Be the only writer, on the newest version."""
+        with _locked(self.uri, waiting):
+            self._take(_open(self.uri))
+            yield
+
+    def append(self, table: pa.Table) -> None:
+        """Commit new rows."""
+        import lance
+
+        # a table without rows may be of another model
+        mode = "create" if self._dataset is None else "append" if self.rows else "overwrite"
+        with _reaching(self.uri, "write"):
+            self._take(lance.write_dataset(table, self.uri, mode=mode))
+
+    def merge(self, table: pa.Table) -> None:
+        """Replace rows that have the same number, and append the others, in one commit."""
+        dataset = self._again()
+        with _reaching(self.uri, "write"):
+            dataset.merge_insert("number").when_matched_update_all().when_not_matched_insert_all().execute(table)
+        self._take(_open(self.uri))
+
+    def delete(self, numbers: NDArray[np.int64]) -> None:
+        """Take out the rows of these numbers, in one commit."""
+        if len(numbers):
+            dataset = self._again()
+            with _reaching(self.uri, "write"):
+                dataset.delete(f"number IN ({','.join(map(str, numbers.tolist()))})")
+            self._take(_open(self.uri))
+
+    def tidy(self) -> None:
+        """Few files, and no old versions but those that someone may still read."""
+        if self._dataset is None:
+            return
+        with _reaching(self.uri, "write"):
+            fragments = self._dataset.get_fragments()
+            # Lance finds rows by number slowly in a fragment that others were removed from: 2.7 ms a row, not 0.02.
+            if len(fragments) > _FRAGMENTS or any(fragment.num_deletions for fragment in fragments):
+                self._dataset.optimize.compact_files(
+                    target_rows_per_fragment=1 << 20, materialize_deletions_threshold=0.0
+                )
+                self._take(_open(self.uri))
+            # under the lock what belongs to no version was left by a process that was killed
+            self._dataset.cleanup_old_versions(older_than=_KEPT, delete_unverified=_local(self.uri) is not None)
+
+    def _again(self) -> lance.LanceDataset:
+        """The newest version for a change: Lance moves the one it changes, and places are told by the old one."""
+        dataset = _open(self.uri)
+        assert dataset is not None
+        return dataset
+
+
+def of_rows(
+    numbers: NDArray[np.int64],
+    paths: Sequence[bytes],
+    labels: Sequence[bytes | None],
+    packed: Packed,
+    digests: Sequence[bytes | None],
+    sizes: Sequence[int | None],
+    mtimes: Sequence[int | None],
+    bits: int,
+    model: str,
+) -> pa.Table:
+    """Rows to be written."""
+    import pyarrow as pa
+
+    about = {"dsh.format": str(FORMAT), "dsh.bits": str(bits), "dsh.model": model}
+    schema = _schema(packed.shape[1]).with_metadata(about)
+    codes = pa.py_buffer(np.ascontiguousarray(packed))
+    columns = [
+        pa.array(numbers),
+        pa.array(paths, pa.binary()),
+        pa.array(labels, pa.binary()),
+        pa.FixedSizeBinaryArray.from_buffers(schema.field("code").type, len(packed), [None, codes]),
+        pa.array(digests, pa.binary(DIGEST)),
+        pa.array(sizes, pa.int64()),
+        pa.array(mtimes, pa.int64()),
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def fixed(column: pa.ChunkedArray) -> Packed:
+    """A column of n binaries of w bytes as (n, w)."""
+    width = column.type.byte_width
+    parts = [
+        np.frombuffer(chunk.buffers()[1], np.uint8)[chunk.offset * width : (chunk.offset + len(chunk)) * width]
+        for chunk in column.chunks
+    ]
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0, np.uint8)
+    return joined.reshape(-1, width)
+
+
+def order_of(table: pa.Table) -> NDArray[np.int64] | None:
+    """The order of adding; None where the rows lie in it."""
+    numbers = table["number"].to_numpy()
+    return None if (numbers[1:] > numbers[:-1]).all() else np.argsort(numbers, kind="stable")
+
+
+def _open(uri: str) -> lance.LanceDataset | None:
+    """The table at a URI; None where none has been committed."""
+    if not uri:
+        raise UsageError("the index has an empty name")
+    path = _local(uri)
+    if path is not None:
+        if not os.path.lexists(path):
+            return None
+        if not os.path.isdir(path):
+            raise IndexStateError(f"{uri} is a file, not an index; an index is a folder made by: dsh index add")
+        try:
+            if strange := sorted(set(os.listdir(path)) - _OF_LANCE):
+                raise IndexStateError(
+                    f"{uri} is a folder of other things ({strange[0]}), not an index; choose another name"
+                )
+        except OSError as error:
+            raise IndexStateError(f"cannot read index {uri}: {images.reason(error)}") from error
+
+    import lance
+
+    with _reaching(uri):
+        try:
+            dataset = lance.dataset(uri)
+        except ValueError as error:
+            if re.search(r"was not found: Not found: .*_versions\b", str(error)):
+                return None
+            raise
+    _about(dataset.schema.metadata or {}, uri)
+    return dataset
+
+
+def _about(metadata: dict[bytes, bytes], uri: str) -> tuple[int, str]:
+    """Bits and model, by the metadata of a table."""
+    try:
+        about = {name.decode(): value.decode() for name, value in metadata.items() if name.startswith(b"dsh.")}
+        kind, bits, model = int(about["dsh.format"]), int(about["dsh.bits"]), about["dsh.model"]
+    except (KeyError, ValueError) as error:
+        raise IndexStateError(f"{uri} is a Lance table, but not an index of dsh; choose another name") from error
+    if kind > FORMAT:
+        raise IndexStateError(
+            f"index {uri} has format {kind}, newer than {FORMAT}, the newest this dsh reads; "
+            "upgrade with: pip install --upgrade dsh-cli"
+        )
+    return bits, model
+
+
+def _local(uri: str) -> str | None:
+    """The path of a local index; None for object storage."""
+    if uri.startswith("file://"):
+        return uri.removeprefix("file://")
+    return None if "://" in uri else uri
+
+
+@contextmanager
+def _locked(uri: str, waiting: Callable[[], None] | None) -> Iterator[None]:
+    """Hold the lock beside a local index. The system frees it when the process ends, however it ends."""
+    path = _local(uri)
+    if path is None:
+        yield
+        return
+    import filelock
+
+    if not uri:
+        raise UsageError("the index has an empty name")
+    real = os.path.realpath(path)
+    lock = filelock.FileLock(f"{real}.lock")
+    try:
+        Path(real).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            if waiting is not None:
+                waiting()
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise IndexStateError(
+            f"cannot write index {uri}: {images.reason(error)} (its lock {real}.lock); choose another place"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _reaching(uri: str, doing: str = "read") -> Iterator[None]:
+    """Lance's errors, in one line. Only its own calls belong inside."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        said = re.split(r", /(?:home|rustc)/", " ".join(str(error).split()))[0]
+        said = said if len(said) <= 300 else said[:299] + "…"
+        what = "is damaged or cannot be read" if doing == "read" else "cannot be written"
+        hint = "make it again with: dsh index add" if doing == "read" else "free space, or choose another place"
+        raise IndexStateError(f"index {uri} {what} ({said}); {hint}") from error
+
+
+def _schema(width: int) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("number", pa.int64(), False),
+            pa.field("path", pa.binary(), False),
+            pa.field("label", pa.binary()),
+            pa.field("code", pa.binary(width), False),
+            pa.field("hash", pa.binary(DIGEST)),
+            pa.field("size", pa.int64()),
+            pa.field("mtime_ns", pa.int64()),
+        ]
+    )
