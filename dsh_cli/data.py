@@ -6,6 +6,7 @@ import csv
 import gzip
 import math
 import os
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -240,15 +241,25 @@ def _read_idx_pair(folder: Path, files: Sequence[str]) -> tuple[NDArray[np.uint8
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:
     """An idx file of unsigned bytes, plain or gzipped: magic 0, 0, 8, dimensions, then their sizes."""
+    data = _read_bytes(path)
     try:
-        data = path.read_bytes() if path.is_file() else gzip.decompress(path.with_name(path.name + ".gz").read_bytes())
         shape = np.frombuffer(data, ">u4", count=data[3], offset=4).astype(int)
         values = np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape))
         if data[:3] != b"\x00\x00\x08" or len(values) != shape.prod():
             raise ValueError("wrong length")
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (ValueError, IndexError) as error:
         raise DataError(f"{path} is damaged ({error}); delete it and try again") from error
     return values.reshape(shape)
+
+
+def _read_bytes(path: Path) -> bytes:
+    """A file of a named set, plain or gzipped."""
+    file = path if path.is_file() else path.with_name(f"{path.name}.gz")
+    try:
+        data = file.read_bytes()
+        return data if file is path else gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file} is damaged ({images.reason(error)}); delete it and try again") from error
 
 
 def _read_cifar(folder: Path, files: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -256,7 +267,7 @@ def _read_cifar(folder: Path, files: Sequence[str]) -> tuple[NDArray[np.uint8], 
     parts = []
     for file in files:
         path = folder / file
-        data = path.read_bytes() if path.is_file() else gzip.decompress(path.with_name(file + ".gz").read_bytes())
+        data = _read_bytes(path)
         record = 1 + 3 * 32 * 32
         if not data or len(data) % record or max(data[::record]) >= len(_CIFAR):
             raise DataError(f"{path} is damaged; delete it and try again")

@@ -144,6 +144,23 @@ def test_damaged_files_are_named(tmp_path):
         load_splits(TrainConfig(data_root=str(tmp_path / "root")))
 
 
+@pytest.mark.parametrize("damage", [b"\xff", b"", None])
+def test_damaged_gzip_files_are_named(tmp_path, damage):
+    """A block of no known kind, an early end, no gzip: each is another error in Python."""
+    write_mnist(tmp_path / "MNIST" / "raw", compress=True)
+    (tmp_path / "cifar-10-batches-bin").mkdir()
+    for name in sources.CIFAR_FILES:
+        (tmp_path / "cifar-10-batches-bin" / f"{name}.gz").write_bytes(gzip.compress(bytes(3073)))
+    for data, place in (
+        ("mnist", "MNIST/raw/train-images-idx3-ubyte"),
+        ("cifar10", "cifar-10-batches-bin/test_batch.bin"),
+    ):
+        file = tmp_path / f"{place}.gz"
+        file.write_bytes(file.read_bytes()[:10] + damage if damage is not None else b"no gzip")
+        with pytest.raises(DataError, match=f"{place}.gz is damaged .* delete it"):
+            load_splits(TrainConfig(data=data, data_root=str(tmp_path)))
+
+
 def test_cifar10_is_read_from_its_binary_form(tmp_path):
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
