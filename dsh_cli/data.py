@@ -355,8 +355,12 @@ def list_labels(file: Path) -> Listing:
 
 def _label_rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
     """Line number, path, label and split of each row."""
-    # bytes that are not UTF-8 may be part of a path
-    with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as text:
+    try:
+        # bytes that are not UTF-8 may be part of a path
+        opened = file.open(newline="", encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({images.reason(error)}); name another file of path,label") from error
+    with opened as text:
         reader = csv.reader(text, "excel-tab" if file.suffix.lower() == ".tsv" else "excel", strict=True)
         columns: dict[str, int] | None = None
         try:

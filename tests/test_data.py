@@ -349,6 +349,9 @@ def test_label_files_that_are_none(photos):
         load_splits(TrainConfig(data=write_labels(photos, ["a,b,c,d"])))
     with pytest.raises(DataError, match="names no pictures to train on"):
         load_splits(TrainConfig(data=write_labels(photos, ["apple/0.png,apple,test"])))
+    (photos / "link.csv").symlink_to("nowhere")
+    with pytest.raises(DataError, match="link.csv cannot be read .no such file or directory.; name another"):
+        load_splits(TrainConfig(data=str(photos / "link.csv")))
     with pytest.raises(DataError, match="is a file; training takes a folder .* or a CSV"):
         load_splits(TrainConfig(data=str(photos / "apple" / "0.png")))
 
