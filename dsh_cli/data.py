@@ -342,7 +342,7 @@ def list_labels(file: Path) -> Listing:
         path = os.path.normpath(file.parent / path)
         if path in lines:
             raise DataError(f"{where}: {path} stands in line {lines[path]} already; remove one of the two")
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise DataError(f"{where}: no picture at {path}; paths are relative to the folder of the file")
         lines[path] = number
         parts.setdefault(split or "train", []).append((path, label))

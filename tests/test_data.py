@@ -325,6 +325,7 @@ def test_label_files_take_names_that_are_not_utf8(photos):
     [
         ("missing.png,apple", "line 20: no picture at .*missing.png; paths are relative"),
         ("pear,apple", "line 20: no picture at .*pear"),
+        ("x" * 300 + ",apple", "line 20: no picture at .*xxx"),
         ("apple/0.png,", "line 20: no label for 'apple/0.png'"),
         ("./apple/../apple/deep/1.png,apple", "line 20: .*1.png stands in line 5 already"),
         ("apple/0.png", "line 20: 'apple/0.png' is not path,label"),
