@@ -310,9 +310,7 @@ def list_folder(root: Path) -> Listing:
     """
     root = root.absolute()
     children = {entry.name for entry in _subfolders(root)}
-    if children == {"test"}:
-        raise DataError(f"{root} has test/ but no train/; put the pictures to learn from under train/")
-    has_parts = "train" in children and children <= {"train", "test"}
+    has_parts = bool(children) and children <= {"train", "test"}
     parts, skipped = {}, []
     for part in SPLITS if has_parts else ("train",):
         if not has_parts or part in children:
@@ -348,8 +346,6 @@ def list_labels(file: Path) -> Listing:
         parts.setdefault(split or "train", []).append((path, label))
     if not parts:
         raise DataError(f"{file} names no pictures; each line is path,label")
-    if "train" not in parts:
-        raise DataError(f"{file} names no pictures to train on; leave split empty, or write train")
     return Listing(str(file), parts)
 
 
@@ -390,6 +386,10 @@ def _load_listing(
     listing: Listing, config: TrainConfig, progress: Progress | None
 ) -> tuple[Dataset, Dataset | None, Dataset | None]:
     """Training, validation and test part, the latter two where the listing has them."""
+    if "train" not in listing.parts:
+        raise DataError(
+            f"{listing.source} has no pictures to train on; put them under train/, or in a label file leave split empty"
+        )
     classes = tuple(sort_classes({label for _, label in listing.parts["train"]}))
     numbers = {label: number for number, label in enumerate(classes)}
     files = [(path, label, part) for part in SPLITS for path, label in listing.parts.get(part, ())]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dsh_cli import sources
 from dsh_cli.config import TrainConfig
-from dsh_cli.data import load_splits
+from dsh_cli.data import list_folder, list_labels, load_splits
 from dsh_cli.errors import DataError
 
 
@@ -348,13 +348,23 @@ def test_label_files_that_are_none(photos):
         load_splits(TrainConfig(data=write_labels(photos, ["path,label"])))
     with pytest.raises(DataError, match="line 1: 4 columns without a header"):
         load_splits(TrainConfig(data=write_labels(photos, ["a,b,c,d"])))
-    with pytest.raises(DataError, match="names no pictures to train on"):
-        load_splits(TrainConfig(data=write_labels(photos, ["apple/0.png,apple,test"])))
     (photos / "link.csv").symlink_to("nowhere")
     with pytest.raises(DataError, match="link.csv cannot be read .no such file or directory.; name another"):
         load_splits(TrainConfig(data=str(photos / "link.csv")))
     with pytest.raises(DataError, match="is a file; training takes a folder .* or a CSV"):
         load_splits(TrainConfig(data=str(photos / "apple" / "0.png")))
+
+
+def test_only_training_asks_for_pictures_to_train_on(photos):
+    """An index takes labels from a file of test pictures, and `evaluate` a folder that holds but `test/`."""
+    labels = write_labels(photos, ["apple/0.png,apple,test"])
+    assert list_labels(photos / "labels.csv").parts == {"test": [(str(photos / "apple" / "0.png"), "apple")]}
+    shutil.copytree(photos, photos.parent / "parts" / "test")
+    (found,) = list_folder(photos.parent / "parts").parts.values()
+    assert len(found) == 18 and {label for _, label in found} == {"apple", "pear", "plum"}
+    for data in (labels, str(photos.parent / "parts")):
+        with pytest.raises(DataError, match="has no pictures to train on; put them under train/"):
+            load_splits(TrainConfig(data=data))
 
 
 # Protocols
