@@ -283,7 +283,7 @@ def test_long_codes_and_paths_fit_the_terminal_and_every_bit_that_differs_is_cou
     for width in (80, 200):
         shown = dsh("neighbors", query, "--model", run, "--format", "table", env={"COLUMNS": str(width)}).stdout
         assert max(map(len, shown.splitlines())) <= width
-        assert f"{digits:x}" and query[:20] in shown
+        assert query[:20] in shown
     from dsh_cli.views.neighbors import marked
 
     for number in numbers[1:]:
