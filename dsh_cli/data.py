@@ -6,6 +6,7 @@ import csv
 import gzip
 import math
 import os
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -240,15 +241,25 @@ def _read_idx_pair(folder: Path, files: Sequence[str]) -> tuple[NDArray[np.uint8
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:
     """An idx file of unsigned bytes, plain or gzipped: magic 0, 0, 8, dimensions, then their sizes."""
+    data = _read_bytes(path)
     try:
-        data = path.read_bytes() if path.is_file() else gzip.decompress(path.with_name(path.name + ".gz").read_bytes())
         shape = np.frombuffer(data, ">u4", count=data[3], offset=4).astype(int)
         values = np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape))
         if data[:3] != b"\x00\x00\x08" or len(values) != shape.prod():
             raise ValueError("wrong length")
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (ValueError, IndexError) as error:
         raise DataError(f"{path} is damaged ({error}); delete it and try again") from error
     return values.reshape(shape)
+
+
+def _read_bytes(path: Path) -> bytes:
+    """A file of a named set, plain or gzipped."""
+    file = path if path.is_file() else path.with_name(f"{path.name}.gz")
+    try:
+        data = file.read_bytes()
+        return data if file is path else gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file} is damaged ({images.reason(error)}); delete it and try again") from error
 
 
 def _read_cifar(folder: Path, files: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -256,7 +267,7 @@ def _read_cifar(folder: Path, files: Sequence[str]) -> tuple[NDArray[np.uint8], 
     parts = []
     for file in files:
         path = folder / file
-        data = path.read_bytes() if path.is_file() else gzip.decompress(path.with_name(file + ".gz").read_bytes())
+        data = _read_bytes(path)
         record = 1 + 3 * 32 * 32
         if not data or len(data) % record or max(data[::record]) >= len(_CIFAR):
             raise DataError(f"{path} is damaged; delete it and try again")
@@ -299,9 +310,7 @@ def list_folder(root: Path) -> Listing:
     """
     root = root.absolute()
     children = {entry.name for entry in _subfolders(root)}
-    if children == {"test"}:
-        raise DataError(f"{root} has test/ but no train/; put the pictures to learn from under train/")
-    has_parts = "train" in children and children <= {"train", "test"}
+    has_parts = bool(children) and children <= {"train", "test"}
     parts, skipped = {}, []
     for part in SPLITS if has_parts else ("train",):
         if not has_parts or part in children:
@@ -331,21 +340,23 @@ def list_labels(file: Path) -> Listing:
         path = os.path.normpath(file.parent / path)
         if path in lines:
             raise DataError(f"{where}: {path} stands in line {lines[path]} already; remove one of the two")
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise DataError(f"{where}: no picture at {path}; paths are relative to the folder of the file")
         lines[path] = number
         parts.setdefault(split or "train", []).append((path, label))
     if not parts:
         raise DataError(f"{file} names no pictures; each line is path,label")
-    if "train" not in parts:
-        raise DataError(f"{file} names no pictures to train on; leave split empty, or write train")
     return Listing(str(file), parts)
 
 
 def _label_rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
     """Line number, path, label and split of each row."""
-    # bytes that are not UTF-8 may be part of a path
-    with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as text:
+    try:
+        # bytes that are not UTF-8 may be part of a path
+        opened = file.open(newline="", encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({images.reason(error)}); name another file of path,label") from error
+    with opened as text:
         reader = csv.reader(text, "excel-tab" if file.suffix.lower() == ".tsv" else "excel", strict=True)
         columns: dict[str, int] | None = None
         try:
@@ -375,6 +386,10 @@ def _load_listing(
     listing: Listing, config: TrainConfig, progress: Progress | None
 ) -> tuple[Dataset, Dataset | None, Dataset | None]:
     """Training, validation and test part, the latter two where the listing has them."""
+    if "train" not in listing.parts:
+        raise DataError(
+            f"{listing.source} has no pictures to train on; put them under train/, or in a label file leave split empty"
+        )
     classes = tuple(sort_classes({label for _, label in listing.parts["train"]}))
     numbers = {label: number for number, label in enumerate(classes)}
     files = [(path, label, part) for part in SPLITS for path, label in listing.parts.get(part, ())]

@@ -77,7 +77,7 @@ def evaluate_folders(
         DataError: a folder has no class folders with pictures.
     """
     parts = [_labelled(folder) for folder in ((query,) if _same(query, database) else (query, database))]
-    _require_untrained(run, [path for path, _ in parts[0]], f"--query {query}")
+    _require_untrained(run, [path for path, _ in parts[0]], f"--query {query}", os.path.realpath)
     if len(parts) == 2:
         places = [{os.path.realpath(path) for path, _ in part} for part in parts]
         if both := places[0] & places[1]:
@@ -126,8 +126,10 @@ def _require_splits(run: Run, protocol: str) -> None:
         )
 
 
-def _require_untrained(run: Run, queries: Sequence[str], what: str) -> None:
-    if leaked := set(queries) & set(run.names().get("train", ())):
+def _require_untrained(run: Run, queries: Sequence[str], what: str, place: Callable[[str], str] = str) -> None:
+    """Refuse queries the run has trained on. `place` gives what names of one picture have in common."""
+    trained = set(map(place, run.names().get("train", ())))
+    if leaked := [query for query in queries if place(query) in trained]:
         raise UsageError(
             f"{what}: {run.path} has trained on {len(leaked):,} of the {len(queries):,} queries, such as "
             f"{min(leaked)}; take queries it has not seen"

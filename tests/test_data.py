@@ -12,7 +12,7 @@ from PIL import Image
 
 from dsh_cli import sources
 from dsh_cli.config import TrainConfig
-from dsh_cli.data import load_splits
+from dsh_cli.data import list_folder, list_labels, load_splits
 from dsh_cli.errors import DataError
 
 
@@ -142,6 +142,23 @@ def test_damaged_files_are_named(tmp_path):
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte is damaged .* delete it"):
         load_splits(TrainConfig(data_root=str(tmp_path / "root")))
+
+
+@pytest.mark.parametrize("damage", [b"\xff", b"", None])
+def test_damaged_gzip_files_are_named(tmp_path, damage):
+    """A block of no known kind, an early end, no gzip: each is another error in Python."""
+    write_mnist(tmp_path / "MNIST" / "raw", compress=True)
+    (tmp_path / "cifar-10-batches-bin").mkdir()
+    for name in sources.CIFAR_FILES:
+        (tmp_path / "cifar-10-batches-bin" / f"{name}.gz").write_bytes(gzip.compress(bytes(3073)))
+    for data, place in (
+        ("mnist", "MNIST/raw/train-images-idx3-ubyte"),
+        ("cifar10", "cifar-10-batches-bin/test_batch.bin"),
+    ):
+        file = tmp_path / f"{place}.gz"
+        file.write_bytes(file.read_bytes()[:10] + damage if damage is not None else b"no gzip")
+        with pytest.raises(DataError, match=f"{place}.gz is damaged .* delete it"):
+            load_splits(TrainConfig(data=data, data_root=str(tmp_path)))
 
 
 def test_cifar10_is_read_from_its_binary_form(tmp_path):
@@ -308,6 +325,7 @@ def test_label_files_take_names_that_are_not_utf8(photos):
     [
         ("missing.png,apple", "line 20: no picture at .*missing.png; paths are relative"),
         ("pear,apple", "line 20: no picture at .*pear"),
+        ("x" * 300 + ",apple", "line 20: no picture at .*xxx"),
         ("apple/0.png,", "line 20: no label for 'apple/0.png'"),
         ("./apple/../apple/deep/1.png,apple", "line 20: .*1.png stands in line 5 already"),
         ("apple/0.png", "line 20: 'apple/0.png' is not path,label"),
@@ -330,10 +348,23 @@ def test_label_files_that_are_none(photos):
         load_splits(TrainConfig(data=write_labels(photos, ["path,label"])))
     with pytest.raises(DataError, match="line 1: 4 columns without a header"):
         load_splits(TrainConfig(data=write_labels(photos, ["a,b,c,d"])))
-    with pytest.raises(DataError, match="names no pictures to train on"):
-        load_splits(TrainConfig(data=write_labels(photos, ["apple/0.png,apple,test"])))
+    (photos / "link.csv").symlink_to("nowhere")
+    with pytest.raises(DataError, match="link.csv cannot be read .no such file or directory.; name another"):
+        load_splits(TrainConfig(data=str(photos / "link.csv")))
     with pytest.raises(DataError, match="is a file; training takes a folder .* or a CSV"):
         load_splits(TrainConfig(data=str(photos / "apple" / "0.png")))
+
+
+def test_only_training_asks_for_pictures_to_train_on(photos):
+    """An index takes labels from a file of test pictures, and `evaluate` a folder that holds but `test/`."""
+    labels = write_labels(photos, ["apple/0.png,apple,test"])
+    assert list_labels(photos / "labels.csv").parts == {"test": [(str(photos / "apple" / "0.png"), "apple")]}
+    shutil.copytree(photos, photos.parent / "parts" / "test")
+    (found,) = list_folder(photos.parent / "parts").parts.values()
+    assert len(found) == 18 and {label for _, label in found} == {"apple", "pear", "plum"}
+    for data in (labels, str(photos.parent / "parts")):
+        with pytest.raises(DataError, match="has no pictures to train on; put them under train/"):
+            load_splits(TrainConfig(data=data))
 
 
 # Protocols

@@ -75,11 +75,14 @@ def calibration(answer: Answer, known: Calibration | None) -> str:
         return "calibration: this run has no held-out pictures to tell what a distance means"
     ends = dict.fromkeys(neighbor.distance for neighbor in (*answer.neighbors[:1], *answer.neighbors[-1:]))
     told: list[str] = []
+    of_one_class = " are of one class"  # said once
     for distance in ends:
         rate, pairs = known.rate(distance), counted(int(known.pairs[distance]), "pair")
-        share = "no pair is" if rate is None else f"{rate:.1%} of {pairs}"
-        of_one_class = "" if told or rate is None else " are of one class"
-        told.append(f"{share} {away(distance)}{of_one_class}")
+        if rate is None:
+            told.append(f"no pair is {away(distance)}")
+        else:
+            told.append(f"{rate:.1%} of {pairs} {away(distance)}{of_one_class}")
+            of_one_class = ""
     return f"calibration: {', '.join(told)} ({known.split} against train)" if told else ""
 
 
