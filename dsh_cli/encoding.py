@@ -28,6 +28,7 @@ _Result = TypeVar("_Result")
 _BATCH = 256  # pictures through the network at once, at most
 _PIXELS = 256 * 128 * 128  # of the pictures of one batch, at most
 _AHEAD = 1024  # codes made before they are asked for, about
+_SETTING = threading.Lock()  # while the number of threads to come is not what it was
 
 
 @dataclass(frozen=True)
@@ -78,21 +79,19 @@ class Encoder:
         items = iter(items)
         first = list(islice(items, workers * share))  # few pictures are divided among all workers
         share = max(1, min(share, -(-len(first) // workers)))
-        own = torch.get_num_threads()
+        with _SETTING:
+            own = torch.get_num_threads()
         threads = max(1, own // max(1, min(workers, len(first))))
         reading = threading.local()
 
         def work(some: Sequence[_Item]) -> list[tuple[_Result, Packed | None]]:
             if not hasattr(reading, "begun"):
                 reading.begun = True
-                torch.set_num_threads(threads)  # of this thread
+                _compute_with(threads)
             return self._coded([read(item) for item in some])
 
-        try:
-            for item, (result, packed) in ahead(chain(first, items), work, workers, share, _AHEAD):
-                yield item, result, packed
-        finally:
-            torch.set_num_threads(own)  # of threads to come
+        for item, (result, packed) in ahead(chain(first, items), work, workers, share, _AHEAD):
+            yield item, result, packed
 
     def _in_turn(
         self, items: Iterable[_Item], read: Callable[[_Item], tuple[_Result, Picture | None]], workers: int
@@ -109,6 +108,16 @@ class Encoder:
         pictures = [picture for _, picture in found if picture is not None]
         codes = iter(pack(binarize(self.relaxed(np.stack(pictures)))) if pictures else ())
         return [(result, None if picture is None else next(codes)) for result, picture in found]
+
+
+def _compute_with(threads: int) -> None:
+    """Let this thread compute with so many. Torch takes the number for threads to come too, so they get theirs back."""
+    with _SETTING:
+        others = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        restoring = threading.Thread(target=torch.set_num_threads, args=(others,))
+        restoring.start()
+        restoring.join()
 
 
 def relaxed_codes(net: HashNet, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,0 +1,63 @@
+"""How many threads compute codes, and that no other thread is told of it."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from dsh_cli.config import ModelConfig
+from dsh_cli.encoding import Encoder
+from dsh_cli.model import HashNet
+
+
+@pytest.fixture(autouse=True)
+def _eight_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    yield
+    torch.set_num_threads(before)
+
+
+class Counting(Encoder):
+    """An encoder that notes with how many threads it computes."""
+
+    def __init__(self):
+        super().__init__(HashNet(ModelConfig("dsh-cnn", 8, 1, 16)))
+        self.seen = set()
+
+    def relaxed(self, pictures):
+        self.seen.add(torch.get_num_threads())
+        return super().relaxed(pictures)
+
+    def begun(self, workers):
+        """Codes without end, of which one was asked for."""
+        source = self.each(iter(int, 1), lambda number: (number, np.zeros((16, 16, 1), np.uint8)), workers)
+        next(source)
+        return source
+
+
+def of_a_new_thread():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_workers_share_the_threads_and_others_keep_theirs():
+    encoder = Counting()
+    source = encoder.begun(workers=2)
+    assert (encoder.seen, of_a_new_thread(), torch.get_num_threads()) == ({4}, 8, 8)
+    source.close()
+    assert (of_a_new_thread(), torch.get_num_threads()) == (8, 8)
+
+
+def test_what_begins_in_a_new_thread_while_another_goes_on_has_all_threads_too():
+    first, second = Counting(), Counting()
+    going_on = first.begun(workers=2)
+    other = threading.Thread(target=lambda: second.begun(workers=2).close())
+    other.start()
+    other.join()
+    going_on.close()
+    assert (first.seen, second.seen, of_a_new_thread()) == ({4}, {4}, 8)
