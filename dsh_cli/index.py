@@ -6,6 +6,7 @@ to be written are `index_rows.py`'s, picture files `index_files.py`'s.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,10 @@ class Index:
         Raises:
             IndexError: there is no such row.
         """
-        places = self._table.places()[np.asarray(numbers, np.int64)]
+        chosen = np.asarray(numbers, np.int64)
+        if (chosen < 0).any():
+            raise IndexError("rows are numbered from 0")
+        places = self._table.places()[chosen]
         table = self._table.at(places, ["path", "label", "size", "mtime_ns", "hash"])
         return [
             Row(
@@ -279,7 +283,9 @@ class Index:
                     [labels[i] for i in new] if there.any() else labels,
                 )
                 for i in np.flatnonzero(there):
-                    entry = Entry(paths[i], known.find(paths[i]), packed[i], label=labels[i])
+                    entry = Entry(
+                        paths[i], known.find(paths[i]), packed[i], label=labels[i], keep_label=labels[i] is None
+                    )
                     writer.put(entry)
                 writer.commit()
             self._table.tidy()
@@ -312,10 +318,17 @@ class Index:
             chosen = np.zeros(len(paths), bool)
             for pattern in patterns:
                 matching = matches(key_of(pattern, relative_to), paths)
+                if not matching.any():  # codes that came ready have paths as they were given
+                    matching = matches(os.fsencode(pattern), paths)
                 if not matching.any():
                     counts.failed.append(Failure(pattern, "not in the index"))
                 chosen |= matching
             if missing:
+                if relative_to is None and (loose := next((p for p in paths if not os.path.isabs(p)), None)):
+                    raise UsageError(
+                        f"--missing: {os.fsdecode(loose)} in index {self.uri} is relative, to a folder that the index "
+                        "does not know; name it with --relative-to"
+                    )
                 base = relative_to or ""
                 chosen |= np.fromiter((gone(os.path.join(base, os.fsdecode(p))) for p in paths), bool, len(paths))
             self._table.delete(table["number"].to_numpy()[chosen])
@@ -398,6 +411,8 @@ class Index:
         import pyarrow.parquet as pq
 
         self.require_rows()
+        if os.path.lexists(file) and not os.path.isfile(file):
+            raise DshError(f"cannot write {os.fspath(file)}: it is there and no file; choose another FILE")
         schema = pa.schema(
             [
                 pa.field("path", pa.string(), False),
@@ -423,7 +438,8 @@ class Index:
         except OSError as error:
             raise DshError(f"cannot write {os.fspath(file)}: {images.reason(error)}; choose another FILE") from error
         finally:
-            scratch.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                scratch.unlink()
         return self.report()
 
     # Inside

@@ -81,7 +81,7 @@ def labeller_of(labels: str | None) -> Labeller | None:
         return lambda root, name: None
     if labels == "folder":
         return _folder_label
-    if not Path(labels).is_file():
+    if not os.path.isfile(labels):
         raise UsageError(f"--labels {labels}: no such file; give folder, none, or a CSV file of path,label")
 
     from dsh_cli.data import list_labels

@@ -221,6 +221,10 @@ def test_relative_paths(run, folder, tmp_path):
     failed = Index.open("i").add(run, ["elsewhere"], relative_to=moved).failed
     assert len(failed) == 1 and "not below" in failed[0].error
     assert counts(Index.open("i").remove([f"{moved}/one"], relative_to=moved)) == (0, 0, 0, 4, 0)
+    # relative to where one happens to be all are gone
+    error = one_line_error(dsh("index", "remove", "i", "--missing"), 2)
+    assert "--relative-to" in error and len(Index.open("i")) == 4
+    assert Index.open("i").remove(missing=True, relative_to=moved).removed == 0
 
 
 def test_labels(run, folder):
@@ -314,6 +318,12 @@ def test_ready_codes_that_do_not_fit(run, folder):
         Index.open("i").add_codes([], 0, "m")
     assert len(Index.open("i")) == 0
     Index.open("i").add_codes([ReadyCodes(["a"], code)], 8, "m")
+    Index.open("i").add_codes([ReadyCodes(["a"], code, ["cat"])], 8, "m")
+    Index.open("i").add_codes([ReadyCodes(["a", "s3://b/x.png"], code.repeat(2, 0))], 8, "m")
+    assert [row.label for row in Index.open("i").rows([0, 1])] == ["cat", None]  # as with add, known ones stay
+    with pytest.raises(IndexError):
+        Index.open("i").rows([-1])
+    assert Index.open("i").remove(["s3://b/x.png"]).removed == 1
     with pytest.raises(IndexStateError, match="of model m"):
         Index.open("i").add_codes([ReadyCodes(["b"], code)], 8, "n")
     with pytest.raises(IndexStateError, match=f"of model m.*{run.fingerprint}"):
@@ -399,7 +409,10 @@ def test_export(run, folder):
     exported = {row["path"]: (row["code"].hex(), row["label"]) for row in table.to_pylist()}
     assert list(exported.items()) == list(contents("i").items()) and list(exported)[-1].endswith("one/0001.png")
     assert all(row["size"] == os.stat(row["path"]).st_size for row in table.to_pylist())
-    assert "cannot write" in one_line_error(dsh("index", "export", "i", "--parquet", "none/out.parquet"), 1)
+    os.mkfifo("pipe")
+    for name in ("none/out.parquet", "out.parquet/x.parquet", "pipe", "."):
+        assert "cannot write" in one_line_error(dsh("index", "export", "i", "--parquet", name), 1)
+    assert Path("pipe").is_fifo()
     Index.open("i").remove([folder])
     for line in (
         ["index", "export", "i", "--parquet", "x"],
