@@ -264,6 +264,30 @@ class Run:
 
     # Writing
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training this run; the system frees it when the process ends, however it ends.
+
+        Raises:
+            RunError: another one is training it.
+        """
+        import filelock
+
+        path = self.path / ".lock"
+        lock = filelock.FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise RunError(f"another process is training {self.path}; wait for it") from error
+        except OSError as error:
+            raise RunError(f"cannot write {path}: {images.reason(error)}") from error
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            lock.release()
+
     def write_state(self, tensors: Mapping[str, torch.Tensor], epochs_done: int) -> None:
         """Save what it takes to go on after `epochs_done` epochs."""
         _write_tensors(self.path / "state.safetensors", tensors)
@@ -333,6 +357,8 @@ def require_free(out: str | os.PathLike[str] | None) -> None:
     Raises:
         UsageError: it does.
     """
+    if out is not None and not os.fspath(out):
+        raise UsageError("--out is empty; name a folder, or leave it out")
     if out is None or not os.path.lexists(out) or (os.path.isdir(out) and not os.listdir(out)):
         return
     resumable = False
@@ -369,6 +395,17 @@ def list_runs(root: Path = RUNS) -> list[Run]:
         with contextlib.suppress(RunError):
             runs.append(Run.open(config.parent))
     return sorted(runs, key=lambda run: run.created)
+
+
+def damaged_runs(root: Path = RUNS) -> list[str]:
+    """What is wrong with each folder under one that looks like a run and cannot be read as one."""
+    problems = []
+    for config in sorted(root.glob("*/config.json")):
+        try:
+            Run.open(config.parent)
+        except RunError as error:
+            problems.append(str(error))
+    return problems
 
 
 def load(path: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu") -> HashNet:

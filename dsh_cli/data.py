@@ -175,6 +175,11 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
                 f"{config.data} is a file; training takes a folder with a folder per class, or a CSV file of path,label"
             )
         train, validation, test = _load_listing(list_labels(Path(config.data)), config, progress)
+    elif os.path.isabs(config.data):
+        raise DataError(
+            f"there is no folder or file {config.data} any more; move the pictures back, or train on those at their "
+            "new place with: dsh train FOLDER --like RUN"
+        )
     else:
         raise DataError(
             f"no dataset named {config.data!r}, and no such folder or file. "
@@ -421,10 +426,17 @@ def sort_classes(names: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda name: (int(name), name) if numeric else (0, name))
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _subfolders(root: Path) -> list[os.DirEntry[str]]:
     real = root.resolve()
     with os.scandir(root) as entries:
-        found = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+        found = [entry for entry in entries if _is_folder(entry) and not entry.name.startswith(".")]
     # a link to what it lies in would give every picture twice
     return [e for e in found if not (e.is_symlink() and real.is_relative_to(Path(e.path).resolve()))]
 

@@ -213,6 +213,7 @@ class Index:
         labeller = labeller_of(labels)
         with self._table.writing(waiting):
             self.require(run)
+            self._require_base(relative_to)
             net = run.load_model(choose_device(device))
             writer = Writer(self._table, run.model.bits, run.fingerprint, commit_rows)
             known, seen = Known(self._table), set[int]()
@@ -324,10 +325,11 @@ class Index:
                     counts.failed.append(Failure(pattern, "not in the index"))
                 chosen |= matching
             if missing:
+                self._require_base(relative_to)
                 if relative_to is None and (loose := next((p for p in paths if not os.path.isabs(p)), None)):
                     raise UsageError(
-                        f"--missing: {os.fsdecode(loose)} in index {self.uri} is relative, to a folder that the index "
-                        "does not know; name it with --relative-to"
+                        f"--missing: {os.fsdecode(loose)} in index {self.uri} is not an absolute path; "
+                        "name the folder to which it is relative with --relative-to"
                     )
                 base = relative_to or ""
                 chosen |= np.fromiter((gone(os.path.join(base, os.fsdecode(p))) for p in paths), bool, len(paths))
@@ -367,6 +369,7 @@ class Index:
 
         self._require_commit()
         self.require(run)
+        self._require_base(relative_to)
         rows = np.arange(len(self))
         if sample is not None and sample < len(rows):
             rows = np.sort(np.random.default_rng(seed).choice(len(rows), sample, replace=False))
@@ -448,12 +451,31 @@ class Index:
         if not self.version:
             raise IndexStateError(f"there is no index {self.uri}; make it with: dsh index add {self.uri} FOLDER")
 
+    def _require_base(self, relative_to: str | None) -> None:
+        """Refuse a folder that is not there, and to mix absolute paths with others.
+
+        Raises:
+            UsageError: as said.
+        """
+        if relative_to is not None and not os.path.isdir(relative_to):
+            raise UsageError(f"--relative-to {relative_to}: no such folder")
+        first = self.rows([0])[0] if len(self) else None
+        if first is None or first.hash is None:  # codes that came ready have paths of any kind
+            return
+        if os.path.isabs(first.path) and relative_to is not None:
+            raise UsageError(f"the paths in index {self.uri} are absolute; leave --relative-to out")
+        if not os.path.isabs(first.path) and relative_to is None:
+            raise UsageError(
+                f"the paths in index {self.uri}, such as {first.path}, are relative to a folder that it does not know; "
+                "name it with --relative-to"
+            )
+
     def _require(self, model: str, bits: int, what: str) -> None:
         if not len(self) or (model, bits) == (self.model, self.bits):
             return
         raise IndexStateError(
-            f"index {self.uri} holds codes of {self.bits} bits of model {self.model}, and {what} "
-            f"is model {model} of {bits} bits; choose that run with --model, or another index"
+            f"index {self.uri} holds codes of {self.bits} bits of model {self.model}, and {what} is model {model} of "
+            f"{bits} bits; choose that run with --model (dsh info RUN names its fingerprint), or another index"
         )
 
     def _report(self, counts: Counts, checked: int | None = None) -> Report:

@@ -296,7 +296,11 @@ def _reaching(uri: str, doing: str = "read") -> Iterator[None]:
         said = re.split(r", /(?:home|rustc)/", " ".join(str(error).split()))[0]
         said = said if len(said) <= 300 else said[:299] + "…"
         what = "is damaged or cannot be read" if doing == "read" else "cannot be written"
-        hint = "make it again with: dsh index add" if doing == "read" else "free space, or choose another place"
+        hint = (
+            f"delete {uri} and make it again with: dsh index add"
+            if doing == "read"
+            else "free space, or choose another place"
+        )
         raise IndexStateError(f"index {uri} {what} ({said}); {hint}") from error
 
 

@@ -137,7 +137,8 @@ def train(
         net, taken = _network(recipe, model, splits, resume)
         run = resume or create(recipe, model, splits, out)
         try:
-            return _train(run, net, taken, splits, device, listeners)
+            with run.held():
+                return _train(run, net, taken, splits, device, listeners)
         except KeyboardInterrupt as interrupt:
             done = Run.open(run.path).metrics.get("epochs_done", 0)
             raise Interrupted(

@@ -93,6 +93,21 @@ def test_what_is_no_run(tmp_path):
     assert "is not that of a run" in one_line_error(dsh("table", "--model", "folder"), 1)
 
 
+def test_info_names_damaged_runs_and_lists_the_others(digits_run, tmp_path):
+    for name in ("good", "bad"):
+        shutil.copytree(digits_run, tmp_path / "runs" / name)
+    (tmp_path / "runs" / "bad" / "config.json").write_text("{")
+    result = dsh("info", "--json")
+    assert result.exit_code == 0 and [run["run"] for run in json.loads(result.stdout)["runs"]] == ["runs/good"]
+    assert len(result.stderr.splitlines()) == 1 and "runs/bad/config.json" in result.stderr
+    assert dsh_json("info", "runs/good")["fingerprint"] == Run.open("runs/good").fingerprint
+
+
+def test_an_empty_name_for_a_run_is_refused(tmp_path):
+    assert "--out is empty" in one_line_error(dsh("train", "digits", "--out", ""), 2)
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_model_the_newest_finished_run_is_taken(digits_run, tmp_path):
     with pytest.raises(RunError, match="no finished run under runs/; train one with: dsh train --bits 8"):
         find_run()

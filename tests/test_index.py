@@ -216,7 +216,11 @@ def test_relative_paths(run, folder, tmp_path):
     moved = str(tmp_path / "moved")
     assert counts(Index.open("i").add(run, [moved], relative_to=moved)) == (0, 0, 8, 0, 0)
     assert Index.open("i").verify(run, relative_to=moved).failed == ()
-    assert len(Index.open("i").verify(run).failed) == 8
+    for line in (["verify", "i", "--model", run.path], ["add", "i", moved, "--model", run.path]):
+        assert "name it with --relative-to" in one_line_error(dsh("index", *line), 2)
+    assert "no such folder" in one_line_error(
+        dsh("index", "verify", "i", "--relative-to", "nowhere", "--model", run.path), 2
+    )
     pictures("elsewhere", 1)
     failed = Index.open("i").add(run, ["elsewhere"], relative_to=moved).failed
     assert len(failed) == 1 and "not below" in failed[0].error
@@ -225,6 +229,12 @@ def test_relative_paths(run, folder, tmp_path):
     error = one_line_error(dsh("index", "remove", "i", "--missing"), 2)
     assert "--relative-to" in error and len(Index.open("i")) == 4
     assert Index.open("i").remove(missing=True, relative_to=moved).removed == 0
+
+
+def test_absolute_and_relative_paths_are_not_mixed(run, folder):
+    Index.open("i").add(run, [folder])
+    error = one_line_error(dsh("index", "add", "i", folder, "--relative-to", folder, "--model", run.path), 2)
+    assert "absolute; leave --relative-to out" in error and len(Index.open("i")) == 8
 
 
 def test_labels(run, folder):

@@ -290,6 +290,22 @@ def test_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path):
     assert not [name for name in os.listdir(out) if name.startswith(".")]
 
 
+def test_two_processes_do_not_train_one_run(splits, tmp_path):
+    class Second(Quiet):
+        """Another process goes on with the run after its first epoch."""
+
+        def on_epoch(self, stats):
+            if stats.epoch == 1:
+                command = [sys.executable, "-m", "dsh_cli", "train", "--resume", tmp_path / "run", "--quiet"]
+                self.said = subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    second = Second()
+    result = train(CONFIG, splits, tmp_path / "run", listeners=[second])
+    assert second.said.returncode == 1 and second.said.stdout == ""
+    assert second.said.stderr == f"error: another process is training {tmp_path / 'run'}; wait for it\n"
+    assert result.run.finished and not (tmp_path / "run" / ".lock").exists()
+
+
 class Told(Quiet):
     """Keeps what a training says of hash centers."""
 

@@ -83,6 +83,8 @@ def neighbors(
             raise UsageError("--relative-to says where --html finds the pictures of --index; give both, or leave it")
         if not os.path.isdir(relative_to):
             raise UsageError(f"--relative-to {relative_to}: no such folder")
+    if label and set(label) <= set(not_label or ()):
+        raise UsageError("--not-label takes away all that --label names; drop one of them")
     run = find_run(model, quiet)
 
     from dsh_cli import codes, report, views

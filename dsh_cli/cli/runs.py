@@ -12,6 +12,7 @@ from dsh_cli.cli.shared import (
     Model,
     Quiet,
     app,
+    complain,
     default_note,
     find_run,
     form_of,
@@ -49,13 +50,15 @@ def info(
 ) -> None:
     """Show what a run is, or list the runs under runs/."""
     from dsh_cli import views
-    from dsh_cli.checkpoint import Run, list_runs
+    from dsh_cli.checkpoint import Run, damaged_runs, list_runs
 
     form = form_of(form, as_json)
     if run is not None:
         show(views.run_info(Run.open(run)), form)
         return
     runs = list_runs()
+    for problem in damaged_runs():
+        complain(problem, "warning")
     if not runs and form != "json":
         raise DshError("no runs under runs/; train one with: dsh train --bits 8")
     show(views.run_list(runs), form)

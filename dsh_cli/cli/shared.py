@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dsh_cli.checkpoint import Run
     from dsh_cli.views import View
 
+_live: Console | None = None  # what has a live line on stderr, which others must not write into
+
 Form = Literal["table", "plain", "json"]
 
 # Typer's pydantic would look through every installed package for plugins: a quarter of the time of --help.
@@ -133,10 +135,15 @@ def status(quiet: bool, what: str) -> Iterator[Callable[..., None]]:
     from rich.live import Live
     from rich.spinner import Spinner
 
+    global _live
     line = Spinner("dots", text=what, style="status.spinner")
     # Rich would send stdout along with the live line, and so results to stderr
     with Live(line, console=console, refresh_per_second=12.5, transient=True, redirect_stdout=False):
-        yield lambda done, total=None: line.update(text=f"{what}: {done:,}" + (f" of {total:,}" if total else ""))
+        _live = console
+        try:
+            yield lambda done, total=None: line.update(text=f"{what}: {done:,}" + (f" of {total:,}" if total else ""))
+        finally:
+            _live = None
 
 
 def find_run(model: str | None, quiet: bool) -> Run:
@@ -216,7 +223,7 @@ def complain(text: str, kind: Literal["error", "warning"] = "error") -> None:
     from dsh_cli.views import printable
 
     style = "bold red" if kind == "error" else "bold yellow"
-    Console(stderr=True).print(Text.assemble((f"{kind}: ", style), printable(text)), soft_wrap=True)
+    (_live or Console(stderr=True)).print(Text.assemble((f"{kind}: ", style), printable(text)), soft_wrap=True)
 
 
 def _end_quietly() -> NoReturn:

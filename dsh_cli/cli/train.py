@@ -297,7 +297,8 @@ def _read_data(config: TrainConfig, quiet: bool) -> Splits:
     for picture in skipped[:5]:
         complain(f"{picture.path}: {picture.error}; left out", "warning")
     if len(skipped) > 5:
-        complain(f"{len(skipped) - 5} more pictures could not be read and are left out", "warning")
+        more = len(skipped) - 5
+        complain(f"{more:,} more {'is' if more == 1 else 'are'} left out like these", "warning")
     counts = ", ".join(f"{len(names):,} {split}" for split, names in splits.names().items())
     source = splits.train.source
     where = source if source == config.data else f"{config.data} from {source}"

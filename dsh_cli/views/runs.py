@@ -58,6 +58,7 @@ def trained(result: TrainResult) -> View:
 def run_info(run: Run) -> View:
     """What a run is."""
     record = _run_record(run) | {
+        "fingerprint": run.fingerprint if run.finished else None,
         "source": run.source,
         "classes": run.classes,
         "counts": run.counts,
@@ -72,6 +73,7 @@ def run_info(run: Run) -> View:
     rows = {
         "run": printable(str(run.path)),
         "state": _state(run),
+        "fingerprint": or_dash(record["fingerprint"]),
         "data": f"{printable(config.data)} ({counts})"
         + ("" if run.source == config.data else f", from {printable(run.source)}"),
         "classes": f"{len(run.classes)}: {printable(', '.join(run.classes[:10]))}"
