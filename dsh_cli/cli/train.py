@@ -298,7 +298,7 @@ def _read_data(config: TrainConfig, quiet: bool) -> Splits:
         complain(f"{picture.path}: {picture.error}; left out", "warning")
     if len(skipped) > 5:
         more = len(skipped) - 5
-        complain(f"{more:,} more {'is' if more == 1 else 'are'} left out like these", "warning")
+        complain(f"{more:,} more could not be read and {'is' if more == 1 else 'are'} left out", "warning")
     counts = ", ".join(f"{len(names):,} {split}" for split, names in splits.names().items())
     source = splits.train.source
     where = source if source == config.data else f"{config.data} from {source}"
