@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -110,14 +109,14 @@ def encoding(folder: str, model: str) -> None:
     run = Run.open(model)
     net = run.load_model()
     encoder = Encoder(net)
-    paths = list(islice(images.find(folder), 20_000))
+    paths = list(images.find(folder))
     intake = Intake(run.model.image_size, run.model.channels, default_workers())
     pictures = np.stack([picture for _, picture in intake.read(paths)])
     ways = {
         "decoding": lambda: sum(1 for _ in intake.read(paths)),
         "network": lambda: encoder.relaxed(pictures),
         "both": lambda: sum(1 for _ in encode_files(net, paths)),
-        "index": lambda: Index.open(tempfile.mkdtemp(dir=scratch)).add(run, paths),
+        "index": lambda: Index.open(tempfile.mkdtemp(dir=scratch)).add(run, [folder]),
     }
     took: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as scratch:
@@ -127,7 +126,7 @@ def encoding(folder: str, model: str) -> None:
     rates = {name: len(paths) / float(np.median(times)) for name, times in took.items()}
     slower = min(rates["decoding"], rates["network"])
     append(
-        f"index, {len(paths):,} pictures of {Path(folder).name}, {run.model.backbone}",
+        f"index, {len(paths):,} pictures of {Path(*Path(folder).parts[-2:])}, {run.model.backbone}",
         f"pictures a second: decoding alone {rates['decoding']:,.0f}, network alone {rates['network']:,.0f}, "
         f"encode_files {rates['both']:,.0f} ({rates['both'] / slower:.0%} of the slower), "
         f"dsh index add {rates['index']:,.0f} ({rates['index'] / slower:.0%}); medians of {ROUNDS}, in turn",
