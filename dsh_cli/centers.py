@@ -22,9 +22,8 @@ _LINEAR_DIMENSION = 16  # of the linear codes searched for, at most
 _SHORT = 16  # bits of the searched codes that may be pieces of longer ones, at most
 _PRICE = 0.5  # of a light word against one with a bit less
 _SPARE = 4  # words of a piece for each class, at most: some choice is enough
-_ROUNDS = 600  # of the search for linear codes; fewer where a round takes long
+_ROUNDS, _ROUNDS_WORK = 600, 1 << 22  # of the search for linear codes, at most, and words looked at in them
 _STARTS, _STARTS_WORK = 200, 1 << 32  # of the assignment, at most; fewer where one takes long
-_EFFORT = 1 << 22  # words looked at in it, about
 
 
 @dataclass(frozen=True)
@@ -257,7 +256,7 @@ def _linear(n: int, classes: int, seed: int) -> Words | None:
         return (lightest, -int((weights[1:] == lightest).sum())), columns
 
     worth, best = filled([], noise=1e-4)
-    for _ in range(min(_ROUNDS, _EFFORT // 2**dimension)):
+    for _ in range(min(_ROUNDS, _ROUNDS_WORK // 2**dimension)):
         if bound is not None and worth[0] >= bound.distance:
             break
         out = set(rng.permutation(n)[: rng.integers(1, 3)].tolist())

@@ -275,9 +275,8 @@ def _train(
                 listener.on_batch(epoch + 1, done, totals)
         if not done:
             raise DataError(f"none of the pictures of {config.data} could be read in epoch {epoch + 1}")
-        loss_mean, pair_mean, quantization_mean, center_mean = (
-            totals / done
-        ).tolist()  # the device waits, once an epoch
+        # the device waits, once an epoch
+        loss_mean, pair_mean, quantization_mean, center_mean = (totals / done).tolist()
         elapsed = time.perf_counter() - started
         rate = len(batches) * batches.batch_size / elapsed
         # The last step of an epoch may spoil weights that no loss has seen yet.

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dsh_cli.cli import app
+from dsh_cli.codes import from_hex
+from dsh_cli.errors import DshError
 
 DIGITS = ["train", "digits", "--epochs", "12", "--batch-size", "64", "--quiet", "--no-tensorboard"]
 
@@ -78,3 +81,53 @@ def photos(tmp_path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
     return root
+
+
+class StandIn:
+    """As much of an index as neighbours need, in memory."""
+
+    def __init__(self, codes, rows, bits=8):
+        self.bits, self._codes, self._rows, self.refuses = bits, codes, rows, False
+
+    def __len__(self):
+        return len(self._rows)
+
+    def codes(self):
+        return self._codes
+
+    def labels(self):
+        names = sorted({row.label for row in self._rows} - {None})
+        return np.array([names.index(row.label) if row.label else -1 for row in self._rows]), names
+
+    def rows(self, numbers):
+        return [self._rows[number] for number in numbers]
+
+    def require_rows(self):
+        pass
+
+    def require(self, run):
+        if self.refuses:
+            raise DshError("the index is of model aa, the run of model bb")
+
+
+@pytest.fixture
+def index(monkeypatch):
+    """An index of four rows, in memory."""
+    rows = [SimpleNamespace(path=f"/pictures/{i}.jpg", label=label) for i, label in enumerate(["x", None, "cat", "x"])]
+    stand_in = StandIn(from_hex(["f0", "f1", "f0", "0f"], 8), rows)
+    module = ModuleType("dsh_cli.index")
+    module.Index = SimpleNamespace(open=lambda uri: stand_in)
+    monkeypatch.setitem(sys.modules, "dsh_cli.index", module)
+    return stand_in
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """A folder that nobody may write into: the kernel's own where this is root, who may write anywhere else."""
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    if not os.access(folder, os.W_OK):
+        return "locked"
+    if not os.path.isdir("/sys/kernel"):
+        pytest.skip("root may write anywhere here")
+    return "/sys"

@@ -113,4 +113,5 @@ def test_frozen_only_the_hash_layer_learns():
 
 def test_plain_tensors_load_into_networks_that_ask_for_a_version():
     net = HashNet(ModelConfig("mnasnet0_5", 8, 3, 32))
-    net.load_state_dict(dict(net.state_dict()))
+    loaded = net.load_state_dict(dict(net.state_dict()))
+    assert not loaded.missing_keys and not loaded.unexpected_keys

@@ -2,8 +2,7 @@
 
 import json
 import os
-import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from test_layers import HEAVY, loaded_after
 from dsh_cli import neighbors, search
 from dsh_cli.checkpoint import Run, _write_arrays
 from dsh_cli.codes import from_hex, hamming, looks_like_code, parse, to_hex
-from dsh_cli.errors import DshError, UsageError
+from dsh_cli.errors import UsageError
 
 TRAIN = [("cat", "f0"), ("cat", "f0"), ("dog", "0f"), ("cat", "f1"), ("owl", "ff"), ("dog", "1f"), ("owl", "ff")]
 TEST = [("cat", "f0"), ("dog", "0f"), ("owl", "fe")]
@@ -455,43 +454,6 @@ def test_names_that_do_not_fit_the_codes(run):
 
 
 # An index
-
-
-class StandIn:
-    """As much of an index as neighbours need, in memory."""
-
-    def __init__(self, codes, rows, bits=8):
-        self.bits, self._codes, self._rows, self.refuses = bits, codes, rows, False
-
-    def __len__(self):
-        return len(self._rows)
-
-    def codes(self):
-        return self._codes
-
-    def labels(self):
-        names = sorted({row.label for row in self._rows} - {None})
-        return np.array([names.index(row.label) if row.label else -1 for row in self._rows]), names
-
-    def rows(self, numbers):
-        return [self._rows[number] for number in numbers]
-
-    def require_rows(self):
-        pass
-
-    def require(self, run):
-        if self.refuses:
-            raise DshError("the index is of model aa, the run of model bb")
-
-
-@pytest.fixture
-def index(monkeypatch):
-    rows = [SimpleNamespace(path=f"/pictures/{i}.jpg", label=label) for i, label in enumerate(["x", None, "cat", "x"])]
-    stand_in = StandIn(from_hex(["f0", "f1", "f0", "0f"], 8), rows)
-    module = ModuleType("dsh_cli.index")
-    module.Index = SimpleNamespace(open=lambda uri: stand_in)
-    monkeypatch.setitem(sys.modules, "dsh_cli.index", module)
-    return stand_in
 
 
 def test_an_index_is_looked_in_as_a_split_is(run, index):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import dsh, dsh_json, one_line_error
 from PIL import Image
-from test_neighbors import TRAIN, index, small_run  # noqa: F401
+from test_neighbors import TRAIN, small_run
 
 from dsh_cli import report
 from dsh_cli.views.neighbors import away
@@ -160,7 +160,7 @@ app(['neighbors', '0xf0', '--model', {str(run)!r}, '--html', 'page.html'])
 
 
 @pytest.fixture
-def files(tmp_path, index, digits_run):  # noqa: F811
+def files(tmp_path, index, digits_run):
     """An index of pictures in files, of which one is gone and one no picture."""
     folder = tmp_path / "files"
     folder.mkdir()
@@ -185,7 +185,7 @@ def test_pictures_of_an_index_are_reduced_and_those_that_are_gone_have_a_placeho
     assert "4 of 8 pictures cannot be shown." in page.text
 
 
-def test_relative_paths_of_an_index_are_looked_for_in_the_folder_given(digits_run, files, index):  # noqa: F811
+def test_relative_paths_of_an_index_are_looked_for_in_the_folder_given(digits_run, files, index):
     for row in index._rows:
         row.path = os.path.basename(row.path)
     line = ["0xf0", "--model", digits_run, "--index", "pictures", "-k", 4]
