@@ -8,16 +8,18 @@ import re
 import threading
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from dsh_cli.codes import CodeSet, unpack
+from dsh_cli.checkpoint import Run
+from dsh_cli.codes import CodeSet, sample, taken, unpack
+from dsh_cli.embedding import Embedding
 from dsh_cli.errors import DshError
 from dsh_cli.listeners import Quiet
 from dsh_cli.metrics import HardestPairs, Pair, class_table, hardest_pairs
@@ -86,7 +88,7 @@ class TensorBoard(Quiet):
             self._show_pairs(self.writer, stats)
 
     def _show_pairs(self, writer: SummaryWriter, stats: EpochStats) -> None:
-        compared = _sample(stats.validation, _COMPARED, self.seed)
+        compared = taken(stats.validation, sample(stats.validation.labels, _COMPARED, self.seed))
         pairs = hardest_pairs(compared, _PAIRS)
         kinds = {"hardest_same_class": pairs.same, "hardest_different_class": pairs.different}
         for name, of_kind in kinds.items():
@@ -118,14 +120,16 @@ class TensorBoard(Quiet):
         if not (ours and isinstance(failure.exc_value, OSError)):
             self.hook_before(failure)
 
-    @contextmanager
-    def _saving(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DshError(
-                f"cannot write {self.folder}: {error.strerror}; free space, or train with --no-tensorboard"
-            ) from error
+    def _saving(self) -> AbstractContextManager[None]:
+        return _saving(self.folder, "train with --no-tensorboard")
+
+
+@contextmanager
+def _saving(folder: Path, instead: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DshError(f"cannot write {folder}: {error.strerror}; free space, or {instead}") from error
 
 
 def class_table_markdown(stats: EpochStats) -> str:
@@ -191,25 +195,55 @@ def write_projector(folder: Path, codes: CodeSet, epoch: int, seed: int) -> None
         epoch: after which the codes were made.
         seed: of the sample.
     """
+    assert codes.relaxed is not None
+    rows = _with_room(codes, seed)
+    of = "" if len(rows) == len(codes) else f" of {len(codes):,}, a sample with the shares of the classes"
+    text = f"relaxed codes of validation pictures: {len(rows):,}{of}"
+    _write_points(folder, taken(codes, rows), codes.relaxed[rows], "validation_relaxed_codes", text, epoch)
+
+
+def write_embedding(run: Run, embedding: Embedding, split: str) -> None:
+    """Write the points of an embedding beside the run's relaxed codes, for TensorBoard's projector.
+
+    Raises:
+        DshError: they cannot be written.
+    """
+    how = embedding.how
+    rows = _with_room(embedding.codes, how.seed)
+    of = "" if len(rows) == len(embedding.codes) else f" of {len(embedding.codes):,}"
+    text = f"{how.method} of {split} pictures, {embedding.metric}: {len(rows):,}{of} points"
+    folder = run.path / "tensorboard" / how.method
+    with _saving(folder, "leave --tensorboard out"):
+        _write_points(folder, taken(embedding.codes, rows), embedding.points[rows], f"{split}_{how.method}", text, 0)
+
+
+def _with_room(codes: CodeSet, seed: int) -> NDArray[np.int64]:
+    """Rows of as many pictures as a sprite and the projector take."""
+    assert codes.thumbnails is not None
+    side = max(codes.thumbnails.shape[1:3])
+    return sample(codes.labels, min((_SPRITE_SIDE // side) ** 2, _POINTS), seed)
+
+
+def _write_points(
+    folder: Path, shown: CodeSet, vectors: NDArray[np.floating[Any]], name: str, text: str, step: int
+) -> None:
     # Not SummaryWriter.add_embedding: it breaks on tabs in names, and prints to stdout where its folder exists.
     from tensorboard.plugins.projector import ProjectorConfig, visualize_embeddings
     from torch.utils.tensorboard import SummaryWriter
 
-    assert codes.thumbnails is not None
-    side = max(codes.thumbnails.shape[1:3])
-    shown = _sample(codes, min((_SPRITE_SIDE // side) ** 2, _POINTS), seed)
-    assert shown.relaxed is not None and shown.thumbnails is not None
+    assert shown.thumbnails is not None
+    side = max(shown.thumbnails.shape[1:3])
     folder.mkdir(parents=True, exist_ok=True)
     # Text, for TensorBoard takes a binary file for text where its bytes happen to be UTF-8; 9 digits keep a float32.
-    np.savetxt(folder / "tensors.tsv", np.nan_to_num(shown.relaxed), fmt="%.9g", delimiter="\t")
+    np.savetxt(folder / "tensors.tsv", np.nan_to_num(vectors), fmt="%.9g", delimiter="\t")
     rows = zip((_class(shown, i) for i in range(len(shown))), shown.hex, shown.names, strict=True)
     lines = ["label\tcode\tname", *(f"{_line(label)}\t#{code}\t{_line(name)}" for label, code, name in rows)]
     (folder / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     Image.fromarray(sprite(shown.thumbnails)).save(folder / "sprite.png")
     config = ProjectorConfig()
     embedding = config.embeddings.add(
-        tensor_name="validation_relaxed_codes",
-        tensor_shape=shown.relaxed.shape,
+        tensor_name=name,
+        tensor_shape=vectors.shape,
         tensor_path="tensors.tsv",
         metadata_path="metadata.tsv",
     )
@@ -217,9 +251,8 @@ def write_projector(folder: Path, codes: CodeSet, epoch: int, seed: int) -> None
     embedding.sprite.single_image_dim.extend([side, side])
     visualize_embeddings(str(folder), config)
     # The event file comes last: with it TensorBoard sees the run, and looks for the files above.
-    of = "" if len(shown) == len(codes) else f" of {len(codes):,}, a sample with the shares of the classes"
     writer = SummaryWriter(str(folder))
-    writer.add_text("projector/shown", f"relaxed codes of validation pictures: {len(shown):,}{of}", epoch)
+    writer.add_text("projector/shown", text, step)
     writer.close()
 
 
@@ -235,26 +268,6 @@ def sprite(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint8]:
     tiles[:count, top : top + height, left : left + width] = thumbnails  # grey fills all three channels
     grid = tiles.reshape(across, across, side, side, 3).swapaxes(1, 2)
     return grid.reshape(across * side, across * side, 3)
-
-
-def _sample(codes: CodeSet, most: int, seed: int) -> CodeSet:
-    """At most `most` pictures, each class in proportion, in their order."""
-    if len(codes) <= most:
-        return codes
-    order = np.random.default_rng(seed).permutation(len(codes))
-    places = np.empty(len(codes))  # of each picture within its class, in (0, 1)
-    for label in np.unique(codes.labels):
-        of_class = order[codes.labels[order] == label]
-        places[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
-    kept = np.sort(np.argsort(places, kind="stable")[:most])
-    return replace(
-        codes,
-        packed=codes.packed[kept],
-        labels=codes.labels[kept],
-        names=[codes.names[i] for i in kept],
-        relaxed=None if codes.relaxed is None else codes.relaxed[kept],
-        thumbnails=None if codes.thumbnails is None else codes.thumbnails[kept],
-    )
 
 
 def _class(codes: CodeSet, index: int) -> str:

@@ -235,7 +235,7 @@ class Run:
         return self._tensors("state.safetensors") if self.begun else {}
 
     def centers(self) -> Packed | None:
-        """The hash centers of the classes, (C, ceil(k / 8)); None in a run without.
+        """The hash centers of the classes, (C, ceil(k / 8)), zero for classes held out; None in a run without.
 
         Raises:
             RunError: they are damaged.

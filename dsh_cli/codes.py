@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,6 +50,30 @@ class CodeSet:
     def hex(self) -> list[str]:
         """The codes as text."""
         return to_hex(self.packed, self.bits)
+
+
+def sample(labels: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """Rows of at most `most` pictures, each class in proportion, in their order."""
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    order = np.random.default_rng(seed).permutation(len(labels))
+    places = np.empty(len(labels))  # of each picture within its class, in (0, 1)
+    for label in np.unique(labels):
+        of_class = order[labels[order] == label]
+        places[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
+    return np.sort(np.argsort(places, kind="stable")[:most])
+
+
+def taken(codes: CodeSet, rows: NDArray[np.int64]) -> CodeSet:
+    """The pictures of these rows."""
+    return replace(
+        codes,
+        packed=codes.packed[rows],
+        labels=codes.labels[rows],
+        names=[codes.names[row] for row in rows] if len(codes.names) else (),
+        relaxed=None if codes.relaxed is None else codes.relaxed[rows],
+        thumbnails=None if codes.thumbnails is None else codes.thumbnails[rows],
+    )
 
 
 def binarize(relaxed: ArrayLike) -> NDArray[np.bool_]:

@@ -10,11 +10,14 @@ from dsh_cli.errors import UsageError
 
 MAX_BITS = 1024
 SPLITS = ("train", "validation", "test")
-OWN_BACKBONES = ("small-resnet", "dsh-cnn")  # all other names are torchvision's
+OWN_BACKBONES = ("resnet9", "small-resnet", "dsh-cnn")  # all other names are torchvision's
 DATASETS = ("mnist", "fashion-mnist", "cifar10", "digits")  # a folder of such a name is given as ./mnist
+
+UNSEEN = "unseen"  # the split of the training pictures whose classes were held out
 
 Augment = Literal["none", "digits", "photos"]
 Centers = Literal["auto", "none"]
+Classes = Literal["all", "seen", "unseen"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["one-cycle", "step", "constant"]
@@ -49,8 +52,9 @@ class TrainConfig:
     data: str = "mnist"  # a named set, a folder with a folder per class, or a CSV file of path,label
     protocol: ProtocolName = "test-vs-train"  # decides the splits, and which are compared in the end
     data_root: str | None = None  # where named sets lie; else $DSH_DATA, else the cache folder
+    hold_out_classes: int = 0  # so many, drawn by the seed, are kept from the training
     bits: int = 8  # k, length of the code
-    backbone: str = "small-resnet"  # or dsh-cnn, or a classification model of torchvision
+    backbone: str = "resnet9"  # or small-resnet, dsh-cnn, or a classification model of torchvision
     pretrained: bool = False  # start from torchvision's weights, with their normalisation and picture size
     weights: str | None = None  # start from the weights of a file or run folder, see `weights.take_file`
     freeze: bool = False  # train the hash layer alone
@@ -58,9 +62,9 @@ class TrainConfig:
     augment: Augment | None = None  # None: what fits the set
     margin: float | None = None  # squared distance between relaxed codes; None: 2 * bits (DSH, section 3)
     alpha: float = 0.01  # weight of the quantization term (DSH, section 4.1)
-    centers: Centers = "none"  # whether classes are drawn to codes that are far apart, see `centers.construct`
+    centers: Centers = "auto"  # whether classes are drawn to codes that are far apart, see `centers.construct`
     center_weight: float = 0.3  # of the pairs of a picture and a center, once it is phased in
-    epochs: int | None = None  # None: 6, and more for sets smaller than MNIST
+    epochs: int | None = None  # None: 5, and more for sets smaller than MNIST
     batch_size: int = 200  # pictures; every pair in a batch counts (200: DSH, section 3)
     per_class: int | None = None  # pictures of a class kept together in a batch, 0: none; None: see `settle`
     optimizer: Optimizer = "adamw"
@@ -73,7 +77,7 @@ class TrainConfig:
     workers: int | None = None  # threads that decode pictures; None: one a processor
     memory: float = 2.0  # GiB of decoded pictures to hold; a larger folder is read again each epoch
     cache: str = "auto"  # folder for resized pictures, or "off"; "auto": the user's cache, where memory is too small
-    amp: bool = False  # training in bfloat16 where it is safe; codes are always made in float32
+    amp: bool | None = None  # training in bfloat16; codes are always made in float32. None: see `settle`
     compile: bool = False  # torch.compile for training
     tensorboard: bool = True
 
@@ -86,6 +90,12 @@ class TrainConfig:
         checks = (
             (bool(self.data), "DATA is empty; name a set, a folder or a CSV file"),
             (self.protocol in PROTOCOLS, f"--protocol {self.protocol}: it is one of {', '.join(PROTOCOLS)}"),
+            (self.hold_out_classes >= 0, f"--hold-out-classes {self.hold_out_classes}: 0 or more"),
+            (
+                not self.hold_out_classes or not PROTOCOLS[self.protocol].pooled,
+                f"--hold-out-classes and --protocol {self.protocol}, which draws from all classes, contradict each "
+                "other; take --protocol paper or test-vs-train",
+            ),
             (1 <= self.bits <= MAX_BITS, f"--bits {self.bits}: a code has 1 to {MAX_BITS} bits"),
             (self.image_size is None or 8 <= self.image_size <= 1024, f"--image-size {self.image_size}: 8 to 1024"),
             (self.margin is None or 0 < self.margin < math.inf, f"--margin {self.margin}: above 0 (default: 2 * bits)"),
@@ -125,6 +135,8 @@ class Recipe(TrainConfig):
     margin: float = 0.0
     epochs: int = 0
     per_class: int = 0
+    amp: bool = False
+    centers: Centers = "none"  # as it was before there was the choice
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from PIL import Image
 from platformdirs import user_cache_path
 
 from dsh_cli import images
-from dsh_cli.config import DATASETS, PROTOCOLS, SPLITS, Augment, TrainConfig
-from dsh_cli.errors import DataError, ImageError
+from dsh_cli.config import DATASETS, PROTOCOLS, SPLITS, UNSEEN, Augment, TrainConfig
+from dsh_cli.errors import DataError, ImageError, UsageError
 from dsh_cli.pictures import Intake, PictureCache, PictureFiles, default_workers
 from dsh_cli.sources import CIFAR_FILES, IDX_FILES, NAMED_SETS, locate
 
@@ -50,7 +50,8 @@ _CLASSES = {"mnist": _DIGITS, "fashion-mnist": _FASHION, "cifar10": _CIFAR, "dig
 _AUGMENT: dict[str, Augment] = {"mnist": "digits", "digits": "digits"}  # all others: photos
 _READ_AT_ONCE = 64  # pictures between two looks at the progress
 _PROBED = 1000  # headers read to choose size and channels of a folder
-_TEST_STREAM, _VALIDATION_STREAM, _POOL_STREAM = 1, 2, 3  # of random numbers, so that one seed serves all
+# Streams of random numbers, so that one seed serves all.
+_TEST_STREAM, _VALIDATION_STREAM, _POOL_STREAM, _CLASS_STREAM = 1, 2, 3, 4
 
 Progress = Callable[[int, int], None]  # pictures done, pictures in all
 
@@ -143,11 +144,13 @@ class Splits:
     validation: Dataset
     test: Dataset
     database: Dataset | None = None  # what a pooled protocol neither trains on nor looks up
+    unseen: Dataset | None = None  # pictures of classes held out, which would have been training or validation
 
     def parts(self) -> dict[str, Dataset]:
         """The splits there are, by name."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        return parts if self.database is None else {**parts, "database": self.database}
+        more = {"database": self.database, UNSEEN: self.unseen}
+        return {**parts, **{name: part for name, part in more.items() if part is not None}}
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Names of the pictures, by split."""
@@ -195,10 +198,17 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
     elif test is None:
         held_out = _hold_out(train.labels, _test_counts(train.labels), [config.seed, _TEST_STREAM])
         test, train = train.take(held_out), train.take(~held_out)
+    unseen = None
+    if config.hold_out_classes:
+        classes = _drawn_classes(train, config)
+        chosen = [part.take(np.isin(part.labels, classes)) for part in (train, validation) if part is not None]
+        unseen = _joined(chosen)
+        train = train.take(~np.isin(train.labels, classes))
+        validation = None if validation is None else validation.take(~np.isin(validation.labels, classes))
     if validation is None:
         held_out = _hold_out(train.labels, _validation_counts(train.labels), [config.seed, _VALIDATION_STREAM])
         validation, train = train.take(held_out), train.take(~held_out)
-    return Splits(replace(train, skipped=skipped), validation, test, database)
+    return Splits(replace(train, skipped=skipped), validation, test, database, unseen)
 
 
 def default_augment(data: str) -> Augment:
@@ -578,6 +588,17 @@ def _draw(pool: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset, Dataset
         )
     chosen = _hold_out(rest.labels, shares, [config.seed, _POOL_STREAM])
     return rest.take(chosen), queries, rest.take(~chosen)
+
+
+def _drawn_classes(dataset: Dataset, config: TrainConfig) -> NDArray[np.int64]:
+    """Numbers of the classes to hold out."""
+    classes = len(dataset.classes)
+    if config.hold_out_classes > classes - 2:
+        raise UsageError(
+            f"--hold-out-classes {config.hold_out_classes}: {config.data} has {classes} classes, and two must be left "
+            f"to train on; hold out {max(0, classes - 2)} at most"
+        )
+    return np.sort(np.random.default_rng([config.seed, _CLASS_STREAM]).permutation(classes)[: config.hold_out_classes])
 
 
 def _joined(parts: Sequence[Dataset]) -> Dataset:

@@ -17,6 +17,8 @@ from torch.fx.experimental.optimization import fuse
 from dsh_cli.config import OWN_BACKBONES, ModelConfig
 from dsh_cli.errors import UsageError
 
+_NINE = {1: (8, 16, 32, 64), 3: (16, 48, 96, 192)}  # channels of stem and stages of the ResNet-9, for grey and colour
+_NINE_SIDE = 32  # pixels across its first maps, about; larger pictures get there by the stem's stride
 _WIDTHS = (16, 32, 64)  # channels of the three stages of the small ResNet
 _FROM_TENSORFLOW = ("googlenet", "inception_v3")  # their weights expect -1 to 1; torchvision converts inside the net
 _STRIDES = ((16, 1), (24, 2), (48, 3))  # of the stem, for pictures below so many pixels; 4 for larger ones
@@ -44,10 +46,9 @@ class HashNet(nn.Module):
         self.register_buffer("mean", torch.zeros(planes, 1, 1))
         self.register_buffer("std", torch.ones(planes, 1, 1))
         self.backbone: nn.Module
-        if config.backbone == "small-resnet":
-            self.backbone, outputs = SmallResNet(config.channels, config.image_size), SmallResNet.outputs
-        elif config.backbone == "dsh-cnn":
-            self.backbone, outputs = DshCnn(config.channels, config.image_size), DshCnn.outputs
+        if config.backbone in OWN_BACKBONES:
+            own = _OWN[config.backbone](config.channels, config.image_size)
+            self.backbone, outputs = own, own.outputs
         else:
             self.backbone, outputs = _torchvision(config.backbone, config.image_size)
         self.hash_layer = nn.Linear(outputs, config.bits)
@@ -176,6 +177,48 @@ def _wrong_size(name: str, image_size: int, error: Exception) -> UsageError:
     )
 
 
+class ResNet9(nn.Module):
+    """Page's network for training in minutes: eight convolutions, two shortcuts, and maps that soon are small.
+
+    Page, *How to Train Your ResNet*, 2018, from which widths, strides and the hash layer differ.
+    """
+
+    def __init__(self, channels: int, image_size: int) -> None:
+        super().__init__()
+        first, second, third, last = _NINE[channels]
+        stride = max(1, round(image_size / _NINE_SIDE))
+        self.outputs = last
+        self.stem = _convolved(channels, first, stride=stride)
+        self.stage1 = nn.Sequential(_convolved(first, second, pool=True), Shortcut(second))
+        self.stage2 = _convolved(second, third, pool=True)
+        self.stage3 = nn.Sequential(_convolved(third, last, pool=True), Shortcut(last))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.stage3(self.stage2(self.stage1(self.stem(images))))  # (B, last, h, w)
+        return maps.amax(dim=(2, 3))
+
+
+class Shortcut(nn.Module):
+    """Two convolutions beside the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(_convolved(width, width), _convolved(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.convolutions(x)
+        return y
+
+
+def _convolved(inputs: int, outputs: int, stride: int = 1, pool: bool = False) -> nn.Sequential:
+    """Convolution, pooling if wanted, BatchNorm and ReLU: normalising after pooling has a quarter to do."""
+    kernel = max(3, 2 * stride - 1)  # overlaps its neighbours
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)]
+    if pool:
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
 class SmallResNet(nn.Module):
     """Three residual stages after an early stride, then global pooling: most of ResNet's gain at a CPU's price.
 
@@ -247,3 +290,10 @@ class DshCnn(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return F.relu(self.fc(self.features(images).flatten(1)))
+
+
+_OWN: dict[str, type[ResNet9] | type[SmallResNet] | type[DshCnn]] = {
+    "resnet9": ResNet9,
+    "small-resnet": SmallResNet,
+    "dsh-cnn": DshCnn,
+}

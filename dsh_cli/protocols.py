@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dsh_cli.checkpoint import Run
 from dsh_cli.codes import CodeSet
-from dsh_cli.config import PROTOCOLS
+from dsh_cli.config import PROTOCOLS, UNSEEN, Classes
 from dsh_cli.data import Skipped, list_folder, sort_classes
 from dsh_cli.errors import DataError, UsageError
 from dsh_cli.retrieval import MAP_AT, Evaluation, evaluate
@@ -27,36 +28,65 @@ class FoldersEvaluation:
     skipped: tuple[Skipped, ...]
 
 
-def compared(protocol: str, codes: Callable[[str], CodeSet]) -> tuple[CodeSet, CodeSet | None]:
+def compared(
+    protocol: str, codes: Callable[[str], CodeSet], held_out: bool = False, classes: Classes = "all"
+) -> tuple[CodeSet, CodeSet | None]:
     """Queries and database of a protocol; no database where the queries are looked up in themselves.
 
     Args:
         protocol: a name in `PROTOCOLS`.
         codes: gives those of a split.
+        held_out: whether classes were held out from training; their pictures are then of the database too.
+        classes: those that queries and database are of.
     """
-    splits = PROTOCOLS[protocol].database
-    return codes("test"), _joined([codes(split) for split in splits]) if splits else None
+    splits = _database(protocol, held_out)
+    queries, database = codes("test"), _joined([codes(split) for split in splits]) if splits else None
+    if classes == "all":
+        return queries, database
+    unseen = np.unique(codes(UNSEEN).labels)
+    queries = _of_classes(queries, unseen, classes)
+    return queries, None if database is None else _of_classes(database, unseen, classes)
 
 
 def sizes(protocol: str, counts: Mapping[str, int]) -> tuple[int, int]:
     """Pictures that are queries, and that are database, of the pictures of each split."""
-    splits = PROTOCOLS[protocol].database or ("test",)
+    splits = _database(protocol, UNSEEN in counts) or ("test",)
     return counts["test"], sum(counts[split] for split in splits)
 
 
-def evaluate_run(run: Run, protocol: str | None = None, at: Sequence[int] = MAP_AT) -> Evaluation:
+def _database(protocol: str, held_out: bool) -> tuple[str, ...]:
+    """Splits that are the database; none where the queries are."""
+    splits = PROTOCOLS[protocol].database
+    return (*splits, UNSEEN) if splits and held_out else splits
+
+
+def evaluate_run(
+    run: Run, protocol: str | None = None, at: Sequence[int] = MAP_AT, classes: Classes = "all"
+) -> Evaluation:
     """Measure the saved codes of a run under a protocol, by default the one it was trained for.
 
+    Args:
+        run: a finished run.
+        protocol: a name in `PROTOCOLS`.
+        at: each K to measure mAP@K for.
+        classes: of queries and database: all, or those the run was trained on, or those held out.
+
     Raises:
-        UsageError: the run has trained on queries of the protocol, or has no such splits.
+        UsageError: the run has trained on queries of the protocol, or has no such splits or classes.
         RunError: codes or names of the run are missing or damaged.
         DataError: a split that it takes is empty.
     """
     name = protocol or run.config.protocol
     _require_splits(run, name)
-    queries, database = compared(name, run.codes)
+    held_out = UNSEEN in run.counts
+    if classes != "all" and not held_out:
+        raise UsageError(
+            f"--classes {classes}: {run.path} was trained on all classes; "
+            f"keep some from it with: dsh train --like {run.path} --hold-out-classes 2"
+        )
+    queries, database = compared(name, run.codes, held_out, classes)
     _require_untrained(run, run.names().get("test", ()), f"protocol {name}")
-    return evaluate(queries, database, at=at, protocol=name)
+    return evaluate(queries, database, at=at, protocol=name, classes=classes)
 
 
 def evaluate_folders(
@@ -134,6 +164,12 @@ def _require_untrained(run: Run, queries: Sequence[str], what: str, place: Calla
             f"{what}: {run.path} has trained on {len(leaked):,} of the {len(queries):,} queries, such as "
             f"{min(leaked)}; take queries it has not seen"
         )
+
+
+def _of_classes(codes: CodeSet, unseen: NDArray[np.int64], classes: Classes) -> CodeSet:
+    """Packed codes and labels of the classes held out, or of the others."""
+    of = np.isin(codes.labels, unseen) == (classes == "unseen")
+    return replace(_joined([codes]), packed=codes.packed[of], labels=codes.labels[of])
 
 
 def _joined(parts: Sequence[CodeSet]) -> CodeSet:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.codes import CodeSet, to_words
+from dsh_cli.config import Classes
 from dsh_cli.errors import DataError, UsageError
 from dsh_cli.metrics import CodeHealth, code_health, distinct
 
@@ -78,6 +79,7 @@ class Evaluation:
     """
 
     protocol: str
+    classes: Classes  # of queries and database, by whether the run has seen them
     bits: int
     queries: int
     database: int
@@ -118,7 +120,12 @@ class Spread:
 
 
 def evaluate(
-    queries: CodeSet, database: CodeSet | None = None, *, at: Sequence[int] = MAP_AT, protocol: str = "given"
+    queries: CodeSet,
+    database: CodeSet | None = None,
+    *,
+    at: Sequence[int] = MAP_AT,
+    protocol: str = "given",
+    classes: Classes = "all",
 ) -> Evaluation:
     """Measure retrieval of `database` codes by `queries`; without a database, by themselves, self-matches excluded.
 
@@ -129,6 +136,7 @@ def evaluate(
         database: codes of the same length and classes.
         at: each K to measure mAP@K for.
         protocol: what the comparison is called.
+        classes: which the codes are of, to be said with the result.
 
     Raises:
         UsageError: codes or classes of the two do not go together, or a K is below 1.
@@ -159,6 +167,7 @@ def evaluate(
     least = 2 if database is None else 1  # of a class, for its queries to have something relevant
     return Evaluation(
         protocol=protocol,
+        classes=classes,
         bits=queries.bits,
         queries=total,
         database=len(items),
@@ -199,7 +208,7 @@ def spread(evaluations: Sequence[Evaluation]) -> dict[str, Spread]:
     """
     first = evaluations[0]
     for other in evaluations[1:]:
-        for what in ("bits", "protocol", "queries", "database"):
+        for what in ("bits", "protocol", "classes", "queries", "database"):
             if (one := getattr(first, what)) != (two := getattr(other, what)):
                 raise UsageError(
                     f"no mean over runs that differ in {what}: {_text(one)} and {_text(two)}; evaluate them one by one"

@@ -22,6 +22,7 @@ def edit(path, **changes):
 
 def test_what_a_run_holds(run):
     assert sorted(path.name for path in run.rglob("*") if path.is_file()) == [
+        "centers.safetensors",
         "config.json",
         "metrics.json",
         "model.safetensors",

@@ -16,7 +16,7 @@ from dsh_cli.checkpoint import Run
 from dsh_cli.retrieval import evaluate, spread
 
 CONTRACT = [
-    "protocol", "bits", "queries", "database", "map", "map_best", "map_worst", "map_at", "precision_at", "radius",
+    "protocol", "classes", "bits", "queries", "database", "map", "map_best", "map_worst", "map_at", "precision_at", "radius",
     "pr_curve", "per_class", "health", "seconds",
 ]  # fmt: skip
 
@@ -113,8 +113,8 @@ bits: 1 in 20% to 60% of pictures; largest correlation of two 1.00
 def test_golden_plain_and_json_forms():
     view = views.evaluated(replace(small(), seconds=0.25), "runs/mine")
     lines = dict(line.split("\t") for line in view.plain)
-    assert list(lines)[:8] == [
-        "protocol", "bits", "queries", "database", "map", "map_best", "map_worst", "map_at.2"
+    assert list(lines)[:9] == [
+        "protocol", "classes", "bits", "queries", "database", "map", "map_best", "map_worst", "map_at.2"
     ]  # fmt: skip
     record = json.loads(view.json)
     assert list(record) == CONTRACT
@@ -169,7 +169,7 @@ std: sample standard deviation, n - 1
 
 def test_several_runs_have_a_mean_and_a_deviation(digits_run, other_run):
     answer = dsh_json("evaluate", "--model", digits_run, "--model", other_run)
-    assert list(answer) == ["protocol", "bits", "queries", "database", "mean", "std", "runs"]
+    assert list(answer) == ["protocol", "classes", "bits", "queries", "database", "mean", "std", "runs"]
     alone = [dsh_json("evaluate", "-m", run) for run in (digits_run, other_run)]
     values = [one["map"] for one in alone]
     assert answer["mean"]["map"] == pytest.approx(np.mean(values), abs=1e-15)

@@ -8,7 +8,7 @@ from dsh_cli.errors import UsageError
 from dsh_cli.model import HashNet, check_backbone, preset
 
 
-@pytest.mark.parametrize("backbone", ["small-resnet", "dsh-cnn"])
+@pytest.mark.parametrize("backbone", ["resnet9", "small-resnet", "dsh-cnn"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [8, 28, 31, 64, 128])
 @pytest.mark.parametrize("bits", [1, 48, 1024])
@@ -24,7 +24,7 @@ def test_the_papers_network_has_the_papers_layers():
 
 
 def test_normalisation_is_part_of_the_network():
-    net = HashNet(ModelConfig("small-resnet", 8, 1, 28)).eval()
+    net = HashNet(ModelConfig("resnet9", 8, 1, 28)).eval()
     images = torch.rand(4, 1, 28, 28)
     plain = net((images - 0.5) / 0.25)
     net.mean.fill_(0.5)
@@ -78,7 +78,7 @@ def test_grey_pictures_are_seen_as_colour_pictures_without_colour():
 def test_names_that_are_none_get_the_closest():
     with pytest.raises(UsageError, match=r"--backbone resnet81: there is no such network; did you mean resnet18"):
         check_backbone("resnet81")
-    with pytest.raises(UsageError, match="try small-resnet, dsh-cnn, resnet18"):
+    with pytest.raises(UsageError, match="try resnet9, small-resnet, resnet18"):
         HashNet(ModelConfig("?", 8, 3, 32))
     with pytest.raises(UsageError, match="quantized"):  # there, but it cannot learn
         check_backbone("quantized_resnet18")

@@ -10,7 +10,8 @@ from test_checkpoint import edit
 
 from dsh_cli import data
 from dsh_cli.checkpoint import Run
-from dsh_cli.config import PROTOCOLS
+from dsh_cli.codes import CodeSet, unpack
+from dsh_cli.config import PROTOCOLS, TrainConfig
 from dsh_cli.protocols import compared, evaluate_run, sizes
 from dsh_cli.retrieval import evaluate
 
@@ -121,3 +122,86 @@ def test_runs_from_before_there_were_protocols_load(run):
     assert dsh_json("evaluate", "--model", run)["protocol"] == "test-vs-train"
     edit(run / "config.json", config=config | {"protocol": "mine"})
     assert "protocol is 'mine'" in one_line_error(dsh("evaluate", "--model", run), 1)
+
+
+@pytest.fixture(scope="module")
+def held_run(tmp_path_factory):
+    """A run on digits that has not seen three of their classes."""
+    out = tmp_path_factory.mktemp("runs") / "held"
+    result = dsh(*DIGITS, "--hold-out-classes", 3, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    return out
+
+
+def test_classes_held_out_are_in_no_picture_trained_on(held_run, digits_run):
+    run = Run.open(held_run)
+    unseen = set(run.codes("unseen").labels)
+    assert len(unseen) == 3
+    for split in ("train", "validation"):
+        assert set(run.codes(split).labels) == set(range(10)) - unseen
+    assert set(run.codes("test").labels) == set(range(10))
+    names = [name for split in run.counts for name in run.names()[split]]
+    plain = [name for split in ("train", "validation", "test") for name in Run.open(digits_run).names()[split]]
+    assert sorted(names) == sorted(plain)  # none lost, none twice
+    assert not unpack(run.centers()[sorted(unseen)], 8).any()
+    seen = run.centers()[sorted(set(range(10)) - unseen)]
+    assert len({row.tobytes() for row in seen}) == 7
+
+
+@pytest.mark.parametrize("protocol", ["test-vs-train", "paper"])
+def test_seen_and_unseen_classes_are_measured_apart(held_run, protocol):
+    run = Run.open(held_run)
+    unseen = np.unique(run.codes("unseen").labels)
+    test, items = run.codes("test"), [run.codes(split) for split in ("train", "unseen")]
+    for classes in ("seen", "unseen", "all"):
+        answer = dsh_json("evaluate", "--model", held_run, "--protocol", protocol, "--classes", classes)
+        wanted = {"seen": set(range(10)) - set(unseen), "unseen": set(unseen), "all": set(range(10))}[classes]
+
+        def of(codes, wanted=wanted):
+            chosen = np.isin(codes.labels, list(wanted))
+            return CodeSet(8, codes.packed[chosen], codes.labels[chosen], codes.classes, ())
+
+        parts = [of(part) for part in items]
+        joined = [np.concatenate([getattr(part, name) for part in parts]) for name in ("packed", "labels")]
+        database = None if protocol == "paper" else CodeSet(8, *joined, test.classes, ())
+        assert answer["classes"] == classes
+        assert answer["map"] == evaluate(of(test), database).map
+        assert {score["label"] for score in answer["per_class"] if score["map"] is not None} == {
+            test.classes[label] for label in wanted
+        }
+    assert answer["database"] == (359 if protocol == "paper" else len(items[0]) + len(items[1]))
+    if protocol == "test-vs-train":
+        assert answer["map"] == run.metrics["map"]
+
+
+def test_the_seed_draws_the_classes_held_out(splits_held):
+    drawn = {seed: frozenset(splits_held(seed).unseen.labels) for seed in (0, 1, 2, 3)}
+    assert drawn[0] == frozenset(splits_held(0).unseen.labels)
+    assert len(set(drawn.values())) > 1
+
+
+@pytest.fixture
+def splits_held():
+    return lambda seed: data.load_splits(TrainConfig(data="digits", seed=seed, hold_out_classes=4))
+
+
+def test_what_cannot_be_held_out_or_measured_is_refused(digits_run, held_run, photos):
+    line = one_line_error(dsh("train", photos, "--hold-out-classes", 2, "--quiet"), 2)
+    assert "has 3 classes, and two must be left" in line and "hold out 1 at most" in line
+    line = one_line_error(dsh("train", "digits", "--hold-out-classes", 2, "--protocol", "cifar10"), 2)
+    assert "contradict each other" in line
+    assert "--hold-out-classes -1" in one_line_error(dsh("train", "digits", "--hold-out-classes", -1), 2)
+    line = one_line_error(dsh("evaluate", "--model", digits_run, "--classes", "unseen"), 2)
+    assert "was trained on all classes" in line and "--hold-out-classes" in line
+    arguments = ["--query", photos, "--database", photos, "--classes", "seen"]
+    assert "contradict" in one_line_error(dsh("evaluate", "--model", held_run, *arguments), 2)
+
+
+def test_a_folder_holds_classes_out_too(photos, tmp_path):
+    arguments = ["--hold-out-classes", 1, "--bits", 4, "--epochs", 2, "--batch-size", 4, "--quiet", "--no-tensorboard"]
+    result = dsh("train", photos, *arguments, "--out", "held", "--json")
+    assert result.exit_code == 0, result.stderr
+    run = Run.open("held")
+    assert len(set(run.codes("unseen").labels)) == 1 and run.counts["unseen"] + run.counts["train"] < 18
+    table = dsh("evaluate", "--model", "held", "--classes", "unseen", "--format", "table").stdout
+    assert "unseen classes only" in table

@@ -101,11 +101,20 @@ def test_a_frozen_run_resumes_without_the_weights_it_started_from(splits, digits
 def test_bfloat16_trains_other_weights_and_makes_codes_in_float32(splits, tmp_path):
     from dsh_cli.encoding import encode_dataset
 
-    config = replace(CONFIG, epochs=1)
+    config = replace(CONFIG, epochs=1, amp=False)
     run = train(replace(config, amp=True), splits, tmp_path / "amp").run
     assert not identical(weights(run), weights(train(config, splits, tmp_path / "plain").run))
     assert (encode_dataset(load(run.path), splits.test).relaxed == run.codes("test", "relaxed").relaxed).all()
     assert {str(array.dtype) for array in weights(run).values()} == {"float32", "int64"}
+
+
+def test_bfloat16_is_the_choice_where_the_processor_has_it(splits, monkeypatch):
+    for has, taken in (({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_bf16": False}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
+        assert settle(CONFIG, splits).amp is taken
+        assert settle(replace(CONFIG, amp=not taken), splits).amp is not taken
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert not settle(replace(CONFIG, backbone="resnet18"), splits).amp  # whose maps come to a pixel too soon
 
 
 def test_clipped_steps_are_no_longer_than_asked(splits, tmp_path):

@@ -20,7 +20,7 @@ from dsh_cli.cli.shared import (
     show,
     status,
 )
-from dsh_cli.config import Device, ProtocolName
+from dsh_cli.config import Classes, Device, ProtocolName
 from dsh_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +46,10 @@ def evaluate(
     protocol: Annotated[
         ProtocolName | None,
         option("Which pictures are looked up in which; see dsh train --protocol.", "that of the run", "--protocol"),
+    ] = None,
+    classes: Annotated[
+        Classes | None,
+        option("Queries and database of these alone, where dsh train has held classes out.", "all", "--classes"),
     ] = None,
     query: Annotated[
         str | None,
@@ -75,6 +79,8 @@ def evaluate(
         raise UsageError("--query and --database go together; for one folder against itself give it for both")
     if query is not None and protocol is not None:
         raise UsageError("--query and --protocol contradict each other; give one of them")
+    if query is not None and classes is not None:
+        raise UsageError("--query and --classes contradict each other; give one of them")
 
     from dsh_cli import plots, retrieval, views
 
@@ -90,7 +96,7 @@ def evaluate(
     failed = False
     for run in runs:
         if query is None or database is None:
-            evaluation = _of_run(run, protocol, ks, quiet)
+            evaluation = _of_run(run, protocol, ks, classes or "all", quiet)
         else:
             evaluation, unread = _of_folders(run, query, database, ks, device, workers, quiet)
             failed = failed or unread
@@ -116,11 +122,11 @@ def _require_different(runs: list[Run]) -> None:
             raise UsageError(f"--model {first.path} and --model {run.path} are one run; give each run once")
 
 
-def _of_run(run: Run, protocol: str | None, at: tuple[int, ...], quiet: bool) -> Evaluation:
+def _of_run(run: Run, protocol: str | None, at: tuple[int, ...], classes: Classes, quiet: bool) -> Evaluation:
     from dsh_cli.protocols import evaluate_run
 
     with status(quiet, f"measuring {run.path}"):
-        return evaluate_run(run, protocol, at)
+        return evaluate_run(run, protocol, at, classes)
 
 
 def _of_folders(

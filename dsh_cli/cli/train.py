@@ -50,7 +50,7 @@ def train(
     out: Annotated[
         str | None, option("Run folder to make.", "runs/<data>-<bits>bit-<time>", "--out", "-o", metavar="RUN")
     ] = None,
-    epochs: Annotated[int | None, option("Times to see every picture.", "6, more for small sets")] = None,
+    epochs: Annotated[int | None, option("Times to see every picture.", "5, more for small sets")] = None,
     batch_size: Annotated[int | None, option("Pictures a batch; each pair counts.", _DEFAULT.batch_size)] = None,
     seed: Annotated[int | None, option("Of splits, weights, batches, augmentation.", _DEFAULT.seed)] = None,
     protocol: Annotated[
@@ -63,6 +63,10 @@ def train(
             "--protocol",
         ),
     ] = None,
+    hold_out_classes: Annotated[
+        int | None,
+        option("Classes to keep from training, drawn by the seed; see dsh evaluate --classes.", "0", metavar="N"),
+    ] = None,
     like: Annotated[
         str | None, typer.Option(metavar="RUN", help="Take the recipe of another run; other options change it.")
     ] = None,
@@ -70,7 +74,8 @@ def train(
     backbone: Annotated[
         str | None,
         option(
-            "small-resnet, dsh-cnn (the paper's network), or a classification model of torchvision such as resnet18.",
+            "resnet9, small-resnet (sooner, less precise), dsh-cnn (the paper's network), or a classification model of "
+            "torchvision such as resnet18.",
             _DEFAULT.backbone,
             metavar="NAME",
             panel="Recipe",
@@ -173,8 +178,8 @@ def train(
     amp: Annotated[
         bool | None,
         option(
-            "Train in bfloat16 where it is safe: sooner on GPUs, and on CPUs that have it.",
-            "off",
+            "Train in bfloat16 where it is safe: sooner on GPUs, and on CPUs that compute in it.",
+            "on such CPUs",
             "--amp/--no-amp",
             panel="Machine",
         ),
@@ -203,6 +208,7 @@ def train(
         "epochs": epochs,
         "seed": seed,
         "protocol": protocol,
+        "hold_out_classes": hold_out_classes,
         "batch_size": batch_size,
         "backbone": backbone,
         "pretrained": pretrained,

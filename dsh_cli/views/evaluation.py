@@ -28,6 +28,7 @@ def evaluated_runs(evaluations: Mapping[str, Evaluation], spread: Mapping[str, S
     first = next(iter(evaluations.values()))
     record: dict[str, Any] = {
         "protocol": first.protocol,
+        "classes": first.classes,
         "bits": first.bits,
         "queries": first.queries,
         "database": first.database,
@@ -35,7 +36,7 @@ def evaluated_runs(evaluations: Mapping[str, Evaluation], spread: Mapping[str, S
         "std": _nested({name: figure.std for name, figure in spread.items()}),
         "runs": [{"run": name, **_record(evaluation)} for name, evaluation in evaluations.items()],
     }
-    heads = [f"{field(name)}\t{value}" for name, value in list(record.items())[:4]]
+    heads = [f"{field(name)}\t{value}" for name, value in list(record.items())[:5]]
     means = [f"{name}\t{figure.mean}\t{figure.std}" for name, figure in spread.items()]
     runs = [
         f"{field(name)}\t{figure}\t{value}"
@@ -49,6 +50,7 @@ def _record(evaluation: Evaluation) -> dict[str, Any]:
     health = evaluation.health
     return {
         "protocol": evaluation.protocol,
+        "classes": evaluation.classes,
         "bits": evaluation.bits,
         "queries": evaluation.queries,
         "database": evaluation.database,
@@ -109,7 +111,8 @@ def _nested(figures: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _title(evaluation: Evaluation) -> list[Text]:
-    heading = f"protocol {evaluation.protocol}, {counted(evaluation.bits, 'bit')}: "
+    of = "" if evaluation.classes == "all" else f", {evaluation.classes} classes only"
+    heading = f"protocol {evaluation.protocol}, {counted(evaluation.bits, 'bit')}{of}: "
     if evaluation.itself:
         pictures = f"{evaluation.queries:,} pictures, each against the {evaluation.database - 1:,} others"
         return [Text(heading + pictures, style="bold"), Text("self-matches are excluded", style="dim")]

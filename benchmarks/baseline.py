@@ -1,0 +1,84 @@
+"""The honest baseline where classes are seen: a plain classifier with the same backbone and recipe.
+
+Its codes come in two ways: the sign of a PCA of what its last layer is given, and the number of the class it predicts,
+written as bits (Sablayrolles et al., *How Should We Evaluate Supervised Hashing?*, 2016).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from dsh_cli import CodeSet, TrainConfig, evaluate, evaluate_run, train
+from dsh_cli.batches import Batches, to_float
+from dsh_cli.codes import pack
+from dsh_cli.config import UNSEEN, Recipe
+from dsh_cli.data import Dataset, Splits
+from dsh_cli.model import HashNet
+from dsh_cli.protocols import compared
+from dsh_cli.training import _fit_normalisation, _model_config, _optimizer, _schedule, settle
+
+CLASSES = ("seen", "unseen", "all")
+
+
+def seen_and_unseen(config: TrainConfig, splits: Splits, out: str) -> dict[str, str]:
+    """Train both, and measure each on classes seen, unseen and all: figures by name."""
+    run = train(config, splits, out=out).run
+    figures = {f"dsh {classes}": f"{evaluate_run(run, classes=classes).map:.4f}" for classes in CLASSES}
+    figures["dsh bits"] = f"{config.bits}"
+    recipe = settle(config, splits)
+    net = classifier(recipe, splits)
+    outputs = {split: _outputs(net, part) for split, part in splits.parts().items()}
+    pca = PCA(config.bits, random_state=config.seed).fit(outputs["train"][0])
+    number_bits = max(1, (len(np.unique(splits.train.labels)) - 1).bit_length())
+    ways = {
+        "pca": lambda split: pca.transform(outputs[split][0]) > 0,
+        "id": lambda split: (outputs[split][1][:, None] >> np.arange(number_bits)) & 1,
+    }
+    for way, bits_of in ways.items():
+        codes = {split: _coded(bits_of(split), part) for split, part in splits.parts().items()}
+        figures[f"{way} bits"] = f"{codes['test'].bits}"
+        for classes in CLASSES:
+            parts = compared(config.protocol, codes.__getitem__, UNSEEN in codes, classes)
+            figures[f"{way} {classes}"] = f"{evaluate(*parts).map:.4f}"
+    return figures
+
+
+def classifier(config: Recipe, splits: Splits) -> HashNet:
+    """The backbone with a layer of as many outputs as classes are seen, trained by cross-entropy."""
+    torch.manual_seed(config.seed)
+    seen = torch.from_numpy(np.unique(splits.train.labels))
+    net = HashNet(replace(_model_config(config, splits), bits=len(seen))).to(memory_format=torch.channels_last)
+    _fit_normalisation(net, splits.train, config.seed)
+    batches = Batches(splits.train, config.batch_size, config.augment, config.seed, torch.device("cpu"))
+    optimizer = _optimizer(net, config)
+    schedule = _schedule(optimizer, config, len(batches) * config.epochs)
+    for epoch in range(config.epochs):
+        for images, labels in batches.epoch(epoch):
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.amp):
+                logits = net(images).float()
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(logits, torch.searchsorted(seen, labels)).backward()
+            optimizer.step()
+            schedule.step()
+    return net.eval()
+
+
+def _outputs(net: HashNet, dataset: Dataset) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """What the last layer is given, (n, outputs), and the number of the class that comes out, (n,)."""
+    features, numbers = [], []
+    with torch.inference_mode():
+        for start in range(0, len(dataset), 500):
+            pictures = to_float(torch.from_numpy(np.asarray(dataset.images[start : start + 500])))
+            features.append(net.backbone((pictures - net.mean) / net.std))
+            numbers.append(net.hash_layer(features[-1]).argmax(dim=1))
+    return torch.cat(features).numpy(), torch.cat(numbers).numpy()
+
+
+def _coded(bits: NDArray[np.bool_], dataset: Dataset) -> CodeSet:
+    return CodeSet(bits.shape[1], pack(bits), dataset.labels, dataset.classes, ())

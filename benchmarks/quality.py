@@ -1,0 +1,219 @@
+"""The table of quality: one training a cell, appended to RESULTS.md; cells that have a valid row are left out.
+
+    python benchmarks/quality.py                          # all cells not yet measured
+    python benchmarks/quality.py --only mnist-8 cifar-12  # those alone
+    python benchmarks/quality.py --table                  # write the README's table from the rows, train nothing
+
+A row is valid while what it depends on is unchanged: model, losses, centers, data and training (`CODE`, compared
+without comments and docstrings) and the cell's own recipe. Cells of cifar10-jpeg take a folder of that name, with
+train/ and test/ in it, relative to the current one. Measure alone: seconds count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+from _report import RESULTS, append
+from baseline import seen_and_unseen
+
+import dsh_cli
+from dsh_cli import CodeSet, TrainConfig, evaluate, load_splits, train
+from dsh_cli.training import TrainResult
+
+CODE = ("batches", "centers", "config", "data", "losses", "model", "training")  # modules the figures depend on
+CIFAR = "cifar10-jpeg"
+README = Path(__file__).parent.parent / "README.md"
+MARKS = ("<!-- made by benchmarks/quality.py -->", "<!-- end -->")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and what is measured of it."""
+
+    group: str
+    config: TrainConfig
+    measure: Callable[[TrainResult], float] = lambda result: result.map
+
+    @property
+    def name(self) -> str:
+        """How its rows begin."""
+        plain = " without centers" if self.config.centers == "none" else ""
+        return f"quality {self.group}{plain}, seed {self.config.seed}"
+
+    @property
+    def code(self) -> str:
+        """Eight digits that change with what the figures depend on."""
+        digest = hashlib.blake2b(repr(self.config).encode(), digest_size=4)
+        for module in CODE:
+            digest.update(_without_words(Path(dsh_cli.__file__).with_name(f"{module}.py").read_text()).encode())
+        return digest.hexdigest()
+
+    def rows(self) -> list[dict[str, str]]:
+        """Its valid rows, newest last: the figures by name."""
+        found = []
+        for line in RESULTS.read_text().splitlines():
+            cells = [cell.strip() for cell in line.split("|")]
+            if len(cells) > 3 and cells[2] == self.name:
+                figures = dict(part.rsplit(" ", 1) for part in cells[3].split(", ") if " " in part)
+                if figures.get("code") == self.code:
+                    found.append(figures)
+        return found
+
+
+def published_map(result: TrainResult) -> float:
+    """MAP within the first 5,000, of 1,000 test pictures, a hundred of each class, in the training pictures."""
+    queries = result.run.codes("test")
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.permutation(np.flatnonzero(queries.labels == label))[:100] for label in range(10)])
+    sample = CodeSet(queries.bits, queries.packed[rows], queries.labels[rows], queries.classes, ())
+    return evaluate(sample, result.run.codes("train"), at=[5000]).map_at[5000]
+
+
+def cells() -> list[Cell]:
+    """All cells of the table, in the order they are to be measured."""
+    mnist = TrainConfig(data="mnist", bits=8, tensorboard=False)
+    fashion = replace(mnist, data="fashion-mnist", epochs=5)
+    cifar = TrainConfig(data=CIFAR, protocol="paper", bits=12, epochs=24, tensorboard=False)
+    made = [Cell("mnist-8", replace(mnist, epochs=7, seed=seed)) for seed in range(5)]
+    made += [Cell("mnist-8-long", replace(mnist, epochs=30))]
+    made += [Cell(f"mnist-{bits}", replace(mnist, bits=bits, epochs=16), measure=published_map) for bits in (12, 48)]
+    for seed in range(5):
+        made += [Cell("fashion-8", replace(fashion, seed=seed, centers=kind)) for kind in ("auto", "none")]
+    made += [Cell("cifar-12", cifar), Cell("cifar-12", replace(cifar, centers="none"))]
+    made += [Cell(f"cifar-{bits}", replace(cifar, bits=bits)) for bits in (48, 24, 36)]
+    made += [Cell("mnist-unseen", replace(mnist, hold_out_classes=3))]
+    made += [Cell("cifar-unseen", replace(cifar, hold_out_classes=2, epochs=8))]
+    return made
+
+
+def run(cell: Cell) -> None:
+    """Train, measure, append a row."""
+    splits = load_splits(cell.config)
+    with tempfile.TemporaryDirectory() as folder:
+        if cell.config.hold_out_classes:
+            figures = seen_and_unseen(cell.config, splits, f"{folder}/run")
+        else:
+            result = train(cell.config, splits, out=f"{folder}/run")
+            bound = result.table.bound
+            figures = {
+                "mAP": f"{cell.measure(result):.4f}",
+                "seconds": f"{result.seconds:.1f}",
+                "distance": f"{result.table.min_class_distance}",
+                "limit": f"{bound.distance if bound else '-'}",
+            }
+    figures |= {"epochs": f"{cell.config.epochs}", "code": cell.code}
+    append(cell.name, ", ".join(f"{name} {value}" for name, value in figures.items()))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the README's table: what is asked, and whether the rows have it."""
+
+    what: str
+    asked: str
+    reached: str
+    fine: bool | None  # None: not measured
+
+
+def lines() -> Iterator[Line]:
+    """The table, from the valid rows."""
+    by_name = {cell.name: rows[-1] for cell in cells() if (rows := cell.rows())}
+
+    def of(group: str, name: str = "mAP", plain: bool = False) -> list[float]:
+        starts = f"quality {group} without centers," if plain else f"quality {group},"
+        return [float(figures[name]) for row, figures in by_name.items() if row.startswith(starts)]
+
+    def reaches(what: str, group: str, asked: float, limit: float, seeds: int = 1) -> Line:
+        values, seconds = of(group), of(group, "seconds")
+        if len(values) < seeds:
+            return Line(what, f"{asked:.3f}", f"{len(values)} of {seeds} measured", None)
+        fine = mean(values) >= asked and max(seconds) <= limit
+        took = f"{min(seconds):.0f} to {max(seconds):.0f} s" if seeds > 1 else f"{seconds[0]:.0f} s"
+        return Line(what, f"{asked:.3f} in {limit:.0f} s", f"**{mean(values):.4f}** in {took}", fine)
+
+    def apart(what: str, group: str, asked: int, seeds: int) -> Line:
+        values = of(group, "distance")
+        if len(values) < seeds:
+            return Line(what, f"{asked}", f"{len(values)} of {seeds} measured", None)
+        shown = ", ".join(f"{value:.0f}" for value in values)
+        return Line(what, f"{asked}", f"**{shown}**", min(values) >= asked)
+
+    def against_plain(what: str, group: str, asked: float, seeds: int) -> Line:
+        values, plain = of(group), of(group, plain=True)
+        if min(len(values), len(plain)) < seeds:
+            return Line(what, f"{asked:+.3f}", f"{min(len(values), len(plain))} of {seeds} pairs measured", None)
+        difference = mean(values) - mean(plain)
+        text = f"**{difference:+.4f}** ({mean(values):.4f}, {mean(plain):.4f} without)"
+        return Line(what, f"{asked:+.3f}", text, difference >= asked)
+
+    yield reaches("MNIST, 8 bits: mAP, mean of 5 seeds", "mnist-8", 0.990, 120, 5)
+    yield apart("MNIST, 8 bits: smallest class distance, each of 5 seeds", "mnist-8", 4, 5)
+    yield reaches("MNIST, 8 bits: mAP, longer", "mnist-8-long", 0.995, 600)
+    yield reaches("MNIST, 12 bits: mAP@5000, 1,000 queries", "mnist-12", 0.990, 600)
+    yield reaches("MNIST, 48 bits: mAP@5000, 1,000 queries", "mnist-48", 0.995, 600)
+    yield apart("Fashion-MNIST, 8 bits: smallest class distance, each of 5 seeds", "fashion-8", 4, 5)
+    yield against_plain("Fashion-MNIST, 8 bits: mAP, hash centers against none", "fashion-8", -0.002, 5)
+    for bits, asked in ((12, 0.716), (24, 0.751), (36, 0.761), (48, 0.776)):
+        yield reaches(f"CIFAR-10 JPEGs, {bits} bits: mAP, protocol paper", f"cifar-{bits}", asked, 2400)
+    yield against_plain("CIFAR-10 JPEGs, 12 bits: mAP, hash centers against none", "cifar-12", 0.0, 1)
+    yield apart("CIFAR-10 JPEGs, 12 bits: smallest class distance", "cifar-12", 6, 1)
+
+
+def unseen_lines() -> Iterator[str]:
+    """What came of classes held out, beside the classifier."""
+    names = {"dsh": "dsh", "pca": "classifier, sign of a PCA", "id": "classifier, class number as bits"}
+    for cell in cells():
+        for figures in cell.rows()[-1:] if cell.config.hold_out_classes else []:
+            for kind, spoken in names.items():
+                values = " | ".join(figures[f"{kind} {classes}"] for classes in ("seen", "unseen", "all"))
+                yield f"| {cell.group.removesuffix('-unseen')} | {spoken}, {figures[f'{kind} bits']} bits | {values} |"
+
+
+def write_table() -> None:
+    """Put the table between its marks in the README."""
+    told = {True: "yes", False: "**no**", None: "-"}
+    text = ["| what | asked | reached | |", "| --- | --- | --- | --- |"]
+    text += [f"| {line.what} | {line.asked} | {line.reached} | {told[line.fine]} |" for line in lines()]
+    unseen = list(unseen_lines())
+    if unseen:
+        text += ["", "| data | codes | seen | unseen | all |", "| --- | --- | --- | --- | --- |", *unseen]
+    before, _, rest = README.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    README.write_text(before + "\n".join([MARKS[0], *text, MARKS[1]]) + after)
+    print("\n".join(text))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[], metavar="GROUP")
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    for cell in [] if arguments.table else cells():
+        if (arguments.only and cell.group not in arguments.only) or cell.rows():
+            continue
+        if cell.config.data == CIFAR and not Path(CIFAR).is_dir():
+            print(f"{cell.name}: left out, there is no folder {CIFAR} here")
+            continue
+        run(cell)
+    write_table()
+
+
+def _without_words(source: str) -> str:
+    """A module's code without comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+if __name__ == "__main__":
+    main()

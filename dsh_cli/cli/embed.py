@@ -1,0 +1,93 @@
+"""`dsh embed`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from dsh_cli.cli.shared import Format, Json, Model, Quiet, app, find_run, form_of, notice, option, show, status
+from dsh_cli.errors import UsageError
+
+_PAGES = (".html", ".htm")
+
+
+@app.command(
+    epilog="Example: [bold]dsh embed --method umap[/], or [bold]dsh embed --out map.html[/] for a page to explore"
+)
+def embed(
+    model: Model = None,
+    method: Annotated[
+        Literal["tsne", "umap", "pca"], typer.Option(help="t-SNE, UMAP, or principal components.")
+    ] = "tsne",
+    split: Annotated[str, typer.Option(help="Which pictures of the run to show.")] = "test",
+    sample: Annotated[int, typer.Option(metavar="N", help="Pictures at most, each class in proportion.")] = 2000,
+    space: Annotated[
+        Literal["relaxed", "code"],
+        typer.Option(help="Euclidean on relaxed codes, or Hamming on distinct codes, sized by how many share each."),
+    ] = "relaxed",
+    out: Annotated[
+        str | None,
+        option(
+            "Picture (.png, .svg, .pdf), or a page to explore (.html).",
+            "<run>/<method>.png",
+            "--out",
+            "-o",
+            metavar="FILE",
+        ),
+    ] = None,
+    points: Annotated[
+        Literal["thumbnails", "dots", "codes"] | None,
+        option("What a point of a picture looks like.", "thumbnails; dots in three dimensions"),
+    ] = None,
+    dims: Annotated[int, typer.Option(help="2, or 3 for a picture in perspective.")] = 2,
+    perplexity: Annotated[float, typer.Option(help="t-SNE: about how many neighbours a point has.")] = 30.0,
+    neighbors: Annotated[int, typer.Option(help="UMAP: neighbours of a point.")] = 15,
+    min_dist: Annotated[float, typer.Option(help="UMAP: how near two points may come, 0 to 1.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same picture.")] = 0,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the points to the run's projector in TensorBoard, too.")
+    ] = False,
+    form: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the space of codes: a picture with the pictures as points, or a page to explore."""
+    form = form_of(form, as_json)
+    if dims != 2 and points not in (None, "dots"):
+        raise UsageError(f"--points {points} and --dims {dims} contradict each other; three dimensions have dots")
+
+    from dsh_cli import embedding as core
+    from dsh_cli import plots, views
+
+    how = core.Projection(method, space, dims, perplexity, neighbors, min_dist, seed)
+    how.check()
+    run = find_run(model, quiet)
+    file = str(run.path / f"{method}.png") if out is None else out
+    page = Path(file).suffix.lower() in _PAGES
+    if page and dims != 2:
+        raise UsageError("--dims 3: a page is flat; take a picture such as .png, or --dims 2")
+    if page and points is not None:
+        raise UsageError("--points is for pictures; a page has dots, and shows a picture where the pointer is")
+    if page:
+        plots.require_folder(file)
+    else:
+        plots.require_writable(file)
+    with status(quiet, "reading codes") as live:
+        codes = core.of_run(run, split)
+        embedding = core.embed(codes, how, sample, lambda text: live(text=text))
+        live(text=f"drawing {file}")
+        if page:
+            from dsh_cli.explore import write_page
+
+            write_page(file, embedding, run.path.name, split)
+        else:
+            plots.save(plots.embedding(embedding, run.path.name, split, points or "thumbnails"), file)
+        if tensorboard:
+            from dsh_cli.board import write_embedding
+
+            write_embedding(run, embedding, split)
+    for note in embedding.notes:
+        notice(note, quiet)
+    show(views.embedded(embedding, file, split), form)

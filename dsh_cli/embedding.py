@@ -1,0 +1,231 @@
+"""The codes of a run as points of a picture, and how far that picture can be trusted. Free of torch."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsh_cli.checkpoint import Run
+from dsh_cli.codes import CodeSet, from_hex, hamming, sample, taken, to_words, unpack
+from dsh_cli.errors import DataError, UsageError
+from dsh_cli.metrics import class_table
+
+Method = Literal["tsne", "umap", "pca"]
+Space = Literal["relaxed", "code"]
+
+SAMPLE = 2000  # points by default
+_MEASURED = 3000  # points that the figures are of, at most: they take every pair
+_NEAR = 10  # neighbours whose trustworthiness is measured
+_METRIC: dict[Space, str] = {"relaxed": "euclidean", "code": "hamming"}
+_LEAST = 4  # points, for a picture to say anything
+
+
+@dataclass(frozen=True)
+class Projection:
+    """How points are to be found for codes."""
+
+    method: Method = "tsne"
+    space: Space = "relaxed"  # Euclidean on relaxed codes, or Hamming on distinct codes
+    dims: int = 2
+    perplexity: float = 30.0  # of t-SNE: about how many neighbours a point has
+    neighbors: int = 15  # of UMAP
+    min_dist: float = 0.1  # of UMAP: how near two points may come
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse what no picture could be made of.
+
+        Raises:
+            UsageError: an option is out of its range; the message names it.
+        """
+        checks = (
+            (self.dims in (2, 3), f"--dims {self.dims}: 2 or 3"),
+            (1 <= self.perplexity < math.inf, f"--perplexity {self.perplexity:g}: 1 or more"),
+            (self.neighbors >= 2, f"--neighbors {self.neighbors}: 2 or more"),
+            (0 <= self.min_dist <= 1, f"--min-dist {self.min_dist:g}: 0 to 1"),
+            (0 <= self.seed < 2**32, f"--seed {self.seed}: 0 to 2^32 - 1"),
+        )
+        for fine, message in checks:
+            if not fine:
+                raise UsageError(message)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Points, what each stands for, and two figures of how good they are.
+
+    Attributes:
+        how: as asked for.
+        codes: of n pictures; in the space `code`, one for each distinct code.
+        counts: (n,) pictures that have the code of a point; 1 in the space `relaxed`.
+        nearest: n names: the class whose code is nearest to a point's, the first of equals.
+        points: (n, dims) float32, centred, the largest coordinate 1.
+        trustworthiness: share in [0, 1] of a point's neighbours in the picture that are its neighbours among the
+            codes too (Venna & Kaski, 2001); of `near` neighbours, by the metric of the space.
+        silhouette: by class, Euclidean, in the picture, in [-1, 1] (Rousseeuw, 1987); None with one class.
+        measured: points that the two figures are of.
+        near: neighbours of a point that trustworthiness looks at.
+        notes: what was done otherwise than asked, for there are too few points.
+    """
+
+    how: Projection
+    codes: CodeSet
+    counts: NDArray[np.int64]
+    nearest: tuple[str, ...]
+    points: NDArray[np.float32]
+    trustworthiness: float
+    silhouette: float | None
+    measured: int
+    near: int
+    notes: tuple[str, ...]
+    seconds: float = field(compare=False)
+
+    @property
+    def metric(self) -> str:
+        """What trustworthiness is measured by, for people."""
+        return "Euclidean on relaxed codes" if self.how.space == "relaxed" else "Hamming on distinct codes"
+
+
+def of_run(run: Run, split: str) -> CodeSet:
+    """The codes of a split of a run, with all that is kept of its pictures.
+
+    Raises:
+        UsageError: the run has no such split.
+        RunError: they are missing or damaged.
+    """
+    if split not in run.counts:
+        raise UsageError(f"--split {split}: {run.path} has {', '.join(run.counts)}")
+    return replace(run.codes(split, "relaxed", "thumbnails"), names=run.names()[split])
+
+
+def embed(
+    codes: CodeSet, how: Projection, most: int = SAMPLE, progress: Callable[[str], None] = lambda text: None
+) -> Embedding:
+    """Find points for the codes of at most `most` pictures, each class in proportion.
+
+    Args:
+        codes: with relaxed codes, if `how.space` is `relaxed`.
+        how: method and its options.
+        most: pictures to take, drawn by the seed.
+        progress: told what is being done.
+
+    Raises:
+        UsageError: an option is out of its range.
+        DataError: there are too few codes for a picture.
+    """
+    how.check()
+    if most < _LEAST:
+        raise UsageError(f"--sample {most}: {_LEAST} or more")
+    started = time.perf_counter()
+    chosen = taken(codes, sample(codes.labels, most, how.seed))
+    counts = np.ones(len(chosen), np.int64)
+    if how.space == "code":
+        chosen, counts = _one_of_each(chosen)
+        vectors = unpack(chosen.packed, chosen.bits).astype(np.float32)  # (n, k)
+    else:
+        assert chosen.relaxed is not None
+        vectors = np.nan_to_num(chosen.relaxed.astype(np.float32))
+    if len(chosen) < _LEAST:
+        what = "distinct codes" if how.space == "code" else "pictures"
+        raise DataError(
+            f"{len(chosen)} {what} make no picture; take a larger split or --sample"
+            + (", or --space relaxed" if how.space == "code" else "")
+        )
+    points, notes = _points(vectors, how, progress)
+    points = points - points.mean(axis=0)
+    points = (points / (np.abs(points).max() or 1)).astype(np.float32)
+    progress("measuring the picture")
+    rows = np.arange(len(points))
+    if len(rows) > _MEASURED:
+        rows = np.sort(np.random.default_rng(how.seed).permutation(len(rows))[:_MEASURED])
+    near = min(_NEAR, (len(rows) - 1) // 2)
+    trust, silhouette = _figures(vectors[rows], points[rows], chosen.labels[rows], how.space, near)
+    seconds = time.perf_counter() - started
+    nearest = _nearest_classes(chosen, codes)
+    return Embedding(how, chosen, counts, nearest, points, trust, silhouette, len(rows), near, notes, seconds)
+
+
+def _nearest_classes(codes: CodeSet, of: CodeSet) -> tuple[str, ...]:
+    """For each code the class whose code is nearest, by the class codes of all pictures of the split."""
+    rows = [row for row in class_table(of, "").classes if row.code is not None]
+    if not rows:
+        return ("",) * len(codes)
+    heads = from_hex([row.code for row in rows if row.code is not None], codes.bits)
+    return tuple(rows[best].label for best in hamming(codes.packed, heads).argmin(axis=1))
+
+
+def _one_of_each(codes: CodeSet) -> tuple[CodeSet, NDArray[np.int64]]:
+    """A picture for each distinct code, of the class most have that have it; and how many those are."""
+    _, inverse, counts = np.unique(to_words(codes.packed), axis=0, return_inverse=True, return_counts=True)
+    inverse = inverse.ravel()
+    # Pictures by code, within it by how many of its class have it, the first of these first.
+    pairs = np.stack([inverse, codes.labels], axis=1)
+    _, of_pair, with_class = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
+    order = np.lexsort((np.arange(len(codes)), -with_class[of_pair.ravel()], inverse))
+    first = order[np.searchsorted(inverse[order], np.arange(len(counts)))]
+    return taken(codes, first), counts
+
+
+def _points(
+    vectors: NDArray[np.float32], how: Projection, progress: Callable[[str], None]
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """(n, dims) points, and what was done otherwise than asked."""
+    count = len(vectors)
+    metric = _METRIC[how.space]
+    notes: list[str] = []
+    with warnings.catch_warnings(action="ignore"):  # of few threads, and of what later versions will do
+        match how.method:
+            case "pca":
+                from sklearn.decomposition import PCA
+
+                progress("PCA")
+                dims = min(how.dims, *vectors.shape)
+                points = PCA(dims, svd_solver="full").fit_transform(vectors)
+                points = np.pad(points, ((0, 0), (0, how.dims - dims)))
+            case "tsne":
+                from sklearn.manifold import TSNE
+
+                perplexity = min(how.perplexity, (count - 1) / 3)
+                if perplexity < how.perplexity:
+                    notes.append(f"perplexity {perplexity:.3g} instead of {how.perplexity:g}, for {count} points")
+                progress(f"t-SNE of {count:,} points")
+                start = "pca" if vectors.shape[1] >= how.dims else "random"
+                net = TSNE(how.dims, perplexity=perplexity, metric=metric, init=start, random_state=how.seed)
+                points = net.fit_transform(vectors)
+            case "umap":
+                progress("loading UMAP, whose first start compiles for some seconds")
+                import umap
+
+                neighbors = min(how.neighbors, count - 1)
+                if neighbors < how.neighbors:
+                    notes.append(f"{neighbors} neighbours instead of {how.neighbors}, for {count} points")
+                progress(f"UMAP of {count:,} points")
+                # One thread, for with more the same seed would give another picture each time.
+                points = umap.UMAP(
+                    n_components=how.dims,
+                    n_neighbors=neighbors,
+                    min_dist=how.min_dist,
+                    metric=metric,
+                    init="spectral" if count > how.dims + 1 + _LEAST else "random",
+                    random_state=how.seed,
+                    n_jobs=1,
+                ).fit_transform(vectors)
+    return np.nan_to_num(np.asarray(points, np.float32)), tuple(notes)
+
+
+def _figures(
+    vectors: NDArray[np.float32], points: NDArray[np.float32], labels: NDArray[np.int64], space: Space, near: int
+) -> tuple[float, float | None]:
+    from sklearn.manifold import trustworthiness
+    from sklearn.metrics import silhouette_score
+
+    trust = float(trustworthiness(vectors, points, n_neighbors=near, metric=_METRIC[space]))
+    classes = len(np.unique(labels))
+    return trust, float(silhouette_score(points, labels)) if 1 < classes < len(labels) else None

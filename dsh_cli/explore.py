@@ -1,0 +1,301 @@
+"""An embedding as one page to explore: pan, zoom, look at pictures, find neighbours; it asks nothing of the network.
+
+Drawn by Bokeh, whose script is put into the page whole: one Python package, kept since 2013, with WebGL for many
+points, and tooltips that may hold pictures, which Plotly's may not.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dsh_cli import images
+from dsh_cli.embedding import Embedding
+from dsh_cli.errors import DISK_FULL, DshError
+from dsh_cli.plots import COLOURS, MARKERS, class_name, heading
+from dsh_cli.views.shared import printable
+
+_DOT, _LARGEST = 7.0, 30.0  # pixels across a point
+_NEAREST = 12  # neighbours listed for a point
+_TILE = 96  # pixels of a picture in a tooltip, about
+_LEGEND = 24  # classes that a legend has room for; more are named at their points alone
+_FAINT, _FULL = 0.12, 0.85  # opacity of points that a search has left out, and of others
+# nothing but what the file holds; Bokeh makes functions of the page's own scripts
+_POLICY = (
+    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; "
+    "base-uri 'none'; form-action 'none'"
+)
+_SHAPES = {
+    "o": "circle",
+    "s": "square",
+    "^": "triangle",
+    "D": "diamond",
+    "v": "inverted_triangle",
+    "P": "plus",
+    "X": "x",
+    "<": "hex",
+    "*": "star",
+    ">": "circle_cross",
+}
+
+_STYLE = """
+:root{color-scheme:light;--sprite:url(%(sprite)s)}
+*{box-sizing:border-box}
+body{margin:0;background:#fff;color:#1c1d1a;
+font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif}
+header{padding:1rem 1.25rem .25rem}
+h1{font-size:1.25rem;margin:0;overflow-wrap:anywhere}
+header p{margin:.25rem 0 0;color:#62645c;font-size:.875rem;overflow-wrap:anywhere}
+main{padding:.5rem 1.25rem 1.25rem}
+"""
+
+# Pictures are cut from the page's one sheet of all: custom properties reach into Bokeh's shadow roots.
+_TOOLTIP = (
+    '<div style="display:flex;gap:10px;align-items:center;max-width:340px;font-size:13px"><div class="dsh-picture" '
+    'style="flex:none;width:{w}px;height:{h}px;background:var(--sprite) calc(-{w}px * @across) calc(-{h}px * @down)/'
+    '{sheet}px auto;image-rendering:{render};border:3px solid @colour"></div>'
+    '<div style="min-width:0;overflow-wrap:anywhere"><b>@label</b><br><code>0x@code</code><br>nearest class @near<br>'
+    "<small>@name</small>{shared}</div></div>"
+)
+_HINT = '<div style="font-size:14px;color:#62645c">Click a point: its nearest codes are listed here.</div>'
+
+_SCRIPT = """
+const words = code => { const out = []; for (let at = code.length; at > 0; at -= 8)
+  out.push(parseInt(code.slice(Math.max(0, at - 8), at), 16)); return out }
+const ones = x => { x -= (x >>> 1) & 0x55555555; x = (x & 0x33333333) + ((x >>> 2) & 0x33333333);
+  return (((x + (x >>> 4)) & 0x0f0f0f0f) * 0x01010101) >>> 24 }
+const text = value => String(value).replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`)
+const d = source.data
+"""
+_ON_TAP = (
+    _SCRIPT
+    + """
+const picked = source.selected.indices
+if (picked.length != 1) { return }
+const me = picked[0], mine = words(d.code[me])
+const found = d.code.map((code, row) => ({row, away: words(code).reduce((sum, w, i) => sum + ones(w ^ mine[i]), 0)}))
+  .filter(item => item.row != me)
+found.sort((a, b) => a.away - b.away || a.row - b.row)
+const tile = (row, width) => `<div role="img" aria-label="${text(d.label[row])}" style="flex:none;width:${width}px;` +
+  `height:${width * ratio}px;background:var(--sprite) ${-d.across[row] * width}px ${-d.down[row] * width * ratio}px/` +
+  `${columns * width}px auto;image-rendering:${render};border:2px solid ${d.colour[row]}"></div>`
+const line = (row, note) => `<div style="display:flex;gap:.6em;align-items:center;margin:.35em 0">${tile(row, 44)}` +
+  `<div style="min-width:0;overflow-wrap:anywhere"><b>${text(d.label[row])}</b> ${note}<br>` +
+  `<code>0x${d.code[row]}</code>` +
+  `<br><small>${text(d.name[row])}</small></div></div>`
+panel.text = `<div style="font-size:14px">${line(me, "")}<hr><b>Nearest by Hamming distance</b>` +
+  found.slice(0, nearest).map(item => line(item.row, `${item.away} bit${item.away == 1 ? "" : "s"} away`)).join("") +
+  "</div>"
+"""
+)
+_ON_SEARCH = (
+    _SCRIPT
+    + """
+const wanted = box.value_input.trim().toLowerCase()
+const code = wanted.startsWith("0x") ? wanted.slice(2) : null
+const exact = d.label.some(label => label.toLowerCase() == wanted)
+const hits = []
+if (wanted) {
+  for (let row = 0; row < d.code.length; row++) {
+    const label = d.label[row].toLowerCase()
+    if (code !== null ? d.code[row].startsWith(code) : exact ? label == wanted : label.includes(wanted)) hits.push(row)
+  }
+}
+const seen = new Set(hits)
+d.alpha = d.code.map((_, row) => !wanted || seen.has(row) ? full : faint)
+source.change.emit()
+const count = number => number.toLocaleString("en")
+said.text = !wanted ? "" : hits.length ? `${count(hits.length)} of ${count(d.code.length)} points`
+  : "nothing found; search for a class, or for a code such as 0x" + d.code[0]
+"""
+)
+
+
+def write_page(file: str, embedding: Embedding, run: str, split: str) -> None:
+    """Write the page.
+
+    Raises:
+        DshError: it cannot be written.
+    """
+    target = Path(file)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        scratch.write_text(page(embedding, run, split), encoding="utf-8", newline="\n")
+        os.replace(scratch, target)
+    except OSError as error:
+        what_to_do = "free space" if error.errno in DISK_FULL else "choose another --out FILE"
+        raise DshError(f"cannot write {file}: {images.reason(error)}; {what_to_do}") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def page(embedding: Embedding, run: str, split: str) -> str:
+    """The page as text."""
+    from bokeh.embed import components
+    from bokeh.resources import Resources
+
+    codes = embedding.codes
+    assert codes.thumbnails is not None
+    columns = max(1, math.isqrt(max(0, len(codes) - 1)) + 1)
+    title, trust = heading(embedding, run, split).split("\n")
+    script, body = components(_layout(embedding, columns), wrap_script=False)
+    style = _STYLE % {"sprite": _sprite(codes.thumbnails, columns)}
+    parts = Resources(mode="inline", components=["bokeh", "bokeh-gl", "bokeh-widgets"], log_level="error").js_raw
+    bokeh = "\n".join(f"<script>{part}</script>" for part in parts)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
+        f'<title>{_text(title)}</title>\n<link rel="icon" href="data:,">\n<style>{style}</style>\n{bokeh}\n</head>\n'
+        f"<body>\n<header><h1>{_text(title)}</h1>\n<p>{_text(trust)}</p>\n"
+        "<p>Wheel or drag to move; point at a picture to see it; click it for its neighbours.</p></header>\n"
+        f"<main>{body}</main>\n<script>{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def _layout(embedding: Embedding, columns: int) -> Any:
+    """Bokeh's models: search, points, and a panel for neighbours."""
+    from bokeh.layouts import column, row
+    from bokeh.models import ColumnDataSource, CustomJS, HoverTool, TapTool
+    from bokeh.models.widgets import Div, TextInput
+    from bokeh.plotting import figure
+
+    codes = embedding.codes
+    assert codes.thumbnails is not None
+    height, width = codes.thumbnails.shape[1:3]
+    source = ColumnDataSource(_columns(embedding, columns))
+    plot = figure(
+        height=760,
+        sizing_mode="stretch_width",
+        match_aspect=True,
+        output_backend="webgl",
+        tools="pan,wheel_zoom,box_zoom,reset,save",
+        active_scroll="wheel_zoom",
+        toolbar_location="above",
+    )
+    plot.axis.visible = False
+    plot.grid.visible = False
+    grouped: dict[str, Any] = {"legend_group": "label"} if len(set(source.data["label"])) <= _LEGEND else {}
+    plot.scatter(
+        "x",
+        "y",
+        source=source,
+        size="size",
+        marker="marker",
+        color="colour",
+        alpha="alpha",
+        line_color=None,
+        nonselection_alpha=_FAINT,
+        **grouped,
+    )
+    if grouped:
+        plot.legend.title = "class"
+        plot.add_layout(plot.legend[0], "right")
+    _name_classes(plot, embedding)
+    scale = max(1, round(_TILE / max(height, width)))
+    tile_w, tile_h = width * scale, height * scale
+    plot.add_tools(
+        HoverTool(
+            limit=1,
+            point_policy="snap_to_data",
+            tooltips=_TOOLTIP.format(
+                w=tile_w,
+                h=tile_h,
+                sheet=columns * tile_w,
+                render=_render(width),
+                shared="<br>@pictures pictures have this code" if embedding.how.space == "code" else "",
+            ),
+        ),
+        TapTool(),
+    )
+    box = TextInput(placeholder="a class, or a code such as 0x" + codes.hex[0], title="Search", width=320)
+    said = Div(text="", width=320)
+    panel = Div(text=_HINT, width=320, height=820, styles={"overflow-y": "auto"})
+    constants = {"ratio": height / width, "columns": columns, "render": _render(width), "nearest": _NEAREST}
+    source.selected.js_on_change(
+        "indices", CustomJS(args={"source": source, "panel": panel, **constants}, code=_ON_TAP)
+    )
+    search = CustomJS(
+        args={"source": source, "box": box, "said": said, "faint": _FAINT, "full": _FULL}, code=_ON_SEARCH
+    )
+    box.js_on_change("value_input", search)
+    left = column(row(box, said), plot, sizing_mode="stretch_width")
+    return row(left, panel, sizing_mode="stretch_width")
+
+
+def _columns(embedding: Embedding, columns: int) -> dict[str, Any]:
+    codes, counts = embedding.codes, embedding.counts
+    places = np.arange(len(codes))
+    size = np.minimum(_LARGEST, _DOT * np.sqrt(counts)) if counts.max(initial=1) > 1 else np.full(len(codes), _DOT)
+    labels = [int(label) for label in codes.labels]
+    return {
+        "x": embedding.points[:, 0],
+        "y": embedding.points[:, 1],
+        "size": size.astype(np.float32),
+        "alpha": np.full(len(codes), _FULL, np.float32),
+        "colour": [COLOURS[label % len(COLOURS)] for label in labels],
+        "marker": [_SHAPES[MARKERS[label // len(COLOURS) % len(MARKERS)]] for label in labels],
+        "label": [printable(class_name(codes.classes, label)) for label in labels],
+        "near": [printable(name) for name in embedding.nearest],
+        "code": codes.hex,
+        "name": [printable(name) for name in codes.names],
+        "pictures": counts,
+        "across": places % columns,
+        "down": places // columns,
+    }
+
+
+def _name_classes(plot: Any, embedding: Embedding) -> None:
+    """The name of each class at the median of its points."""
+    from bokeh.models import ColumnDataSource
+    from bokeh.models.annotations import LabelSet
+
+    codes = embedding.codes
+    present = [label for label in range(len(codes.classes)) if (codes.labels == label).any()]
+    medians = np.array([np.median(embedding.points[codes.labels == label], axis=0) for label in present]).reshape(-1, 2)
+    names = [printable(codes.classes[label]) for label in present]
+    plot.add_layout(
+        LabelSet(
+            x="x",
+            y="y",
+            text="name",
+            source=ColumnDataSource({"x": medians[:, 0], "y": medians[:, 1], "name": names}),
+            text_align="center",
+            text_baseline="middle",
+            text_font_style="bold",
+            text_font_size="15px" if len(present) <= _LEGEND else "11px",
+            text_outline_color="white",
+            text_outline_width=4,
+        )
+    )
+
+
+def _render(width: int) -> str:
+    """How a picture is enlarged: small ones with sharp edges."""
+    return "pixelated" if width <= images.THUMBNAIL else "auto"
+
+
+def _sprite(thumbnails: NDArray[np.uint8], columns: int) -> str:
+    """One picture of all, row by row, as a data URI: PNG of grey ones, JPEG of others."""
+    count, height, width, channels = thumbnails.shape
+    rows = -(-count // columns)
+    tiles = np.zeros((rows * columns, height, width, channels), np.uint8)
+    tiles[:count] = thumbnails
+    grid = tiles.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    sheet = grid.reshape(rows * height, columns * width, channels)
+    data, kind = io.BytesIO(), "png" if channels == 1 else "jpeg"
+    Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(data, kind, quality=88)
+    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def _text(text: str) -> str:
+    return html.escape(printable(text))
