@@ -7,9 +7,10 @@ batches of 128; each picture of an epoch paired with one other at random; square
 margin 5; each term a batch mean; the last partial batch dropped.
 
 Both are stopped now and then, their clock with them, and measured with BatchNorm in evaluation mode: tie-aware
-mAP of 2,000 test pictures against 10,000 training pictures, the same ones for both.
+mAP of 2,000 test pictures against 10,000 training pictures, the same ones for both. Of the default recipe hash centers
+are left out, which come after the first epoch, and whose classes' means take a second.
 
-    python benchmarks/reference_recipe.py --limit 420
+    python benchmarks/reference_recipe.py --limit 900
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from dsh_cli.model import HashNet
 from dsh_cli.retrieval import mean_average_precision
 from dsh_cli.training import _fit_normalisation, _optimizer, _schedule, settle
 
-TARGETS = (0.70, 0.80)
+TARGETS = (0.80, 0.95, 0.98)
+EPOCHS = 40  # of the reference, after which it is stopped
 
 
 class Block(nn.Module):
@@ -75,7 +77,7 @@ def reference_steps(splits: Splits, seed: int, bits: int) -> Iterator[nn.Module]
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-4)
     images = torch.from_numpy(splits.train.images).permute(0, 3, 1, 2)
     labels = torch.from_numpy(splits.train.labels)
-    for _ in range(40):
+    for _ in range(EPOCHS):
         order = torch.randperm(len(labels))
         partners = torch.randperm(len(labels))
         for start in range(0, len(order) - 127, 128):
@@ -96,14 +98,16 @@ def default_steps(splits: Splits, seed: int, bits: int) -> Iterator[nn.Module]:
     torch.manual_seed(seed)
     config = settle(TrainConfig(bits=bits, seed=seed), splits)
     net = HashNet(ModelConfig(config.backbone, bits, 1, 28)).to(memory_format=torch.channels_last)
-    _fit_normalisation(net, splits.train.images)
+    _fit_normalisation(net, splits.train, seed)
     batches = Batches(splits.train, config.batch_size, config.augment, seed, torch.device("cpu"))
     optimizer = _optimizer(net, config)
     schedule = _schedule(optimizer, config, len(batches) * config.epochs)
     net.train()
     for epoch in range(config.epochs):
         for images, labels in batches.epoch(epoch):
-            loss, _, _ = dsh_loss(net(images), labels, config.margin, config.alpha)
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.amp):
+                relaxed = net(images).float()
+            loss, _, _ = dsh_loss(relaxed, labels, config.margin, config.alpha)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -145,7 +149,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--bits", type=int, default=8)
-    parser.add_argument("--limit", type=float, default=1800, help="seconds of training after which to give up")
+    parser.add_argument(
+        "--limit", type=float, default=1800, help="seconds of training after which to give up, if before 40 epochs"
+    )
     arguments = parser.parse_args()
     ratios: dict[float, list[tuple[float, bool]]] = {target: [] for target in TARGETS}
     for seed in arguments.seeds:

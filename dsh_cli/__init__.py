@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dsh_cli.codes import CodeSet, from_hex, hamming, to_hex
     from dsh_cli.config import TrainConfig
     from dsh_cli.data import load_splits
+    from dsh_cli.embedding import Projection, embed
     from dsh_cli.encoding import encode, encode_files
     from dsh_cli.errors import DshError
     from dsh_cli.index import Index
@@ -35,11 +36,13 @@ _HOMES = {
     "DshError": "errors",
     "Finder": "neighbors",
     "Index": "index",
+    "Projection": "embedding",
     "Run": "checkpoint",
     "TrainConfig": "config",
     "class_distance_bound": "bounds",
     "class_table": "metrics",
     "dsh_loss": "losses",
+    "embed": "embedding",
     "encode": "encoding",
     "encode_files": "encoding",
     "evaluate": "retrieval",
@@ -59,11 +62,13 @@ __all__ = [
     "DshError",
     "Finder",
     "Index",
+    "Projection",
     "Run",
     "TrainConfig",
     "class_distance_bound",
     "class_table",
     "dsh_loss",
+    "embed",
     "encode",
     "encode_files",
     "evaluate",

@@ -66,7 +66,7 @@ class Embedding:
         codes: of n pictures; in the space `code`, one for each distinct code.
         counts: (n,) pictures that have the code of a point; 1 in the space `relaxed`.
         nearest: n names: the class whose code is nearest to a point's, the first of equals.
-        points: (n, dims) float32, centred, the largest coordinate 1.
+        points: (n, dims) float32, in the middle of a cube that reaches from -1 to 1.
         trustworthiness: share in [0, 1] of a point's neighbours in the picture that are its neighbours among the
             codes too (Venna & Kaski, 2001); of `near` neighbours, by the metric of the space.
         silhouette: by class, Euclidean, in the picture, in [-1, 1] (Rousseeuw, 1987); None with one class.
@@ -86,6 +86,14 @@ class Embedding:
     near: int
     notes: tuple[str, ...]
     seconds: float = field(compare=False)
+
+    def place_of(self, label: int) -> NDArray[np.float32]:
+        """Where the name of a class belongs: the median of its points, or the code that most of its pictures have."""
+        rows = np.flatnonzero(self.codes.labels == label)
+        if self.how.space == "code":
+            most: NDArray[np.float32] = self.points[rows[self.counts[rows].argmax()]]
+            return most.copy()
+        return np.median(self.points[rows], axis=0).astype(np.float32)
 
     @property
     def metric(self) -> str:
@@ -139,7 +147,7 @@ def embed(
             + (", or --space relaxed" if how.space == "code" else "")
         )
     points, notes = _points(vectors, how, progress)
-    points = points - points.mean(axis=0)
+    points = points - (points.max(axis=0) + points.min(axis=0)) / 2
     points = (points / (np.abs(points).max() or 1)).astype(np.float32)
     progress("measuring the picture")
     rows = np.arange(len(points))

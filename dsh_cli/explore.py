@@ -1,7 +1,7 @@
 """An embedding as one page to explore: pan, zoom, look at pictures, find neighbours; it asks nothing of the network.
 
-Drawn by Bokeh, whose script is put into the page whole: one Python package, kept since 2013, with WebGL for many
-points, and tooltips that may hold pictures, which Plotly's may not.
+Drawn by Bokeh, whose script is put into the page whole: one Python package, kept since 2013, whose tooltips
+may hold pictures, as Plotly's may not, and which draws fewer points while the plane moves.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dsh_cli.views.shared import printable
 _DOT, _LARGEST = 7.0, 30.0  # pixels across a point
 _NEAREST = 12  # neighbours listed for a point
 _TILE = 96  # pixels of a picture in a tooltip, about
+_DRAWN, _LOD = 2000, 10  # points from which a tenth is drawn while the plane moves, so that it moves smoothly
 _LEGEND = 24  # classes that a legend has room for; more are named at their points alone
 _FAINT, _FULL = 0.12, 0.85  # opacity of points that a search has left out, and of others
 # nothing but what the file holds; Bokeh makes functions of the page's own scripts
@@ -149,7 +150,7 @@ def page(embedding: Embedding, run: str, split: str) -> str:
     title, trust = heading(embedding, run, split).split("\n")
     script, body = components(_layout(embedding, columns), wrap_script=False)
     style = _STYLE % {"sprite": _sprite(codes.thumbnails, columns)}
-    parts = Resources(mode="inline", components=["bokeh", "bokeh-gl", "bokeh-widgets"], log_level="error").js_raw
+    parts = Resources(mode="inline", components=["bokeh", "bokeh-widgets"], log_level="error").js_raw
     bokeh = "\n".join(f"<script>{part}</script>" for part in parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -174,14 +175,18 @@ def _layout(embedding: Embedding, columns: int) -> Any:
     height, width = codes.thumbnails.shape[1:3]
     source = ColumnDataSource(_columns(embedding, columns))
     plot = figure(
-        height=760,
+        name="map",
+        height=640,
         sizing_mode="stretch_width",
         match_aspect=True,
-        output_backend="webgl",
+        lod_threshold=_DRAWN,
+        lod_factor=_LOD,
+        lod_interval=200,
         tools="pan,wheel_zoom,box_zoom,reset,save",
         active_scroll="wheel_zoom",
         toolbar_location="above",
     )
+    plot.toolbar.logo = None
     plot.axis.visible = False
     plot.grid.visible = False
     grouped: dict[str, Any] = {"legend_group": "label"} if len(set(source.data["label"])) <= _LEGEND else {}
@@ -217,9 +222,10 @@ def _layout(embedding: Embedding, columns: int) -> Any:
         ),
         TapTool(),
     )
-    box = TextInput(placeholder="a class, or a code such as 0x" + codes.hex[0], title="Search", width=320)
-    said = Div(text="", width=320)
-    panel = Div(text=_HINT, width=320, height=820, styles={"overflow-y": "auto"})
+    example = f"a class, or a code such as 0x{codes.hex[0]}"
+    box = TextInput(name="search", title="Search", placeholder=example, width=320)
+    said = Div(text="", width=320, name="said")
+    panel = Div(name="panel", text=_HINT, width=320, height=700, styles={"overflow-y": "auto"})
     constants = {"ratio": height / width, "columns": columns, "render": _render(width), "nearest": _NEAREST}
     source.selected.js_on_change(
         "indices", CustomJS(args={"source": source, "panel": panel, **constants}, code=_ON_TAP)
@@ -255,13 +261,13 @@ def _columns(embedding: Embedding, columns: int) -> dict[str, Any]:
 
 
 def _name_classes(plot: Any, embedding: Embedding) -> None:
-    """The name of each class at the median of its points."""
+    """The name of each class at its place."""
     from bokeh.models import ColumnDataSource
     from bokeh.models.annotations import LabelSet
 
     codes = embedding.codes
     present = [label for label in range(len(codes.classes)) if (codes.labels == label).any()]
-    medians = np.array([np.median(embedding.points[codes.labels == label], axis=0) for label in present]).reshape(-1, 2)
+    medians = np.array([embedding.place_of(label) for label in present]).reshape(-1, 2)
     names = [printable(codes.classes[label]) for label in present]
     plot.add_layout(
         LabelSet(
@@ -273,8 +279,8 @@ def _name_classes(plot: Any, embedding: Embedding) -> None:
             text_baseline="middle",
             text_font_style="bold",
             text_font_size="15px" if len(present) <= _LEGEND else "11px",
-            text_outline_color="white",
-            text_outline_width=4,
+            background_fill_color="white",
+            background_fill_alpha=0.75,
         )
     )
 

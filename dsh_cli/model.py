@@ -17,7 +17,7 @@ from torch.fx.experimental.optimization import fuse
 from dsh_cli.config import OWN_BACKBONES, ModelConfig
 from dsh_cli.errors import UsageError
 
-_NINE = {1: (8, 16, 32, 64), 3: (16, 48, 96, 192)}  # channels of stem and stages of the ResNet-9, for grey and colour
+_NINE = {1: (16, 16, 64, 128), 3: (16, 48, 96, 192)}  # channels of stem and stages of the ResNet-9, for grey and colour
 _NINE_SIDE = 32  # pixels across its first maps, about; larger pictures get there by the stem's stride
 _WIDTHS = (16, 32, 64)  # channels of the three stages of the small ResNet
 _FROM_TENSORFLOW = ("googlenet", "inception_v3")  # their weights expect -1 to 1; torchvision converts inside the net

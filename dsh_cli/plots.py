@@ -27,12 +27,12 @@ METHODS = {"tsne": "t-SNE", "umap": "UMAP", "pca": "PCA"}  # as people write the
 _DPI = 150  # of pictures made of pixels
 _LABEL = 60  # characters of a run's name that a legend has room for
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">")  # which with ten colours make a hundred classes
-_PAGE = (13.0, 10.0)  # inches of an embedding
+_PAGE = (11.6, 10.0)  # inches of an embedding
 _ROOM = 1.06  # half a side of its plane, whose points reach 1
 _DOT = 14.0  # square points of a dot
 _CANVAS = 1500  # pixels of the layer of thumbnails, square
-_THUMBNAIL = 40  # pixels of a thumbnail there, with its border
-_BORDER = 3
+_THUMBNAIL = 32  # pixels of a thumbnail there, with its border
+_BORDER = 2
 _LEGEND, _LEGEND_ROWS = 120, 40
 _CLASS = 18  # characters of a class that a legend has room for
 
@@ -198,7 +198,7 @@ def _draw_thumbnails(axes: Any, embedding: Embedding, styles: Mapping[int, tuple
     layer = np.zeros((_CANVAS, _CANVAS, 4), np.uint8)
     places = (embedding.points * (1, -1) / _ROOM + 1) / 2 * _CANVAS  # (n, 2) across and down
     growth = np.minimum(2.0, embedding.counts**0.25)  # of the codes that many pictures share
-    for row in _with_room(places, 0.7 * _THUMBNAIL * growth, embedding.how.seed):
+    for row in _with_room(places, 0.75 * _THUMBNAIL * growth, embedding):
         side = round(_THUMBNAIL * growth[row])
         inner = side - 2 * _BORDER
         picture = codes.thumbnails[row]
@@ -219,7 +219,7 @@ def _draw_codes(axes: Any, embedding: Embedding, styles: Mapping[int, tuple[str,
     places = (embedding.points / _ROOM + 1) / 2 * _CANVAS
     texts = codes.hex
     width = 10.0 * max(map(len, texts)) if texts else 0.0  # pixels, about
-    for row in _with_room(places, np.full(len(codes), max(24.0, width)), embedding.how.seed):
+    for row in _with_room(places, np.full(len(codes), max(24.0, width)), embedding):
         axes.text(
             *embedding.points[row],
             texts[row],
@@ -232,11 +232,12 @@ def _draw_codes(axes: Any, embedding: Embedding, styles: Mapping[int, tuple[str,
         )
 
 
-def _with_room(places: NDArray[np.float64], apart: NDArray[np.float64], seed: int) -> list[int]:
-    """Rows, drawn by lot, that lie so many pixels apart, across or down, from all drawn before."""
+def _with_room(places: NDArray[np.float64], apart: NDArray[np.float64], embedding: Embedding) -> list[int]:
+    """Rows that lie so many pixels apart, across or down, from all before: by the pictures they are of, then by lot."""
+    by_lot = np.random.default_rng(embedding.how.seed).permutation(len(places))
     kept: list[int] = []
     taken = np.zeros((0, 3))
-    for row in np.random.default_rng(seed).permutation(len(places)):
+    for row in by_lot[np.argsort(-embedding.counts[by_lot], kind="stable")]:
         across = np.abs(taken[:, :2] - places[row])
         if not (across.max(axis=1) < (taken[:, 2] + apart[row]) / 2).any():
             taken = np.vstack([taken, [*places[row], apart[row]]])
@@ -245,17 +246,19 @@ def _with_room(places: NDArray[np.float64], apart: NDArray[np.float64], seed: in
 
 
 def _name_classes(axes: Any, embedding: Embedding, present: Sequence[int]) -> None:
-    """The name of each class at the median of its points, moved up or down where another stands there."""
+    """The name of each class at its place, moved up or down where another stands there."""
     from matplotlib import patheffects
 
     codes = embedding.codes
-    size = 13 if len(present) <= 20 else 8
+    size = 16 if len(present) <= 20 else 8
     line = 2 * _ROOM * size / 72 / (_PAGE[1] * 0.9)  # of the plane, a line of text
-    outline = [patheffects.withStroke(linewidth=3, foreground="white")]
+    outline = [patheffects.withStroke(linewidth=5, foreground="white")]
+    above = _THUMBNAIL / _CANVAS * 2 * _ROOM + line / 2
     boxes: list[tuple[float, float, float]] = []  # centre, and half the width
     for label in present:
-        rows = codes.labels == label
-        place = np.median(embedding.points[rows], axis=0)
+        place = embedding.place_of(label)
+        if embedding.how.space == "code" and embedding.how.dims == 2:
+            place[1] += above  # its picture, which is the largest
         name = _short(class_name(codes.classes, label))
         half = 0.35 * line * len(name)
         if embedding.how.dims == 2:

@@ -31,7 +31,7 @@ from dsh_cli.retrieval import mean_average_precision
 from dsh_cli.weights import Taken, take_file, take_pretrained
 
 _STEP_AT = (0.6, 0.85)  # shares of the training at which the `step` schedule divides the rate by ten
-_STEPS, _EPOCHS = 1475, (5, 60)  # by default: 5 epochs of MNIST, see benchmarks/mnist.py; 60 times over at most
+_STEPS, _EPOCHS = 1180, (4, 60)  # by default: 4 epochs of MNIST, see benchmarks/mnist.py; 60 times over at most
 _PER_CLASS = 4  # pictures of a class in a batch, where classes outnumber what a batch can hold (P x K sampling)
 _SAMPLE = 2000  # pictures in files that mean and deviation are taken from
 _WARM_UP = 0.125  # share of the epochs before classes are given their centers, and in which these are phased in

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import browser
 import numpy as np
 import pytest
 from PIL import Image
@@ -131,3 +132,15 @@ def read_only(tmp_path):
     if not os.path.isdir("/sys/kernel"):
         pytest.skip("root may write anywhere here")
     return "/sys"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    program = browser.find()
+    if program is None:
+        reason = f"no browser on the PATH (looked for {', '.join(browser.NAMES)})"
+        if os.environ.get("DSH_BROWSER") == "required":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with browser.started(program) as tab:
+        yield tab

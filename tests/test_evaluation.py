@@ -16,8 +16,8 @@ from dsh_cli.checkpoint import Run
 from dsh_cli.retrieval import evaluate, spread
 
 CONTRACT = [
-    "protocol", "classes", "bits", "queries", "database", "map", "map_best", "map_worst", "map_at", "precision_at", "radius",
-    "pr_curve", "per_class", "health", "seconds",
+    "protocol", "classes", "bits", "queries", "database", "map", "map_best", "map_worst", "map_at", "precision_at",
+    "radius", "pr_curve", "per_class", "health", "seconds",
 ]  # fmt: skip
 
 

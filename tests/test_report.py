@@ -11,7 +11,6 @@ import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
 
-import browser
 import numpy as np
 import pytest
 from conftest import dsh, dsh_json, one_line_error
@@ -205,18 +204,6 @@ def test_relative_paths_of_an_index_are_looked_for_in_the_folder_given(digits_ru
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    program = browser.find()
-    if program is None:
-        reason = f"no browser on the PATH (looked for {', '.join(browser.NAMES)})"
-        if os.environ.get("DSH_BROWSER") == "required":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with browser.started(program) as tab:
-        yield tab
 
 
 IMAGES = "Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth, () => 0)))"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from dsh_cli.cli.shared import Format, Json, Model, Quiet, app, find_run, form_of, notice, option, show, status
+from dsh_cli.cli.shared import Format, Json, Model, Quiet, app, find_run, form_of, notice, option, show, steps
 from dsh_cli.errors import UsageError
 
 _PAGES = (".html", ".htm")
@@ -74,10 +74,10 @@ def embed(
         plots.require_folder(file)
     else:
         plots.require_writable(file)
-    with status(quiet, "reading codes") as live:
+    with steps(quiet, "reading codes") as tell:
         codes = core.of_run(run, split)
-        embedding = core.embed(codes, how, sample, lambda text: live(text=text))
-        live(text=f"drawing {file}")
+        embedding = core.embed(codes, how, sample, tell)
+        tell(f"drawing {file}")
         if page:
             from dsh_cli.explore import write_page
 

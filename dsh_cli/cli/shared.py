@@ -128,9 +128,23 @@ def main(
 @contextmanager
 def status(quiet: bool, what: str) -> Iterator[Callable[..., None]]:
     """A live line on stderr while it is a terminal; yields what moves it: pictures done, and all if known."""
+    with _live_line(quiet, what) as tell:
+        yield lambda done, total=None: tell(f"{what}: {done:,}" + (f" of {total:,}" if total else ""))
+
+
+@contextmanager
+def steps(quiet: bool, what: str) -> Iterator[Callable[[str], None]]:
+    """Say on stderr what is being done; yields what says the next step. On a terminal it is one live line."""
+    with _live_line(quiet, what) as tell:
+        yield tell if Console(stderr=True).is_terminal else lambda text: notice(text, quiet)
+
+
+@contextmanager
+def _live_line(quiet: bool, what: str) -> Iterator[Callable[[str], None]]:
+    """A live line on stderr while it is a terminal; yields what changes it."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        yield lambda done, total=None: None
+        yield lambda text: None
         return
     from rich.live import Live
     from rich.spinner import Spinner
@@ -141,7 +155,7 @@ def status(quiet: bool, what: str) -> Iterator[Callable[..., None]]:
     with Live(line, console=console, refresh_per_second=12.5, transient=True, redirect_stdout=False):
         _live = console
         try:
-            yield lambda done, total=None: line.update(text=f"{what}: {done:,}" + (f" of {total:,}" if total else ""))
+            yield lambda text: line.update(text=text)
         finally:
             _live = None
 

@@ -1,0 +1,76 @@
+"""Where the training loop spends its time: the line of the loop it is at, looked at every five milliseconds.
+
+python benchmarks/loop.py                       # an epoch of MNIST
+python benchmarks/loop.py --data cifar10-jpeg
+"""
+
+from __future__ import annotations
+
+import argparse
+import linecache
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+
+from _report import append
+
+from dsh_cli import TrainConfig, load_splits, train, training
+
+EVERY = 0.005  # seconds
+# The first of these that a line of the loop contains is what it is at.
+PARTS = {
+    "forward(images)": "forward",
+    "dsh_loss(": "loss",
+    "centers.term(": "loss",
+    "loss.backward()": "backward",
+    "optimizer.step()": "step",
+    "zero_grad": "step",
+    "batches.epoch(epoch)": "batches",
+}
+
+
+class Sampler(threading.Thread):
+    """Looks at what another thread is doing."""
+
+    def __init__(self, thread: int) -> None:
+        super().__init__(daemon=True)
+        self.thread, self.seen, self.ended = thread, Counter[str](), False
+
+    def run(self) -> None:
+        while not self.ended:
+            frame = sys._current_frames().get(self.thread)
+            while frame is not None and frame.f_code.co_name != "_train":
+                frame = frame.f_back
+            if frame is not None and frame.f_code.co_filename == training.__file__:
+                line = linecache.getline(training.__file__, frame.f_lineno)
+                self.seen[next((part for text, part in PARTS.items() if text in line), line.strip())] += 1
+            time.sleep(EVERY)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="mnist")
+    arguments = parser.parse_args()
+    config = TrainConfig(data=arguments.data, epochs=1, tensorboard=False)
+    splits = load_splits(config)
+    sampler = Sampler(threading.get_ident())
+    sampler.start()
+    with tempfile.TemporaryDirectory() as folder:
+        train(config, splits, out=f"{folder}/run")
+    sampler.ended = True
+    # What follows the last batch belongs to the epoch, not to the loop over batches.
+    loop = Counter(
+        {part: count for part, count in sampler.seen.items() if part in PARTS.values() or "schedule" in part}
+    )
+    rest = Counter({part: count for part, count in sampler.seen.items() if part not in loop})
+    total = sum(loop.values())
+    shares = ", ".join(f"{part} {count / total:.1%}" for part, count in loop.most_common())
+    useful = sum(loop[part] for part in ("forward", "loss", "backward", "step")) / total
+    outside = ", ".join(f"`{part}`" for part, _ in rest.most_common(2))
+    append(f"loop, {arguments.data}", f"{useful:.1%} in forward, loss, backward and step: {shares}; outside: {outside}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""Points of codes: the same for the same seed, faithful, and drawn so that all can be seen."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import dsh, dsh_json, one_line_error
+from PIL import Image
+from scipy.spatial.distance import cdist
+from test_board import Projector
+
+from dsh_cli import plots
+from dsh_cli.checkpoint import Run
+from dsh_cli.codes import CodeSet, hamming, pack
+from dsh_cli.embedding import Projection, embed, of_run
+from dsh_cli.errors import DataError
+
+CONTRACT = ["method", "space", "points", "out", "trustworthiness", "silhouette", "seconds"]
+
+
+def made(count=120, classes=4, bits=16, seed=0):
+    """Codes of classes that are well apart, with pictures."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    centers = np.where(rng.random((classes, bits)) < 0.5, -1, 1)
+    relaxed = (centers[labels] + rng.normal(0, 0.4, (count, bits))).astype(np.float16)
+    names = [f"{i}.png" for i in range(count)]
+    thumbnails = np.broadcast_to((labels * 60).astype(np.uint8)[:, None, None, None], (count, 8, 8, 1))
+    return CodeSet(bits, pack(relaxed >= 0), labels, tuple("abcdefghij"[:classes]), names, relaxed, thumbnails)
+
+
+def trust(vectors, points, near, metric):
+    """Trustworthiness as its authors define it, loop by loop (Venna & Kaski, 2001, equation 1)."""
+    n, total = len(points), 0
+    away, seen = cdist(vectors, vectors, metric), cdist(points, points)
+    for i in range(n):
+        order = [j for j in np.argsort(away[i], kind="stable") if j != i]
+        rank = {j: place for place, j in enumerate(order, 1)}
+        for j in [j for j in np.argsort(seen[i], kind="stable") if j != i][:near]:
+            total += max(0, rank[j] - near)
+    return 1 - 2 / (n * near * (2 * n - 3 * near - 1)) * total
+
+
+@pytest.mark.parametrize("method", ["tsne", "umap", "pca"])
+@pytest.mark.parametrize("space", ["relaxed", "code"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_one_seed_gives_one_picture_in_which_classes_are_apart(method, space, dims):
+    codes = made()
+    how = Projection(method, space, dims)
+    one, again = embed(codes, how), embed(codes, how)
+    assert one == replace(again, codes=one.codes, counts=one.counts, points=one.points)  # the rest
+    assert (one.points == again.points).all() and one.points.shape == (len(one.codes), dims)
+    assert np.abs(one.points).max() == 1 and np.allclose(one.points.max(axis=0), -one.points.min(axis=0), atol=1e-5)
+    assert one.counts.sum() == 120 and one.measured == len(one.codes)
+    assert one.silhouette > 0.3 and one.trustworthiness > 0.7
+    if method != "pca":
+        assert not (embed(codes, replace(how, seed=1)).points == one.points).all()
+
+
+def test_figures_agree_with_their_definitions():
+    codes = made(60)
+    for space in ("relaxed", "code"):
+        one = embed(codes, Projection("pca", space))
+        if space == "relaxed":
+            vectors, metric = codes.relaxed.astype(float), "euclidean"
+            assert one.trustworthiness == pytest.approx(trust(vectors, one.points, one.near, metric), abs=1e-6)
+        silhouettes = []
+        apart = cdist(one.points, one.points)
+        for i, label in enumerate(one.codes.labels):
+            own = (one.codes.labels == label) & (np.arange(len(apart)) != i)
+            others = [apart[i, one.codes.labels == other].mean() for other in set(one.codes.labels) - {label}]
+            inside = apart[i, own].mean()
+            silhouettes.append((min(others) - inside) / max(min(others), inside) if own.any() else 0)
+        assert one.silhouette == pytest.approx(np.mean(silhouettes), abs=1e-5)
+
+
+def test_in_the_space_of_codes_each_code_is_one_point_of_its_commonest_class():
+    packed = pack([[0, 0, 0], [0, 0, 0], [0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 1, 1], [0, 1, 1]])
+    labels = np.array([1, 0, 1, 0, 0, 1, 0])
+    codes = CodeSet(
+        3,
+        packed,
+        labels,
+        ("a", "b"),
+        [f"{i}" for i in range(7)],
+        np.zeros((7, 3), np.float16),
+        np.zeros((7, 8, 8, 1), np.uint8),
+    )
+    one = embed(codes, Projection("pca", "code"))
+    points = {
+        code: (label, count, name)
+        for code, label, count, name in zip(one.codes.hex, one.codes.labels, one.counts, one.codes.names, strict=True)
+    }
+    assert points == {"0": (1, 3, "0"), "7": (0, 1, "3"), "4": (0, 1, "4"), "3": (0, 2, "6")} or points == {
+        "0": (1, 3, "0"),
+        "7": (0, 1, "3"),
+        "4": (0, 1, "4"),
+        "3": (1, 2, "5"),
+    }
+
+
+def test_hamming_distance_is_what_the_space_of_codes_is_about():
+    """PCA of 0 and 1 keeps Hamming distance exactly where there are as many dimensions as it takes."""
+    codes = made(bits=2)
+    one = embed(replace(codes, packed=codes.packed), Projection("pca", "code"))
+    between = hamming(one.codes.packed, one.codes.packed)
+    squared = cdist(one.points, one.points) ** 2
+    scale = squared.max() / between.max()
+    assert np.allclose(squared, between * scale, atol=1e-4)
+
+
+def test_the_nearest_class_is_that_of_the_nearest_class_code():
+    codes = made()
+    one = embed(codes, Projection("pca"))
+    share = np.mean([name == codes.classes[label] for name, label in zip(one.nearest, one.codes.labels, strict=True)])
+    assert share > 0.95
+
+
+def test_a_sample_has_the_shares_of_the_classes():
+    one = embed(made(400), Projection("pca"), most=40)
+    assert np.bincount(one.codes.labels).tolist() == [10] * 4
+    assert len(set(one.codes.names)) == 40
+
+
+@pytest.mark.parametrize("method", ["tsne", "umap", "pca"])
+def test_few_and_equal_points_make_a_picture_too(method):
+    few = embed(made(8), Projection(method, perplexity=30))
+    assert len(few.points) == 8 and np.isfinite(few.points).all()
+    assert bool(few.notes) == (method != "pca")
+    codes = made(40)
+    equal = replace(codes, relaxed=np.ones_like(codes.relaxed))
+    assert np.isfinite(embed(equal, Projection(method)).points).all()
+    with pytest.raises(DataError, match="1 distinct codes make no picture.*--space relaxed"):
+        embed(replace(codes, packed=codes.packed[:1].repeat(40, axis=0)), Projection(method, "code"))
+
+
+def test_what_no_picture_can_be_made_of_is_refused(digits_run):
+    for wrong in (["--dims", 4], ["--perplexity", 0.5], ["--neighbors", 1], ["--min-dist", 2], ["--sample", 3],
+                  ["--seed", -1], ["--split", "all"], ["--out", "x.xyz"], ["--out", "no/x.png"],
+                  ["--out", "no/x.html"], ["--dims", 3, "--points", "codes"], ["--dims", 3, "--out", "x.html"],
+                  ["--points", "dots", "--out", "x.html"]):  # fmt: skip
+        line = one_line_error(dsh("embed", "--model", digits_run, "--method", "pca", *wrong, "--quiet"), 2)
+        assert str(wrong[0]) in line or "x." in line
+    assert not list(Path().iterdir())
+
+
+def test_without_a_place_it_is_the_runs_own(digits_run):
+    answer = dsh_json("embed", "--model", digits_run, "--method", "pca")
+    assert list(answer) == CONTRACT
+    file = digits_run / "pca.png"
+    assert answer["out"] == str(file) and answer["points"] == 359
+    assert min(Image.open(file).size) >= 900 and max(Image.open(file).size) >= 1200
+    assert answer["trustworthiness"] > 0.8 and answer["silhouette"] > 0.1
+    file.unlink()
+    plain = dsh("embed", "--model", digits_run, "--method", "pca", "--sample", 50, "--out", "a.png").stdout
+    assert dict(line.split("\t") for line in plain.splitlines())["points"] == "50"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+@pytest.mark.parametrize("points", ["thumbnails", "dots", "codes"])
+def test_pictures_of_every_kind(digits_run, suffix, points):
+    file = f"out{suffix}"
+    command = ["embed", "--model", digits_run, "--method", "pca", "--out", file, "--points", points, "--quiet"]
+    assert dsh(*command).exit_code == 0
+    start = Path(file).read_bytes()[:200]
+    assert {".png": b"PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix] in start
+
+
+def test_titles_legend_and_names_say_what_is_seen(digits_run):
+    embedding = embed(of_run(Run.open(digits_run), "test"), Projection("pca"))
+    figure = plots.embedding(embedding, "runs $x$", "test", "thumbnails")
+    title = figure.axes[0].get_title(loc="left")
+    assert r"runs \$x\$: PCA of relaxed codes of 359 test pictures, 8 bits" in title
+    assert f"trustworthiness {embedding.trustworthiness:.3f} (of 10 neighbours, Euclidean on relaxed codes)" in title
+    assert f"silhouette by class {embedding.silhouette:.3f}" in title
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list("0123456789")
+    assert {text.get_text() for text in figure.axes[0].texts} == set("0123456789")
+
+
+def test_a_hundred_classes_can_be_told_apart_and_their_names_do_not_overlap():
+    codes = made(1000)
+    labels = np.arange(1000) % 100
+    centers = np.random.default_rng(0).normal(size=(100, 16))
+    codes = replace(codes, labels=labels, classes=tuple(f"class {i}" for i in range(100)),
+                    relaxed=centers[labels].astype(np.float16))  # fmt: skip
+    styles = plots._styles(labels, 100)
+    assert len(set(styles.values())) == 100
+    figure = plots.embedding(embed(codes, Projection("tsne")), "run", "test", "dots")
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    overlapping = sum(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    assert len(boxes) == 100 and overlapping <= 2
+    inside = figure.bbox
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
+
+
+def test_thumbnails_do_not_hide_one_another():
+    rng = np.random.default_rng(0)
+    places = rng.random((500, 2)) * 300
+    some = embed(made(500), Projection("pca"))
+    kept = plots._with_room(places, np.full(500, 28.0), some)
+    apart = cdist(places[kept], places[kept], "chebyshev")
+    assert apart[~np.eye(len(kept), dtype=bool)].min() >= 28
+    left = np.setdiff1d(np.arange(500), kept)
+    assert (cdist(places[left], places[kept], "chebyshev").min(axis=1) < 28).all()  # none is left out that had room
+
+
+def test_tensorboards_own_reader_sees_the_points(digits_run, tmp_path):
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    assert dsh("embed", "--model", run, "--method", "pca", "--tensorboard", "--quiet").exit_code == 0
+    codes = of_run(Run.open(run), "test")
+    points, header, rows, atlas, size = Projector(run / "tensorboard").read("pca")
+    assert np.allclose(points, embed(codes, Projection("pca")).points, atol=1e-6)
+    assert header == ["label", "code", "name"]
+    assert rows == [
+        [codes.classes[label], f"#{code}", name]
+        for label, code, name in zip(codes.labels, codes.hex, codes.names, strict=True)
+    ]
+    height, width = size
+    assert (atlas[:height, :width, 0] == codes.thumbnails[0, ..., 0]).all()
+
+
+def test_a_run_that_has_lost_its_pictures_says_so(digits_run, tmp_path):
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    (run / "codes" / "test.safetensors").write_bytes(b"damaged")
+    line = one_line_error(dsh("embed", "--model", run, "--method", "pca", "--quiet"), 1)
+    assert "test.safetensors" in line
+
+
+def test_no_torch_is_needed(digits_run):
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from dsh_cli.cli import app\n"
+        f"app(['embed', '--model', {str(digits_run)!r}, '--method', 'tsne', '--out', 'x.png', '--quiet', '--json'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["points"] == 359

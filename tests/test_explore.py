@@ -1,0 +1,174 @@
+"""The page of an embedding: right in a real browser, asking nothing of the network, quick with ten thousand points."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import dsh, one_line_error
+from test_embedding import made
+
+from dsh_cli import explore
+from dsh_cli.checkpoint import Run
+from dsh_cli.codes import hamming
+from dsh_cli.embedding import Projection, embed, of_run
+
+# Where a row of the page's data is on the screen, and what its parts say.
+HELPERS = """
+window.part = name => Bokeh.documents[0].get_model_by_name(name)
+window.data = () => part("map").renderers[0].data_source.data
+window.place = row => {
+  const view = Bokeh.index.find_one(part("map")), box = view.canvas_view.el.getBoundingClientRect()
+  return [box.x + view.frame.x_scale.compute(data().x[row]), box.y + view.frame.y_scale.compute(data().y[row])] }
+window.everything = (root = document) =>
+  [...root.querySelectorAll("*")].flatMap(e => [e, ...(e.shadowRoot ? everything(e.shadowRoot) : [])])
+window.tooltip = () => everything().find(e => e.classList.contains("dsh-picture") && e.offsetParent !== null)
+1"""
+
+
+@pytest.fixture
+def shown(chromium, digits_run, tmp_path):
+    """A page of the digits' test pictures, open; and its embedding."""
+    command = ["embed", "--model", digits_run, "--method", "pca", "--out", "page.html", "--quiet"]
+    assert dsh(*command).exit_code == 0
+    chromium.open((tmp_path / "page.html").as_uri())
+    chromium.value(HELPERS)
+    return embed(of_run(Run.open(digits_run), "test"), Projection("pca"))
+
+
+def mouse(tab, kind, x, y, **more):
+    tab.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+
+
+def wait_for(tab, expression):
+    deadline = time.monotonic() + 20
+    while not (value := tab.value(expression)):
+        assert time.monotonic() < deadline, expression
+        time.sleep(0.05)
+    return value
+
+
+def lonely(embedding):
+    """A point that no other is near."""
+    apart = np.linalg.norm(embedding.points[:, None] - embedding.points, axis=2)
+    np.fill_diagonal(apart, 9)
+    return int(apart.min(axis=1).argmax())
+
+
+def test_nothing_is_asked_of_the_network_and_nothing_complained_of(chromium, shown, tmp_path):
+    assert {url.partition(":")[0] for url in chromium.requests} <= {"file", "data", "blob"}
+    assert [url for url in chromium.requests if url.startswith("file:")] == [(tmp_path / "page.html").as_uri()]
+    assert chromium.problems == []
+    assert chromium.value("document.documentElement.scrollWidth") <= 1280
+
+
+def test_the_pointer_shows_the_right_picture_label_code_and_class(chromium, shown):
+    row = lonely(shown)
+    x, y = chromium.value(f"place({row})")
+    mouse(chromium, "mouseMoved", x - 40, y - 40)
+    mouse(chromium, "mouseMoved", x, y)
+    wait_for(chromium, "!!tooltip()")
+    said = chromium.value("tooltip().parentElement.innerText")
+    codes = shown.codes
+    assert codes.classes[codes.labels[row]] in said and f"0x{codes.hex[row]}" in said and codes.names[row] in said
+    assert f"nearest class {shown.nearest[row]}" in said
+    # The pixels the tooltip shows, read back from the sheet at the place its style names.
+    pixels = chromium.value(PIXELS)
+    height, width = codes.thumbnails.shape[1:3]
+    assert np.array_equal(np.array(pixels).reshape(height, width), codes.thumbnails[row, ..., 0])
+
+
+PIXELS = """(async () => {
+  const style = getComputedStyle(tooltip())
+  const sheet = getComputedStyle(document.documentElement).getPropertyValue("--sprite")
+  const image = new Image()
+  image.src = sheet.trim().replace(/^url\\(["']?/, "").replace(/["']?\\)$/, "")
+  await image.decode()
+  const scale = parseFloat(style.backgroundSize) / image.width
+  const [left, top] = style.backgroundPosition.split(" ").map(parseFloat)
+  const canvas = document.createElement("canvas"); canvas.width = image.width; canvas.height = image.height
+  const context = canvas.getContext("2d"); context.drawImage(image, 0, 0)
+  const w = Math.round(parseFloat(style.width) / scale), h = Math.round(parseFloat(style.height) / scale)
+  return [...context.getImageData(-left / scale, -top / scale, w, h).data].filter((_, i) => i % 4 == 0) })()"""
+
+
+def test_a_click_lists_the_nearest_codes(chromium, shown):
+    row = lonely(shown)
+    x, y = chromium.value(f"place({row})")
+    for kind in ("mousePressed", "mouseReleased"):
+        mouse(chromium, kind, x, y, button="left", buttons=1, clickCount=1)
+    wait_for(chromium, "part('panel').text.includes('Nearest')")
+    lines = chromium.value("""(() => { const d = document.createElement("div"); d.innerHTML = part("panel").text
+      return [...d.querySelectorAll("code")].map(c => [c.textContent, c.nextSibling.nextSibling.textContent]) })()""")
+    codes = shown.codes
+    away = hamming(codes.packed[row], codes.packed)
+    nearest = [i for i in np.argsort(away, kind="stable") if i != row][:12]
+    assert lines == [[f"0x{codes.hex[i]}", codes.names[i]] for i in (row, *nearest)]
+
+
+def search(tab, text):
+    tab.value(f"part('search').value_input = {text!r}; 1")
+    return tab.value("[part('said').text, data().alpha.map((a, i) => a > 0.5 ? i : -1).filter(i => i >= 0)]")
+
+
+def test_a_search_finds_a_class_or_a_code(chromium, shown):
+    codes = shown.codes
+    said, found = search(chromium, "7")
+    assert found == np.flatnonzero(codes.labels == 7).tolist() and said == f"{len(found)} of 359 points"
+    code = codes.hex[5]
+    said, found = search(chromium, f" 0x{code.upper()} ")
+    assert found == [i for i, other in enumerate(codes.hex) if other == code]
+    said, found = search(chromium, "zebra")
+    assert found == [] and said.startswith("nothing found")
+    assert search(chromium, "") == ["", list(range(359))]
+
+
+def test_ten_thousand_points_move_smoothly(chromium, tmp_path):
+    codes = made(10_000, 10)
+    Path("page.html").write_text(explore.page(embed(codes, Projection("pca"), 10_000), "run", "test"))
+    chromium.open((tmp_path / "page.html").as_uri())
+    chromium.value(HELPERS)
+    time.sleep(1)
+    chromium.value(
+        "window.tasks = []; new PerformanceObserver(list => tasks.push(...list.getEntries().map(e => "
+        "e.duration))).observe({type: 'longtask'}); 1"
+    )
+    x, y = chromium.value("place(0)")
+    before = chromium.value("part('map').x_range.start")
+    mouse(chromium, "mousePressed", x, y, button="left", buttons=1, clickCount=1)
+    for step in range(60):
+        mouse(chromium, "mouseMoved", x + 3 * step, y + step, button="left", buttons=1)
+        time.sleep(0.02)
+    tasks = chromium.value("tasks")
+    mouse(chromium, "mouseReleased", x + 180, y + 60, button="left")
+    assert chromium.value("part('map').x_range.start") != before
+    assert max(tasks, default=0) <= 100, tasks
+
+
+def test_names_cannot_do_anything(chromium, tmp_path):
+    codes = made(40)
+    odd = "<img src=x onerror=window.hit=1>"
+    names = [f"{odd} {i}" for i in range(40)]
+    codes = replace(codes, classes=(odd, "'\"&", "@x", "${1}"), names=names)
+    embedding = embed(codes, Projection("pca"))
+    Path("page.html").write_text(explore.page(embedding, odd, "test"))
+    chromium.open((tmp_path / "page.html").as_uri())
+    chromium.value(HELPERS)
+    row = lonely(embedding)
+    x, y = chromium.value(f"place({row})")
+    mouse(chromium, "mouseMoved", x - 40, y - 40)
+    mouse(chromium, "mouseMoved", x, y)
+    wait_for(chromium, "!!tooltip()")
+    assert f"{odd} {row}" in chromium.value("tooltip().parentElement.innerText")
+    for kind in ("mousePressed", "mouseReleased"):
+        mouse(chromium, kind, x, y, button="left", buttons=1, clickCount=1)
+    wait_for(chromium, "part('panel').text.includes('Nearest')")
+    assert chromium.value("window.hit") is None and chromium.problems == []
+
+
+def test_a_page_that_cannot_be_written_is_one_line(digits_run, tmp_path):
+    (tmp_path / "page.html").mkdir()
+    line = one_line_error(dsh("embed", "--model", digits_run, "--method", "pca", "--out", "page.html", "--quiet"), 1)
+    assert "cannot write page.html" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
