@@ -144,7 +144,7 @@ class Splits:
     validation: Dataset
     test: Dataset
     database: Dataset | None = None  # what a pooled protocol neither trains on nor looks up
-    unseen: Dataset | None = None  # pictures of classes held out, which would have been training or validation
+    unseen: Dataset | None = None  # pictures of classes held out, which would have been trained on
 
     def parts(self) -> dict[str, Dataset]:
         """The splits there are, by name."""
@@ -198,16 +198,15 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
     elif test is None:
         held_out = _hold_out(train.labels, _test_counts(train.labels), [config.seed, _TEST_STREAM])
         test, train = train.take(held_out), train.take(~held_out)
-    unseen = None
-    if config.hold_out_classes:
-        classes = _drawn_classes(train, config)
-        chosen = [part.take(np.isin(part.labels, classes)) for part in (train, validation) if part is not None]
-        unseen = _joined(chosen)
-        train = train.take(~np.isin(train.labels, classes))
-        validation = None if validation is None else validation.take(~np.isin(validation.labels, classes))
     if validation is None:
         held_out = _hold_out(train.labels, _validation_counts(train.labels), [config.seed, _VALIDATION_STREAM])
         validation, train = train.take(held_out), train.take(~held_out)
+    unseen = None
+    if config.hold_out_classes:
+        classes = _drawn_classes(train, config)
+        validation = validation.take(~np.isin(validation.labels, classes))
+        of_them = np.isin(train.labels, classes)
+        unseen, train = train.take(of_them), train.take(~of_them)
     return Splits(replace(train, skipped=skipped), validation, test, database, unseen)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dsh_cli import images, search
 from dsh_cli.checkpoint import Run
-from dsh_cli.codes import CodeSet, Packed, from_hex, hamming, looks_like_code, parse, to_hex
+from dsh_cli.codes import CodeSet, Packed, from_hex, hamming, looks_like_code, parse, to_hex, to_words
 from dsh_cli.errors import DshError, UsageError
 from dsh_cli.metrics import ClassTable, class_table
 
@@ -304,9 +304,7 @@ def _sampled(codes: CodeSet, most: int) -> tuple[NDArray[np.uint64], NDArray[np.
     rows = np.flatnonzero(codes.labels >= 0)
     if len(rows) > most:
         rows = rows[np.arange(most) * len(rows) // most]
-    padded = np.zeros((len(rows), -(-codes.bits // 64) * 8), np.uint8)
-    padded[:, : codes.packed.shape[1]] = codes.packed[rows]
-    return padded.view(np.uint64), codes.labels[rows]
+    return to_words(codes.packed[rows]), codes.labels[rows]
 
 
 def is_code(text: str) -> bool:

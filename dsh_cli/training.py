@@ -31,10 +31,13 @@ from dsh_cli.retrieval import mean_average_precision
 from dsh_cli.weights import Taken, take_file, take_pretrained
 
 _STEP_AT = (0.6, 0.85)  # shares of the training at which the `step` schedule divides the rate by ten
-_STEPS, _EPOCHS = 1180, (4, 60)  # by default: 4 epochs of MNIST, see benchmarks/mnist.py; 60 times over at most
+# By default, of grey and of colour pictures: 4 epochs of MNIST, see benchmarks/mnist.py, and 12 of CIFAR-10, whose
+# pictures are harder; 60 times over at most.
+_STEPS, _EPOCHS, _MOST = {1: 1180, 3: 3000}, {1: 4, 3: 12}, 60
 _PER_CLASS = 4  # pictures of a class in a batch, where classes outnumber what a batch can hold (P x K sampling)
 _SAMPLE = 2000  # pictures in files that mean and deviation are taken from
 _WARM_UP = 0.125  # share of the epochs before classes are given their centers, and in which these are phased in
+_CLASSES = 3000  # that centers are found for: it takes seconds up to there, and grows with the cube
 _MEANS = (5000, 20)  # pictures whose codes show where the classes are: in all, and for each class, at least
 _LOOK = 50  # steps between looks at whether the loss is finite: each makes a GPU wait, and loses it about a step
 # Below, maps of torchvision's networks come to one pixel before their last stride, where PyTorch 2.14 computes a
@@ -156,12 +159,13 @@ def train(
 
 def settle(config: TrainConfig, splits: Splits) -> Recipe:
     """The same request with every open choice made."""
-    scarce = config.batch_size < 2 * len(splits.train.classes)  # fewer than two of a class in a batch, on average
+    seen = len(np.unique(splits.train.labels))
+    scarce = config.batch_size < 2 * seen  # fewer than two of a class in a batch, on average
     choices = {
         "per_class": (_PER_CLASS if scarce else 0) if config.per_class is None else config.per_class,
         "amp": _bfloat16_pays(config, splits.train.image_size) if config.amp is None else config.amp,
         "image_size": splits.train.image_size,
-        "epochs": config.epochs or _epochs(len(splits.train) // config.batch_size),
+        "epochs": config.epochs or _epochs(splits.train, config.batch_size),
         "augment": config.augment or default_augment(config.data),
         "margin": 2.0 * config.bits if config.margin is None else config.margin,  # DSH, section 3
     }
@@ -182,9 +186,10 @@ def _model_config(config: TrainConfig, splits: Splits) -> ModelConfig:
     return ModelConfig(config.backbone, config.bits, splits.train.channels, splits.train.image_size)
 
 
-def _epochs(batches: int) -> int:
-    """So many that a small set gets about as many steps as MNIST, within bounds."""
-    return min(max(_EPOCHS[0], math.ceil(_STEPS / max(1, batches))), _EPOCHS[1])
+def _epochs(dataset: Dataset, batch_size: int) -> int:
+    """So many that a small set gets about as many steps as MNIST or CIFAR-10, within bounds."""
+    batches = max(1, len(dataset) // batch_size)
+    return min(max(_EPOCHS[dataset.channels], math.ceil(_STEPS[dataset.channels] / batches)), _MOST)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -342,6 +347,7 @@ class _Centers:
         reason = (
             "there is one class" if classes < 2
             else f"{classes} classes cannot have different codes of {config.bits} bits" if classes > 2**config.bits
+            else f"{classes:,} classes would take too long, {_CLASSES:,} at most" if classes > _CLASSES
             else "they take a second epoch" if config.epochs < 2
             else ""
         )  # fmt: skip

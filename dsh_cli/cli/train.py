@@ -50,7 +50,9 @@ def train(
     out: Annotated[
         str | None, option("Run folder to make.", "runs/<data>-<bits>bit-<time>", "--out", "-o", metavar="RUN")
     ] = None,
-    epochs: Annotated[int | None, option("Times to see every picture.", "4, more for small sets")] = None,
+    epochs: Annotated[
+        int | None, option("Times to see every picture.", "4 of grey pictures, 12 of colour, more of small sets")
+    ] = None,
     batch_size: Annotated[int | None, option("Pictures a batch; each pair counts.", _DEFAULT.batch_size)] = None,
     seed: Annotated[int | None, option("Of splits, weights, batches, augmentation.", _DEFAULT.seed)] = None,
     protocol: Annotated[
