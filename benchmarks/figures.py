@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch
 from rich.console import Console
 from torch import nn
 
@@ -97,17 +97,11 @@ def _draw_layers(shapes: list[tuple[str, tuple[int, ...]]], spans: list[tuple[in
         axes.annotate("", (start - 0.05, 0), (end + 0.05, 0), arrowprops={"arrowstyle": "->", "color": INK})
     for first, last in spans:
         start, end = places[first], places[last]
-        top = 0.25 + max(start[2], end[2])
-        arc = FancyArrowPatch(
-            (start[1] + 0.2, 0.06),
-            (end[1] + 0.2, 0.06),
-            connectionstyle=f"arc3,rad=-{0.35 + top / 6:.2f}",
-            arrowstyle="->",
-            mutation_scale=12,
-            color=COLOURS[2],
-        )
-        axes.add_patch(arc)
-        axes.text((start[1] + end[1]) / 2 + 0.2, top + 0.55, "plus", ha="center", color=COLOURS[2], fontsize=10)
+        top = 0.3 + max(start[2], end[2])
+        begins, ends = start[1] + 0.3, end[1] + 0.45
+        axes.plot([begins, begins, ends], [0.06, top, top], color=COLOURS[2], lw=1.2)
+        axes.annotate("", (ends, 0.1), (ends, top), arrowprops={"arrowstyle": "->", "color": COLOURS[2]})
+        axes.text((begins + ends) / 2, top + 0.1, "plus", ha="center", va="bottom", color=COLOURS[2], fontsize=10)
     axes.set(xlim=(-0.4, left - 0.4), ylim=(-3.6, 2.1))
     axes.set_title(title, loc="left", fontsize="medium")
     axes.axis("off")
@@ -128,8 +122,8 @@ def loss(margin: float, alpha: float, bits: int) -> Figure:
     axes.plot(squared, cost[False], color=COLOURS[2], lw=2.5, ls="--", label="of two classes")
     axes.axvline(margin, color=SOFT, lw=1)
     axes.annotate(
-        f"margin m = {margin:g} = 2k:\n{bits // 2} of {bits} bits differ",
-        (margin, max(cost[True]) * 0.62),
+        f"margin m = {margin:g}:\n{margin / 4:g} of {bits} bits differ",
+        (margin, max(cost[True]) * 0.12),
         xytext=(8, 0),
         textcoords="offset points",
         color=SOFT,

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 from _report import append
 
@@ -22,6 +23,7 @@ EVERY = 0.005  # seconds
 # The first of these that a line of the loop contains is what it is at.
 PARTS = {
     "forward(images)": "forward",
+    "with precision": "forward",
     "dsh_loss(": "loss",
     "centers.term(": "loss",
     "loss.backward()": "backward",
@@ -29,6 +31,10 @@ PARTS = {
     "zero_grad": "step",
     "batches.epoch(epoch)": "batches",
 }
+SOURCE = Path(training.__file__).read_text().splitlines()
+FIRST = next(number for number, line in enumerate(SOURCE, 1) if "in enumerate(batches.epoch(epoch), 1)" in line)
+LAST = next(number for number, line in enumerate(SOURCE, 1) if line == "        if not done:")
+INSIDE = range(FIRST, LAST)  # lines of the loop over batches
 
 
 class Sampler(threading.Thread):
@@ -43,9 +49,9 @@ class Sampler(threading.Thread):
             frame = sys._current_frames().get(self.thread)
             while frame is not None and frame.f_code.co_name != "_train":
                 frame = frame.f_back
-            if frame is not None and frame.f_code.co_filename == training.__file__:
+            if frame is not None and frame.f_lineno in INSIDE:
                 line = linecache.getline(training.__file__, frame.f_lineno)
-                self.seen[next((part for text, part in PARTS.items() if text in line), line.strip())] += 1
+                self.seen[next((part for text, part in PARTS.items() if text in line), "other")] += 1
             time.sleep(EVERY)
 
 
@@ -53,23 +59,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist")
     arguments = parser.parse_args()
-    config = TrainConfig(data=arguments.data, epochs=1, tensorboard=False)
+    config = TrainConfig(data=arguments.data, epochs=2, tensorboard=False)
     splits = load_splits(config)
     sampler = Sampler(threading.get_ident())
     sampler.start()
     with tempfile.TemporaryDirectory() as folder:
         train(config, splits, out=f"{folder}/run")
     sampler.ended = True
-    # What follows the last batch belongs to the epoch, not to the loop over batches.
-    loop = Counter(
-        {part: count for part, count in sampler.seen.items() if part in PARTS.values() or "schedule" in part}
-    )
-    rest = Counter({part: count for part, count in sampler.seen.items() if part not in loop})
+    loop = sampler.seen
     total = sum(loop.values())
     shares = ", ".join(f"{part} {count / total:.1%}" for part, count in loop.most_common())
     useful = sum(loop[part] for part in ("forward", "loss", "backward", "step")) / total
-    outside = ", ".join(f"`{part}`" for part, _ in rest.most_common(2))
-    append(f"loop, {arguments.data}", f"{useful:.1%} in forward, loss, backward and step: {shares}; outside: {outside}")
+    append(f"loop, {arguments.data}", f"{useful:.1%} in forward, loss, backward and step: {shares}")
 
 
 if __name__ == "__main__":

@@ -136,7 +136,11 @@ def class_table_markdown(stats: EpochStats) -> str:
     """The class table of the validation pictures as TensorBoard shows text."""
     table = class_table(stats.validation, "validation")
     lines = ["| class | code | binary | exact |", "| --- | --- | --- | --- |"]
-    lines += [f"| {_cell(row.label)} | {row.code} | {row.binary} | {row.exact:.1%} |" for row in table.classes]
+    lines += [
+        f"| {_cell(row.label)} | {row.code} | {row.binary} | {row.exact:.1%} |"
+        for row in table.classes
+        if row.code is not None
+    ]
     return "\n".join([*lines, "", f"smallest class distance: {table.min_class_distance}"])
 
 

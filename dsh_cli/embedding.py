@@ -67,8 +67,7 @@ class Embedding:
         counts: (n,) pictures that have the code of a point; 1 in the space `relaxed`.
         nearest: n names: the class whose code is nearest to a point's, the first of equals.
         points: (n, dims) float32, in the middle of a cube that reaches from -1 to 1.
-        trustworthiness: share in [0, 1] of a point's neighbours in the picture that are its neighbours among the
-            codes too (Venna & Kaski, 2001); of `near` neighbours, by the metric of the space.
+        trustworthiness: see `trustworthiness`; of `near` neighbours, by the metric of the space.
         silhouette: by class, Euclidean, in the picture, in [-1, 1] (Rousseeuw, 1987); None with one class.
         measured: points that the two figures are of.
         near: neighbours of a point that trustworthiness looks at.
@@ -125,12 +124,14 @@ def embed(
         progress: told what is being done.
 
     Raises:
-        UsageError: an option is out of its range.
+        UsageError: an option is out of its range, or there are no relaxed codes.
         DataError: there are too few codes for a picture.
     """
     how.check()
     if most < _LEAST:
         raise UsageError(f"--sample {most}: {_LEAST} or more")
+    if how.space == "relaxed" and codes.relaxed is None:
+        raise UsageError("there are no relaxed codes; take space='code', or codes of a run")
     started = time.perf_counter()
     chosen = taken(codes, sample(codes.labels, most, how.seed))
     counts = np.ones(len(chosen), np.int64)
@@ -139,7 +140,7 @@ def embed(
         vectors = unpack(chosen.packed, chosen.bits).astype(np.float32)  # (n, k)
     else:
         assert chosen.relaxed is not None
-        vectors = np.nan_to_num(chosen.relaxed.astype(np.float32))
+        vectors = np.nan_to_num(chosen.relaxed).astype(np.float32)  # in this order: float16's largest is not too large
     if len(chosen) < _LEAST:
         what = "distinct codes" if how.space == "code" else "pictures"
         raise DataError(
@@ -204,7 +205,8 @@ def _points(
                 if perplexity < how.perplexity:
                     notes.append(f"perplexity {perplexity:.3g} instead of {how.perplexity:g}, for {count} points")
                 progress(f"t-SNE of {count:,} points")
-                start = "pca" if vectors.shape[1] >= how.dims else "random"
+                # Of equal vectors PCA makes no start, and scikit-learn would crash on what it makes.
+                start = "pca" if vectors.shape[1] >= how.dims and np.ptp(vectors, axis=0).any() else "random"
                 net = TSNE(how.dims, perplexity=perplexity, metric=metric, init=start, random_state=how.seed)
                 points = net.fit_transform(vectors)
             case "umap":
@@ -231,9 +233,34 @@ def _points(
 def _figures(
     vectors: NDArray[np.float32], points: NDArray[np.float32], labels: NDArray[np.int64], space: Space, near: int
 ) -> tuple[float, float | None]:
-    from sklearn.manifold import trustworthiness
-    from sklearn.metrics import silhouette_score
+    from sklearn.metrics import pairwise_distances, silhouette_score
 
-    trust = float(trustworthiness(vectors, points, n_neighbors=near, metric=_METRIC[space]))
+    # Differing bits as whole numbers, so that equal distances are equal.
+    away = pairwise_distances(vectors, metric=_METRIC[space])
+    if space == "code":
+        away = np.rint(away * vectors.shape[1])
+    trust = trustworthiness(away, pairwise_distances(points), near)
     classes = len(np.unique(labels))
     return trust, float(silhouette_score(points, labels)) if 1 < classes < len(labels) else None
+
+
+def trustworthiness(away: NDArray[np.floating], shown: NDArray[np.floating], near: int) -> float:
+    """How far the neighbours in a picture are neighbours: 1 less a penalty for those that are not, by their rank.
+
+    Venna & Kaski, *Neighborhood Preservation in Nonlinear Projection Methods*, ICANN 2001, equation 1. Distances of
+    codes tie massively, so of equally far points none is ranked before another: a rank is 1 and the points that are
+    nearer. scikit-learn's ranks them in the order of its sort.
+
+    Args:
+        away: (n, n) distances of what the points stand for.
+        shown: (n, n) distances in the picture.
+        near: neighbours in the picture to look at, below n / 2.
+    """
+    count = len(away)
+    penalty = 0
+    for row in range(count):
+        others = np.delete(np.arange(count), row)
+        neighbours = others[np.argsort(shown[row, others], kind="stable")[:near]]
+        ranks = 1 + np.searchsorted(np.sort(away[row, others]), away[row, neighbours])
+        penalty += int(np.maximum(0, ranks - near).sum())
+    return 1 - 2 * penalty / (count * near * (2 * count - 3 * near - 1))

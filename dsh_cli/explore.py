@@ -7,6 +7,7 @@ may hold pictures, as Plotly's may not, and which draws fewer points while the p
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 import math
@@ -63,7 +64,7 @@ main{padding:.5rem 1.25rem 1.25rem}
 _TOOLTIP = (
     '<div style="display:flex;gap:10px;align-items:center;max-width:340px;font-size:13px"><div class="dsh-picture" '
     'style="flex:none;width:{w}px;height:{h}px;background:var(--sprite) calc(-{w}px * @across) calc(-{h}px * @down)/'
-    '{sheet}px auto;image-rendering:{render};border:3px solid @colour"></div>'
+    '{sheet}px auto;image-rendering:pixelated;border:3px solid @colour"></div>'
     '<div style="min-width:0;overflow-wrap:anywhere"><b>@label</b><br><code>0x@code</code><br>nearest class @near<br>'
     "<small>@name</small>{shared}</div></div>"
 )
@@ -81,14 +82,14 @@ _ON_TAP = (
     _SCRIPT
     + """
 const picked = source.selected.indices
-if (picked.length != 1) { return }
-const me = picked[0], mine = words(d.code[me])
+if (!picked.length) { panel.text = hint; return }
+const me = picked[0], mine = words(d.code[me])  // of several under the pointer the one its tooltip shows
 const found = d.code.map((code, row) => ({row, away: words(code).reduce((sum, w, i) => sum + ones(w ^ mine[i]), 0)}))
   .filter(item => item.row != me)
 found.sort((a, b) => a.away - b.away || a.row - b.row)
 const tile = (row, width) => `<div role="img" aria-label="${text(d.label[row])}" style="flex:none;width:${width}px;` +
   `height:${width * ratio}px;background:var(--sprite) ${-d.across[row] * width}px ${-d.down[row] * width * ratio}px/` +
-  `${columns * width}px auto;image-rendering:${render};border:2px solid ${d.colour[row]}"></div>`
+  `${columns * width}px auto;image-rendering:pixelated;border:2px solid ${d.colour[row]}"></div>`
 const line = (row, note) => `<div style="display:flex;gap:.6em;align-items:center;margin:.35em 0">${tile(row, 44)}` +
   `<div style="min-width:0;overflow-wrap:anywhere"><b>${text(d.label[row])}</b> ${note}<br>` +
   `<code>0x${d.code[row]}</code>` +
@@ -136,7 +137,8 @@ def write_page(file: str, embedding: Embedding, run: str, split: str) -> None:
         what_to_do = "free space" if error.errno in DISK_FULL else "choose another --out FILE"
         raise DshError(f"cannot write {file}: {images.reason(error)}; {what_to_do}") from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink()
 
 
 def page(embedding: Embedding, run: str, split: str) -> str:
@@ -147,7 +149,7 @@ def page(embedding: Embedding, run: str, split: str) -> str:
     codes = embedding.codes
     assert codes.thumbnails is not None
     columns = max(1, math.isqrt(max(0, len(codes) - 1)) + 1)
-    title, trust = heading(embedding, run, split).split("\n")
+    title, trust = heading(embedding, run, split)
     script, body = components(_layout(embedding, columns), wrap_script=False)
     style = _STYLE % {"sprite": _sprite(codes.thumbnails, columns)}
     parts = Resources(mode="inline", components=["bokeh", "bokeh-widgets"], log_level="error").js_raw
@@ -216,17 +218,16 @@ def _layout(embedding: Embedding, columns: int) -> Any:
                 w=tile_w,
                 h=tile_h,
                 sheet=columns * tile_w,
-                render=_render(width),
                 shared="<br>@pictures pictures have this code" if embedding.how.space == "code" else "",
             ),
         ),
-        TapTool(),
+        TapTool(mode="replace"),
     )
     example = f"a class, or a code such as 0x{codes.hex[0]}"
     box = TextInput(name="search", title="Search", placeholder=example, width=320)
     said = Div(text="", width=320, name="said")
     panel = Div(name="panel", text=_HINT, width=320, height=700, styles={"overflow-y": "auto"})
-    constants = {"ratio": height / width, "columns": columns, "render": _render(width), "nearest": _NEAREST}
+    constants = {"hint": _HINT, "ratio": height / width, "columns": columns, "nearest": _NEAREST}
     source.selected.js_on_change(
         "indices", CustomJS(args={"source": source, "panel": panel, **constants}, code=_ON_TAP)
     )
@@ -283,11 +284,6 @@ def _name_classes(plot: Any, embedding: Embedding) -> None:
             background_fill_alpha=0.75,
         )
     )
-
-
-def _render(width: int) -> str:
-    """How a picture is enlarged: small ones with sharp edges."""
-    return "pixelated" if width <= images.THUMBNAIL else "auto"
 
 
 def _sprite(thumbnails: NDArray[np.uint8], columns: int) -> str:

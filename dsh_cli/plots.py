@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.errors import DISK_FULL, DshError, UsageError
+from dsh_cli.views.shared import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +71,7 @@ def precision_recall(evaluations: Mapping[str, Evaluation]) -> Figure:
     for name, evaluation in evaluations.items():
         points = [(within.recall, within.precision) for within in evaluation.curve]
         label = name if len(name) <= _LABEL else f"...{name[-_LABEL:]}"
-        label = label.replace("$", r"\$")  # or it would be read as a formula
+        label = _plain(printable(label))
         axes.plot(*zip(*points, strict=True), marker=".", label=label)
     first = next(iter(evaluations.values()))
     axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
@@ -149,7 +150,7 @@ def embedding(embedding: Embedding, run: str, split: str, points: Points) -> Fig
         fontsize="medium" if len(shown) <= _LEGEND_ROWS else "x-small",
         frameon=False,
     )
-    axes.set_title(heading(embedding, run, split), loc="left", fontsize="medium")
+    axes.set_title(_plain("\n".join(heading(embedding, run, split))), loc="left", fontsize="medium")
     return figure
 
 
@@ -167,7 +168,7 @@ def class_name(classes: Sequence[str], label: int) -> str:
     return classes[label] if label >= 0 else "no label"
 
 
-def heading(embedding: Embedding, run: str, split: str) -> str:
+def heading(embedding: Embedding, run: str, split: str) -> tuple[str, str]:
     """Two lines that say what is seen, and how far it can be trusted."""
     how, total = embedding.how, int(embedding.counts.sum())
     what = (
@@ -182,9 +183,9 @@ def heading(embedding: Embedding, run: str, split: str) -> str:
         else (f", silhouette by class {embedding.silhouette:.3f} (Euclidean, in the picture)")
     )
     return (
-        f"{run}: {METHODS[how.method]} of {what}, {embedding.codes.bits} bits\n"
+        f"{printable(run)}: {METHODS[how.method]} of {what}, {embedding.codes.bits} bits",
         f"trustworthiness {embedding.trustworthiness:.3f} (of {embedding.near} neighbours, {embedding.metric})"
-        f"{silhouette}{of}"
+        f"{silhouette}{of}",
     )
 
 
@@ -206,8 +207,6 @@ def _draw_thumbnails(axes: Any, embedding: Embedding, styles: Mapping[int, tuple
         enlarge = max(image.size) * 2 <= inner
         image = image.resize((inner, inner), Image.Resampling.NEAREST if enlarge else Image.Resampling.LANCZOS)
         left, top = (int(round(place - side / 2)) for place in places[row])
-        if left < 0 or top < 0 or left + side > _CANVAS or top + side > _CANVAS:
-            continue
         colour = [round(255 * part) for part in to_rgb(styles[int(codes.labels[row])][0])]
         layer[top : top + side, left : left + side] = (*colour, 255)
         layer[top + _BORDER : top + side - _BORDER, left + _BORDER : left + side - _BORDER, :3] = np.asarray(image)
@@ -272,5 +271,10 @@ def _name_classes(axes: Any, embedding: Embedding, present: Sequence[int]) -> No
 
 def _short(name: str) -> str:
     """A class's name with room in a legend, and nothing in it read as a formula."""
-    short = name if len(name) <= _CLASS else name[: _CLASS - 3] + "..."
-    return short.replace("$", r"\$")
+    name = printable(name)
+    return _plain(name if len(name) <= _CLASS else name[: _CLASS - 3] + "...")
+
+
+def _plain(text: str) -> str:
+    """Text in which Matplotlib reads no formula."""
+    return text.replace("$", r"\$")

@@ -82,11 +82,11 @@ def evaluate_run(
     if classes != "all" and not held_out:
         raise UsageError(
             f"--classes {classes}: {run.path} was trained on all classes; "
-            f"keep some from it with: dsh train --like {run.path} --hold-out-classes 2"
+            f"keep some from it with dsh train --hold-out-classes"
         )
     queries, database = compared(name, run.codes, held_out, classes)
     _require_untrained(run, run.names().get("test", ()), f"protocol {name}")
-    return evaluate(queries, database, at=at, protocol=name, classes=classes)
+    return replace(evaluate(queries, database, at=at, protocol=name), classes=classes)
 
 
 def evaluate_folders(

@@ -125,7 +125,6 @@ def evaluate(
     *,
     at: Sequence[int] = MAP_AT,
     protocol: str = "given",
-    classes: Classes = "all",
 ) -> Evaluation:
     """Measure retrieval of `database` codes by `queries`; without a database, by themselves, self-matches excluded.
 
@@ -136,7 +135,6 @@ def evaluate(
         database: codes of the same length and classes.
         at: each K to measure mAP@K for.
         protocol: what the comparison is called.
-        classes: which the codes are of, to be said with the result.
 
     Raises:
         UsageError: codes or classes of the two do not go together, or a K is below 1.
@@ -167,7 +165,7 @@ def evaluate(
     least = 2 if database is None else 1  # of a class, for its queries to have something relevant
     return Evaluation(
         protocol=protocol,
-        classes=classes,
+        classes="all",
         bits=queries.bits,
         queries=total,
         database=len(items),

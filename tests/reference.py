@@ -17,6 +17,7 @@ COMMANDS = (
     "index verify",
     "index export",
     "evaluate",
+    "embed",
     "info",
 )
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"

@@ -107,6 +107,25 @@ def test_a_click_lists_the_nearest_codes(chromium, shown):
     assert lines == [[f"0x{codes.hex[i]}", codes.names[i]] for i in (row, *nearest)]
 
 
+def test_a_click_where_points_overlap_takes_the_one_its_tooltip_shows(chromium, shown):
+    apart = np.linalg.norm(shown.points[:, None] - shown.points, axis=2)
+    np.fill_diagonal(apart, 9)
+    row = int(apart.min(axis=1).argmin())  # the two that are nearest
+    x, y = chromium.value(f"place({row})")
+    mouse(chromium, "mouseMoved", x - 40, y - 40)
+    mouse(chromium, "mouseMoved", x, y)
+    wait_for(chromium, "!!tooltip()")
+    said = chromium.value("tooltip().parentElement.innerText")
+    for times in (1, 2):  # a second click keeps it
+        for kind in ("mousePressed", "mouseReleased"):
+            mouse(chromium, kind, x, y, button="left", buttons=1, clickCount=1)
+        wait_for(chromium, "part('panel').text.includes('Nearest')")
+        first = chromium.value("""(() => { const d = document.createElement("div"); d.innerHTML = part("panel").text
+          return d.querySelector("small").textContent })()""")
+        assert first in said, times
+        time.sleep(0.5)
+
+
 def search(tab, text):
     tab.value(f"part('search').value_input = {text!r}; 1")
     return tab.value("[part('said').text, data().alpha.map((a, i) => a > 0.5 ? i : -1).filter(i => i >= 0)]")

@@ -55,7 +55,19 @@ def loaded_after(code: str) -> set[str]:
     return set(printed.split())
 
 
-HEAVY = {"torch", "torchvision", "sklearn", "umap", "lance", "matplotlib", "numba", "scipy", "pandas", "pyarrow"}
+HEAVY = {
+    "bokeh",
+    "torch",
+    "torchvision",
+    "sklearn",
+    "umap",
+    "lance",
+    "matplotlib",
+    "numba",
+    "scipy",
+    "pandas",
+    "pyarrow",
+}
 
 
 def test_the_command_line_imports_nothing_heavy_nor_even_numpy():

@@ -25,7 +25,7 @@ def test_python_examples_run(code, digits_run, capsys):
 
 
 def test_every_option_it_names_exists():
-    single = ("train", "hash", "table", "neighbors", "evaluate", "info")
+    single = ("train", "hash", "table", "neighbors", "evaluate", "embed", "info")
     of_index = tuple(f"index {name}" for name in ("add", "remove", "info", "verify", "export"))
     helps = {command: dsh(*command.split(), "--help").stdout for command in single + of_index}
     of_commands = re.findall(rf"\bdsh ({'|'.join(helps)})\b([^`|#\n]*)", README)

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from dsh_cli.cli.shared import Format, Json, Model, Quiet, app, find_run, form_of, notice, option, show, steps
+from dsh_cli.cli.shared import Format, Json, Model, Quiet, app, find_run, form_of, is_utf8, notice, option, show, steps
 from dsh_cli.errors import UsageError
 
 _PAGES = (".html", ".htm")
+_MOST_BITS = 64  # of codes that are drawn as points
 
 
 @app.command(
@@ -61,9 +62,13 @@ def embed(
     from dsh_cli import embedding as core
     from dsh_cli import plots, views
 
+    if tensorboard and not is_utf8(str(model or "")):
+        raise UsageError("TensorBoard cannot write into a path that is not UTF-8; leave --tensorboard out")
     how = core.Projection(method, space, dims, perplexity, neighbors, min_dist, seed)
     how.check()
     run = find_run(model, quiet)
+    if points == "codes" and run.model.bits > _MOST_BITS:
+        raise UsageError(f"--points codes: codes of {run.model.bits} bits are too long; {_MOST_BITS} bits at most")
     file = str(run.path / f"{method}.png") if out is None else out
     page = Path(file).suffix.lower() in _PAGES
     if page and dims != 2:

@@ -157,5 +157,7 @@ def _say(evaluation: Evaluation, asked: list[int], quiet: bool) -> None:
         names = ", ".join(evaluation.unmatched[:5]) + (", ..." if len(evaluation.unmatched) > 5 else "")
         text = "no other picture" if evaluation.itself else "no picture in the database"
         complain(f"{text} is of class {names}; queries of it score 0, and count", "warning")
+    if sum(score.map is not None for score in evaluation.per_class) == 1:
+        complain("all queries are of one class; if the database is too, every answer is right", "warning")
     if large := [k for k in asked if k > evaluation.database - evaluation.itself]:
         notice(f"mAP@{large[0]} takes all {evaluation.database - evaluation.itself:,} pictures there are", quiet)

@@ -16,6 +16,7 @@ from dsh_cli.cli.shared import (
     complain,
     default_note,
     form_of,
+    is_utf8,
     notice,
     option,
     show,
@@ -241,7 +242,7 @@ def train(
     form = form_of(form, as_json)
     config, unfinished = _what_to_train(given, out, like, resume)
     config.check()
-    if config.tensorboard and not _is_utf8(out or resume or ""):
+    if config.tensorboard and not is_utf8(out or resume or ""):
         raise UsageError("TensorBoard cannot write into a path that is not UTF-8; add --no-tensorboard")
 
     from dsh_cli import training, views
@@ -280,6 +281,11 @@ def _what_to_train(
         pretrained = given.get("pretrained", base.pretrained)
         if pretrained != base.pretrained or (pretrained and given.get("backbone", base.backbone) != base.backbone):
             given = {"image_size": None, **given}  # other weights have another size
+        if any(
+            name in given and given[name] != getattr(base, name)
+            for name in ("backbone", "image_size", "data", "device")
+        ):
+            given = {"amp": None, **given}  # which pays, or is safe, by these
         if given.get("pretrained"):
             given = {"weights": None, **given}
         elif "weights" in given:
@@ -331,11 +337,3 @@ def _listeners(config: TrainConfig, quiet: bool) -> list[Listener]:
     if config.tensorboard:
         chosen.append(board.TensorBoard())
     return chosen
-
-
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from dsh_cli.config import UNSEEN
 from dsh_cli.views.classes import smallest_distance
 from dsh_cli.views.shared import (
     View,
@@ -77,7 +78,8 @@ def run_info(run: Run) -> View:
         "data": f"{printable(config.data)} ({counts})"
         + ("" if run.source == config.data else f", from {printable(run.source)}"),
         "classes": f"{len(run.classes)}: {printable(', '.join(run.classes[:10]))}"
-        + (", ..." if len(run.classes) > 10 else ""),
+        + (", ..." if len(run.classes) > 10 else "")
+        + (f"; {config.hold_out_classes} held out from training" if config.hold_out_classes else ""),
         "model": f"{printable(_backbone(config))}, {counted(model.bits, 'bit')}, "
         f"{colour} {model.image_size} x {model.image_size}",
         "loss": f"DSH, margin {config.margin:g}, alpha {config.alpha:g}",
@@ -102,9 +104,11 @@ def _compared(run: Run) -> str:
     from dsh_cli.protocols import sizes
 
     queries, database = sizes(run.config.protocol, run.counts)
+    unseen = run.counts.get(UNSEEN, 0)
     match run.config.protocol:
         case "test-vs-train":
-            return f"{queries:,} test queries against {database:,} training pictures"
+            more = f" and {unseen:,} of classes held out" if unseen else ""
+            return f"{queries:,} test queries against {database - unseen:,} training pictures{more}"
         case "paper":
             return f"protocol paper: {queries:,} test pictures against each other"
         case name:
