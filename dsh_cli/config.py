@@ -46,7 +46,7 @@ PROTOCOLS: dict[str, Protocol] = {
 class TrainConfig:
     """One training, as asked for. `None` means: chosen from the data when the run starts.
 
-    The defaults are the recipe measured in `benchmarks/mnist.py`; DSH is Liu et al., CVPR 2016.
+    The defaults are the recipe measured in `benchmarks/quality.py`; DSH is Liu et al., CVPR 2016.
     """
 
     data: str = "mnist"  # a named set, a folder with a folder per class, or a CSV file of path,label

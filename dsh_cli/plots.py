@@ -120,6 +120,7 @@ def embedding(embedding: Embedding, run: str, split: str, points: Points) -> Fig
         axes.set(xlim=(-_ROOM, _ROOM), ylim=(-_ROOM, _ROOM), xticks=[], yticks=[])
     else:
         axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
+        axes.computed_zorder = False  # or points in front would hide names
     styles = _styles(codes.labels, len(codes.classes))
     sizes = _DOT * np.sqrt(embedding.counts) if embedding.counts.max(initial=1) > 1 else np.full(len(codes), _DOT)
     handles = []
@@ -245,19 +246,23 @@ def _with_room(places: NDArray[np.float64], apart: NDArray[np.float64], embeddin
 
 
 def _name_classes(axes: Any, embedding: Embedding, present: Sequence[int]) -> None:
-    """The name of each class at its place, moved up or down where another stands there."""
+    """The name of each class at its place; above it where it would hide the points, and where another stands there."""
     from matplotlib import patheffects
 
     codes = embedding.codes
     size = 16 if len(present) <= 20 else 8
     line = 2 * _ROOM * size / 72 / (_PAGE[1] * 0.9)  # of the plane, a line of text
-    outline = [patheffects.withStroke(linewidth=5, foreground="white")]
+    outline = [patheffects.withStroke(linewidth=size / 3, foreground="white")]
     above = _THUMBNAIL / _CANVAS * 2 * _ROOM + line / 2
     boxes: list[tuple[float, float, float]] = []  # centre, and half the width
     for label in present:
         place = embedding.place_of(label)
-        if embedding.how.space == "code" and embedding.how.dims == 2:
-            place[1] += above  # its picture, which is the largest
+        if embedding.how.dims == 2:
+            spread = np.abs(embedding.points[codes.labels == label] - place).mean()
+            if embedding.how.space == "code":
+                place[1] += above  # its picture, which is the largest
+            elif spread < line / 2:  # and the name would hide all of its points
+                place[1] += spread + line
         name = _short(class_name(codes.classes, label))
         half = 0.35 * line * len(name)
         if embedding.how.dims == 2:

@@ -31,7 +31,7 @@ from dsh_cli.retrieval import mean_average_precision
 from dsh_cli.weights import Taken, take_file, take_pretrained
 
 _STEP_AT = (0.6, 0.85)  # shares of the training at which the `step` schedule divides the rate by ten
-# By default, of grey and of colour pictures: 4 epochs of MNIST, see benchmarks/mnist.py, and 12 of CIFAR-10, whose
+# By default, of grey and of colour pictures: 4 epochs of MNIST, see benchmarks/quality.py, and 12 of CIFAR-10, whose
 # pictures are harder; 60 times over at most.
 _STEPS, _EPOCHS, _MOST = {1: 1180, 3: 3000}, {1: 4, 3: 12}, 60
 _PER_CLASS = 4  # pictures of a class in a batch, where classes outnumber what a batch can hold (P x K sampling)
