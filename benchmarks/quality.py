@@ -33,6 +33,7 @@ from dsh_cli.training import TrainResult
 # Modules the figures depend on. What measures them is not among these: tests hold it to slow references.
 CODE = ("batches", "bounds", "centers", "data", "encoding", "images", "losses", "model", "pictures", "training")
 CIFAR = "cifar10-jpeg"
+CLASSES = 10  # of MNIST and CIFAR-10, about equally large
 README = Path(__file__).parent.parent / "README.md"
 MARKS = ("<!-- made by benchmarks/quality.py -->", "<!-- end -->")
 
@@ -180,10 +181,13 @@ def unseen_lines() -> Iterator[str]:
     """What came of classes held out, beside the classifier."""
     names = {"dsh": "dsh", "pca": "classifier, sign of a PCA", "id": "classifier, class number as bits"}
     for cell in cells():
-        for figures in cell.rows()[-1:] if cell.config.hold_out_classes else []:
+        data, held_out = cell.group.removesuffix("-unseen"), cell.config.hold_out_classes
+        for figures in cell.rows()[-1:] if held_out else []:
             for kind, spoken in names.items():
                 values = " | ".join(figures[f"{kind} {classes}"] for classes in ("seen", "unseen", "all"))
-                yield f"| {cell.group.removesuffix('-unseen')} | {spoken}, {figures[f'{kind} bits']} bits | {values} |"
+                yield f"| {data} | {spoken}, {figures[f'{kind} bits']} bits | {values} |"
+            chance = " | ".join(f"{1 / among:.4f}" for among in (CLASSES - held_out, held_out, CLASSES))
+            yield f"| {data} | an order at random | {chance} |"
 
 
 def write_table() -> None:

@@ -38,7 +38,8 @@ from numpy.typing import NDArray
 from dsh_cli import images
 from dsh_cli.codes import CodeSet, Packed
 from dsh_cli.config import ModelConfig, Recipe
-from dsh_cli.errors import DISK_FULL, DshError, RunError, UsageError
+from dsh_cli.errors import DshError, RunError, UsageError
+from dsh_cli.files import written
 
 if TYPE_CHECKING:
     import torch
@@ -521,18 +522,8 @@ def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written(path, "choose another --out") as scratch:
         path.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("wb") as file:
             for part in parts:
                 file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except OSError as error:
-        what_to_do = "free space" if error.errno in DISK_FULL else "choose another --out"
-        raise DshError(f"cannot write {path}: {error.strerror}; {what_to_do}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink()

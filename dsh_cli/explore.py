@@ -7,21 +7,17 @@ may hold pictures, as Plotly's may not, and which draws fewer points while the p
 from __future__ import annotations
 
 import base64
-import contextlib
 import html
 import io
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dsh_cli import images
 from dsh_cli.embedding import Embedding
-from dsh_cli.errors import DISK_FULL, DshError
+from dsh_cli.files import written
 from dsh_cli.plots import COLOURS, MARKERS, class_name, heading
 from dsh_cli.views.shared import printable
 
@@ -128,17 +124,9 @@ def write_page(file: str, embedding: Embedding, run: str, split: str) -> None:
     Raises:
         DshError: it cannot be written.
     """
-    target = Path(file)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        scratch.write_text(page(embedding, run, split), encoding="utf-8", newline="\n")
-        os.replace(scratch, target)
-    except OSError as error:
-        what_to_do = "free space" if error.errno in DISK_FULL else "choose another --out FILE"
-        raise DshError(f"cannot write {file}: {images.reason(error)}; {what_to_do}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
+    text = page(embedding, run, split)
+    with written(file, "choose another --out FILE") as scratch:
+        scratch.write_text(text, encoding="utf-8", newline="\n")
 
 
 def page(embedding: Embedding, run: str, split: str) -> str:

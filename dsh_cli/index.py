@@ -6,11 +6,9 @@ to be written are `index_rows.py`'s, picture files `index_files.py`'s.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +18,7 @@ from dsh_cli import images
 from dsh_cli.codes import Packed
 from dsh_cli.config import MAX_BITS
 from dsh_cli.errors import DshError, ImageError, IndexStateError, UsageError
+from dsh_cli.files import written
 from dsh_cli.index_files import Found, content, gone, key_of, labeller_of, look_at, matches
 from dsh_cli.index_rows import Counts, Entry, Failure, Known, Writer, among
 from dsh_cli.index_table import DIGEST, Table, fixed, order_of
@@ -61,6 +60,7 @@ class Report:
     updated: int = 0
     skipped: int = 0  # unchanged
     removed: int = 0
+    unlabelled: int = 0  # pictures that the labels asked for say nothing of
     checked: int | None = None  # pictures `verify` looked at
     failed: tuple[Failure, ...] = ()
 
@@ -233,6 +233,7 @@ class Index:
                         writer.counts.failed.append(Failure(name, found.error))
                     elif (key := hash(found.entry.path)) not in seen:
                         seen.add(key)
+                        writer.counts.unlabelled += labels not in (None, "none") and found.entry.label is None
                         if found.changed:
                             found.entry.packed = packed
                             writer.put(found.entry)
@@ -429,20 +430,12 @@ class Index:
             metadata={"dsh.bits": str(self.bits), "dsh.model": str(self.model)},
         )
         places = self._table.places()
-        scratch = Path(f"{os.fspath(file)}.{os.getpid()}.part")
-        try:
-            with pq.ParquetWriter(scratch, schema) as writer:
-                for start in range(0, len(places), _COMMIT_ROWS):
-                    rows = self._table.at(places[start : start + _COMMIT_ROWS], ["path", "label", *schema.names[3:]])
-                    paths, labels = rows["path"], rows["label"]
-                    columns = [_text(paths), paths, _text(labels), *rows.columns[2:]]
-                    writer.write_table(pa.table(columns, schema=schema))
-            os.replace(scratch, file)
-        except OSError as error:
-            raise DshError(f"cannot write {os.fspath(file)}: {images.reason(error)}; choose another FILE") from error
-        finally:
-            with contextlib.suppress(OSError):
-                scratch.unlink()
+        with written(file, "choose another FILE") as scratch, pq.ParquetWriter(scratch, schema) as writer:
+            for start in range(0, len(places), _COMMIT_ROWS):
+                rows = self._table.at(places[start : start + _COMMIT_ROWS], ["path", "label", *schema.names[3:]])
+                paths, labels = rows["path"], rows["label"]
+                columns = [_text(paths), paths, _text(labels), *rows.columns[2:]]
+                writer.write_table(pa.table(columns, schema=schema))
         return self.report()
 
     # Inside
@@ -490,6 +483,7 @@ class Index:
             updated=counts.updated,
             skipped=counts.skipped,
             removed=counts.removed,
+            unlabelled=counts.unlabelled,
             checked=checked,
             failed=tuple(counts.failed),
         )

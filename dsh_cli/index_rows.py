@@ -44,6 +44,7 @@ class Counts:
     updated: int = 0
     skipped: int = 0
     removed: int = 0
+    unlabelled: int = 0
     failed: list[Failure] = field(default_factory=list)
 
 

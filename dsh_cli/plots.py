@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.errors import DISK_FULL, DshError, UsageError
+from dsh_cli.errors import UsageError
+from dsh_cli.files import written
 from dsh_cli.views.shared import printable
 
 if TYPE_CHECKING:
@@ -91,11 +92,8 @@ def save(figure: Figure, file: str) -> None:
     Raises:
         DshError: it cannot be written.
     """
-    try:
-        figure.savefig(file, dpi=_DPI)
-    except OSError as error:
-        what_to_do = "free space" if error.errno in DISK_FULL else "choose another file"
-        raise DshError(f"cannot write {file}: {error.strerror}; {what_to_do}") from error
+    with written(file, "choose another file") as scratch:
+        figure.savefig(scratch, dpi=_DPI, format=Path(file).suffix.removeprefix("."))
 
 
 def embedding(embedding: Embedding, run: str, split: str, points: Points) -> Figure:

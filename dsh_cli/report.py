@@ -8,7 +8,7 @@ import html
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dsh_cli import images
-from dsh_cli.errors import DISK_FULL, DshError, ImageError
+from dsh_cli.errors import DshError, ImageError
+from dsh_cli.files import saving
 from dsh_cli.neighbors import Answer, Finder, Neighbor
 from dsh_cli.views.neighbors import away, calibration, predicted_class, shared_class, short
 from dsh_cli.views.shared import counted, printable
@@ -121,13 +122,8 @@ class Page:
         with contextlib.suppress(OSError):
             self._scratch.unlink()
 
-    @contextmanager
-    def _saving(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            what_to_do = "free space" if error.errno in DISK_FULL else "choose another --html FILE"
-            raise DshError(f"cannot write {self.path}: {images.reason(error)}; {what_to_do}") from error
+    def _saving(self) -> AbstractContextManager[None]:
+        return saving(self.path, "choose another --html FILE")
 
 
 @contextmanager

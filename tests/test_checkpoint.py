@@ -144,7 +144,7 @@ def test_a_failed_write_leaves_nothing_half_written(run, monkeypatch):
 
     before = (run / "metrics.json").read_bytes()
     monkeypatch.setattr(checkpoint.os, "replace", full)
-    with pytest.raises(DshError, match="cannot write .*metrics.json: No space left on device"):
+    with pytest.raises(DshError, match="cannot write .*metrics.json: no space left on device"):
         checkpoint._write_json(run / "metrics.json", {})
     assert (run / "metrics.json").read_bytes() == before
     assert not list(run.glob(".*"))

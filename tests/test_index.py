@@ -237,6 +237,12 @@ def test_absolute_and_relative_paths_are_not_mixed(run, folder):
     assert "absolute; leave --relative-to out" in error and len(Index.open("i")) == 8
 
 
+def test_pictures_that_a_label_file_says_nothing_of_are_counted(digits_run, folder):
+    Path("labels.csv").write_text(f"path,label\n{folder}/one/0000.png,uno\n")
+    done = dsh("index", "add", "i", folder, "--model", digits_run, "--labels", "labels.csv")
+    assert done.stderr.endswith("warning: labels.csv has no label for 7 pictures\n") and done.exit_code == 0
+
+
 def test_labels(run, folder):
     def labels():
         return [label for _, label in contents("i").values()]
@@ -250,7 +256,8 @@ def test_labels(run, folder):
     assert counts(Index.open("i").add(run, [folder])) == (0, 1, 7, 0, 0)  # known labels stay
     assert labels() == ["one"] * 4 + ["two"] * 4
     Path("labels.csv").write_text(f"path,label\n{folder}/one/0000.png,uno\n{folder}/two/0000.png,dos\n")
-    assert counts(Index.open("i").add(run, [folder], labels="labels.csv")) == (0, 8, 0, 0, 0)
+    report = Index.open("i").add(run, [folder], labels="labels.csv")
+    assert counts(report) == (0, 8, 0, 0, 0) and report.unlabelled == 6
     assert labels() == ["uno", None, None, None, "dos", None, None, None]
     assert counts(Index.open("i").add(run, [folder], labels="none")) == (0, 2, 6, 0, 0)
     assert labels() == [None] * 8 and list(contents("i")) == list(before)

@@ -14,7 +14,7 @@ ROWS = [
     {"errors"},
     {"config"},
     {"codes", "bounds", "images", "sources", "model", "losses", "compiled"},
-    {"centers", "pictures", "metrics", "search", "weights", "index_table"},
+    {"centers", "files", "pictures", "metrics", "search", "weights", "index_table"},
     {"data", "retrieval", "index_rows"},
     {"batches", "checkpoint", "index_files"},
     {"encoding"},

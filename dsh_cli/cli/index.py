@@ -83,11 +83,14 @@ def add(
     run = find_run(model, quiet)
 
     from dsh_cli.index import Index
+    from dsh_cli.views.shared import counted
 
     with _bar(quiet) as progress:
         report = Index.open(uri).add(
             run, arguments(paths, null), labels, relative_to, device, workers, progress, lambda: _waiting(uri, quiet)
         )
+    if report.unlabelled:
+        complain(f"{labels} has no label for {counted(report.unlabelled, 'picture')}", "warning")
     _finish(report, form)
 
 

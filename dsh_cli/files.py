@@ -1,0 +1,46 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dsh_cli import images
+from dsh_cli.errors import DISK_FULL, DshError
+
+
+@contextmanager
+def written(file: str | os.PathLike[str], or_else: str) -> Iterator[Path]:
+    """A place beside `file` to write to, which is moved there when the context ends without an error.
+
+    Raises:
+        DshError: it cannot be written; `or_else` says what to do where it is not to free space.
+    """
+    target = Path(file)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with saving(target, or_else):
+            yield scratch
+            with scratch.open("rb") as done:
+                os.fsync(done.fileno())
+            os.replace(scratch, target)
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+@contextmanager
+def saving(file: Path, or_else: str) -> Iterator[None]:
+    """Say in one line that `file` cannot be written, and what to do.
+
+    Raises:
+        DshError: it cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        what_to_do = "free space" if error.errno in DISK_FULL else or_else
+        raise DshError(f"cannot write {file}: {images.reason(error)}; {what_to_do}") from error
