@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,8 @@ from rich.console import Console
 from torch import nn
 
 from dsh_cli import Run, class_table, views
-from dsh_cli.embedding import Projection, embed, of_run
+from dsh_cli.embedding import Embedding, Projection, embed, of_run
+from dsh_cli.explore import write_page
 from dsh_cli.losses import pair_term
 from dsh_cli.model import Shortcut
 from dsh_cli.plots import COLOURS, embedding, save
@@ -34,9 +38,44 @@ def main() -> None:
     save(loss(run.config.margin, run.config.alpha, run.config.bits), str(IMG / "loss.png"))
     save(training(run), str(IMG / "training.png"))
     codes = of_run(run, "test")
-    name = f"{run.config.data}, {run.config.bits} bits"
     for method in ("tsne", "umap"):
-        save(embedding(embed(codes, Projection(method)), name, "test", "thumbnails"), str(IMG / f"{method}.png"))
+        made = embed(codes, Projection(method))
+        save(embedding(made, run.path.name, "test", "thumbnails"), str(IMG / f"{method}.png"))
+        if method == "umap":
+            explore(made, run.path.name)
+
+
+def explore(made: Embedding, name: str) -> None:
+    """The page to explore in a browser, where there is one: a point clicked, the pointer over it."""
+    sys.path.append(str(IMG.parent / "tests"))
+    import browser
+
+    program = browser.find()
+    if program is None:
+        print("no Chromium on the PATH: explore.png stays as it is")
+        return
+    row = next(i for i, near in enumerate(made.nearest) if near != made.codes.classes[made.codes.labels[i]])
+    with tempfile.TemporaryDirectory() as folder, browser.started(program) as tab:
+        page = Path(folder, "page.html")
+        write_page(str(page), made, name, "test")
+        tab.open(page.as_uri())
+        time.sleep(1)
+        x, y = tab.value(
+            f"""(() => {{ const map = Bokeh.documents[0].get_model_by_name("map"), view = Bokeh.index.find_one(map)
+            const box = view.canvas_view.el.getBoundingClientRect(), data = map.renderers[0].data_source.data
+            const [across, down] = [view.frame.x_scale, view.frame.y_scale]
+            return [box.x + across.compute(data.x[{row}]), box.y + down.compute(data.y[{row}])]
+            }})()"""
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            tab.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+        time.sleep(1)
+        tab.value("document.activeElement.blur()")
+        for away in (30, 0):
+            tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + away, y=y)
+            time.sleep(1)
+        picture = tab.call("Page.captureScreenshot", format="png")["data"]
+        (IMG / "explore.png").write_bytes(base64.b64decode(picture))
 
 
 def table(run: Run) -> None:

@@ -210,7 +210,7 @@ def _points(
                 net = TSNE(how.dims, perplexity=perplexity, metric=metric, init=start, random_state=how.seed)
                 points = net.fit_transform(vectors)
             case "umap":
-                progress("loading UMAP, whose first start compiles for some seconds")
+                progress("loading UMAP, which compiles for some seconds")
                 import umap
 
                 neighbors = min(how.neighbors, count - 1)

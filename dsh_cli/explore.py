@@ -10,6 +10,7 @@ import base64
 import html
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,11 @@ _DOT, _LARGEST = 7.0, 30.0  # pixels across a point
 _NEAREST = 12  # neighbours listed for a point
 _TILE = 96  # pixels of a picture in a tooltip, about
 _DRAWN, _LOD = 2000, 10  # points from which a tenth is drawn while the plane moves, so that it moves smoothly
+_CLASS = 18  # characters of a class that legend and map have room for
 _LEGEND = 24  # classes that a legend has room for; more are named at their points alone
-_FAINT, _FULL = 0.12, 0.85  # opacity of points that a search has left out, and of others
+_FULL = 0.85  # opacity of points
+_QUIET = "#e3e3de"  # of points that a search has left out: pale, for many faint ones on a heap would be strong again
+_SHEET = 1 << 20  # characters of a sheet of pictures; browsers drop a custom property of more than twice that
 # nothing but what the file holds; Bokeh makes functions of the page's own scripts
 _POLICY = (
     "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; "
@@ -46,22 +50,25 @@ _SHAPES = {
 }
 
 _STYLE = """
-:root{color-scheme:light;--sprite:url(%(sprite)s)}
+:root{color-scheme:light}
+%(sheets)s
 *{box-sizing:border-box}
 body{margin:0;background:#fff;color:#1c1d1a;
 font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif}
 header{padding:1rem 1.25rem .25rem}
 h1{font-size:1.25rem;margin:0;overflow-wrap:anywhere}
 header p{margin:.25rem 0 0;color:#62645c;font-size:.875rem;overflow-wrap:anywhere}
-main{padding:.5rem 1.25rem 1.25rem}
+main{padding:.5rem 1.25rem 1.25rem;display:grid;grid-template-columns:minmax(0,1fr) 21rem;gap:0 1.5rem}
+main>*{min-width:0}#search{grid-column:1/-1}
+@media(max-width:60rem){main{grid-template-columns:minmax(0,1fr)}}
 """
 
-# Pictures are cut from the page's one sheet of all: custom properties reach into Bokeh's shadow roots.
+# Pictures are cut from sheets of many: custom properties reach into Bokeh's shadow roots.
 _TOOLTIP = (
     '<div style="display:flex;gap:10px;align-items:center;max-width:340px;font-size:13px"><div class="dsh-picture" '
-    'style="flex:none;width:{w}px;height:{h}px;background:var(--sprite) calc(-{w}px * @across) calc(-{h}px * @down)/'
-    '{sheet}px auto;image-rendering:pixelated;border:3px solid @colour"></div>'
-    '<div style="min-width:0;overflow-wrap:anywhere"><b>@label</b><br><code>0x@code</code><br>nearest class @near<br>'
+    'style="flex:none;width:{w}px;height:{h}px;background:var(--sheet@sheet) calc(-{w}px * @across) '
+    'calc(-{h}px * @down)/{sheet}px auto;image-rendering:pixelated;border:3px solid @own"></div>'
+    '<div style="min-width:0;overflow-wrap:anywhere"><b>@label</b><br><code>0x@code</code><br>nearest class: @near<br>'
     "<small>@name</small>{shared}</div></div>"
 )
 _HINT = '<div style="font-size:14px;color:#62645c">Click a point: its nearest codes are listed here.</div>'
@@ -73,47 +80,55 @@ const ones = x => { x -= (x >>> 1) & 0x55555555; x = (x & 0x33333333) + ((x >>> 
   return (((x + (x >>> 4)) & 0x0f0f0f0f) * 0x01010101) >>> 24 }
 const text = value => String(value).replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`)
 const d = source.data
+const mark = rows => {  // drawn over all others, in their own colours
+  marks.data = Object.fromEntries(["x", "y", "size", "marker", "own"].map(key => [key, rows.map(row => d[key][row])])) }
 """
 _ON_TAP = (
     _SCRIPT
     + """
 const picked = source.selected.indices
-if (!picked.length) { panel.text = hint; return }
+if (!picked.length) { panel.text = hint; mark([]); return }
 const me = picked[0], mine = words(d.code[me])  // of several under the pointer the one its tooltip shows
 const found = d.code.map((code, row) => ({row, away: words(code).reduce((sum, w, i) => sum + ones(w ^ mine[i]), 0)}))
   .filter(item => item.row != me)
 found.sort((a, b) => a.away - b.away || a.row - b.row)
 const tile = (row, width) => `<div role="img" aria-label="${text(d.label[row])}" style="flex:none;width:${width}px;` +
-  `height:${width * ratio}px;background:var(--sprite) ${-d.across[row] * width}px ${-d.down[row] * width * ratio}px/` +
-  `${columns * width}px auto;image-rendering:pixelated;border:2px solid ${d.colour[row]}"></div>`
+  `height:${width * ratio}px;background:var(--sheet${d.sheet[row]}) ${-d.across[row] * width}px ` +
+  `${-d.down[row] * width * ratio}px/${columns * width}px auto;` +
+  `image-rendering:pixelated;border:2px solid ${d.own[row]}"></div>`
 const line = (row, note) => `<div style="display:flex;gap:.6em;align-items:center;margin:.35em 0">${tile(row, 44)}` +
   `<div style="min-width:0;overflow-wrap:anywhere"><b>${text(d.label[row])}</b> ${note}<br>` +
   `<code>0x${d.code[row]}</code>` +
   `<br><small>${text(d.name[row])}</small></div></div>`
-panel.text = `<div style="font-size:14px">${line(me, "")}<hr><b>Nearest by Hamming distance</b>` +
-  found.slice(0, nearest).map(item => line(item.row, `${item.away} bit${item.away == 1 ? "" : "s"} away`)).join("") +
+const near = found.slice(0, nearest), same = found.filter(item => !item.away).length
+mark([me, ...near.map(item => item.row)])
+panel.text = `<div style="font-size:14px">${line(me, "")}` +
+  `${same ? `${same.toLocaleString("en")} other point${same == 1 ? " has" : "s have"} its code` : ""}<hr>` +
+  `<b>Nearest by Hamming distance</b>` +
+  near.map(item => line(item.row, `${item.away} bit${item.away == 1 ? "" : "s"} away`)).join("") +
   "</div>"
 """
 )
 _ON_SEARCH = (
     _SCRIPT
     + """
-const wanted = box.value_input.trim().toLowerCase()
-const code = wanted.startsWith("0x") ? wanted.slice(2) : null
-const exact = d.label.some(label => label.toLowerCase() == wanted)
-const hits = []
-if (wanted) {
-  for (let row = 0; row < d.code.length; row++) {
-    const label = d.label[row].toLowerCase()
-    if (code !== null ? d.code[row].startsWith(code) : exact ? label == wanted : label.includes(wanted)) hits.push(row)
-  }
-}
-const seen = new Set(hits)
-d.alpha = d.code.map((_, row) => !wanted || seen.has(row) ? full : faint)
+const wanted = box.value_input.trim().toLowerCase(), rows = [...d.code.keys()]
+const digits = wanted.replace(/^0[xb]/, "").replaceAll("_", "")
+const binary = /^(0b)?[01_]+$/.test(wanted) && digits.length == bits
+const prefix = binary ? BigInt("0b" + digits).toString(16).padStart(d.code[0].length, "0") : digits
+const tests = [row => d.label[row].toLowerCase() == wanted]  // the first of these that finds anything counts
+if (binary || wanted.startsWith("0x") || digits.length == d.code[0].length)
+  tests.push(row => prefix && d.code[row].startsWith(prefix))
+if (!wanted.startsWith("0x"))
+  tests.push(row => d.label[row].toLowerCase().includes(wanted), row => d.name[row].toLowerCase().includes(wanted))
+const hits = wanted ? tests.map(test => rows.filter(test)).find(found => found.length) ?? [] : []
+const found = new Set(hits)
+d.colour = rows.map(row => !wanted || found.has(row) ? d.own[row] : quiet)
+mark(hits)
 source.change.emit()
 const count = number => number.toLocaleString("en")
 said.text = !wanted ? "" : hits.length ? `${count(hits.length)} of ${count(d.code.length)} points`
-  : "nothing found; search for a class, or for a code such as 0x" + d.code[0]
+  : "nothing found; search for a class, a file, or a code such as 0x" + d.code[0]
 """
 )
 
@@ -138,8 +153,11 @@ def page(embedding: Embedding, run: str, split: str) -> str:
     assert codes.thumbnails is not None
     columns = max(1, math.isqrt(max(0, len(codes) - 1)) + 1)
     title, trust = heading(embedding, run, split)
-    script, body = components(_layout(embedding, columns), wrap_script=False)
-    style = _STYLE % {"sprite": _sprite(codes.thumbnails, columns)}
+    sheets = _sheets(codes.thumbnails, columns)
+    script, parts_of = components(_parts(embedding, columns, [count for count, _ in sheets]), wrap_script=False)
+    body = "\n".join(f'<div id="{name}">{part}</div>' for name, part in parts_of.items())
+    uris = "".join(f"--sheet{i}:url({uri});" for i, (_, uri) in enumerate(sheets))
+    style = _STYLE % {"sheets": f":root{{{uris}}}"}
     parts = Resources(mode="inline", components=["bokeh", "bokeh-widgets"], log_level="error").js_raw
     bokeh = "\n".join(f"<script>{part}</script>" for part in parts)
     return (
@@ -153,9 +171,9 @@ def page(embedding: Embedding, run: str, split: str) -> str:
     )
 
 
-def _layout(embedding: Embedding, columns: int) -> Any:
-    """Bokeh's models: search, points, and a panel for neighbours."""
-    from bokeh.layouts import column, row
+def _parts(embedding: Embedding, columns: int, sheets: Sequence[int]) -> dict[str, Any]:
+    """Bokeh's models: search, points, and a panel for neighbours; of pictures on sheets of so many."""
+    from bokeh.layouts import column
     from bokeh.models import ColumnDataSource, CustomJS, HoverTool, TapTool
     from bokeh.models.widgets import Div, TextInput
     from bokeh.plotting import figure
@@ -163,7 +181,8 @@ def _layout(embedding: Embedding, columns: int) -> Any:
     codes = embedding.codes
     assert codes.thumbnails is not None
     height, width = codes.thumbnails.shape[1:3]
-    source = ColumnDataSource(_columns(embedding, columns))
+    source = ColumnDataSource(_columns(embedding, columns, sheets))
+    marks = ColumnDataSource({key: [] for key in ("x", "y", "size", "marker", "own")})  # drawn over all others
     plot = figure(
         name="map",
         height=640,
@@ -179,19 +198,19 @@ def _layout(embedding: Embedding, columns: int) -> Any:
     plot.toolbar.logo = None
     plot.axis.visible = False
     plot.grid.visible = False
-    grouped: dict[str, Any] = {"legend_group": "label"} if len(set(source.data["label"])) <= _LEGEND else {}
-    plot.scatter(
+    grouped: dict[str, Any] = {"legend_group": "short"} if len(set(source.data["label"])) <= _LEGEND else {}
+    looks: dict[str, Any] = {"size": "size", "marker": "marker", "alpha": _FULL, "line_color": None}
+    points = plot.scatter(
         "x",
         "y",
         source=source,
-        size="size",
-        marker="marker",
         color="colour",
-        alpha="alpha",
-        line_color=None,
-        nonselection_alpha=_FAINT,
+        nonselection_fill_color=_QUIET,
+        nonselection_fill_alpha=_FULL,
+        **looks,
         **grouped,
     )
+    plot.scatter("x", "y", source=marks, color="own", **looks)
     if grouped:
         plot.legend.title = "class"
         plot.add_layout(plot.legend[0], "right")
@@ -200,50 +219,51 @@ def _layout(embedding: Embedding, columns: int) -> Any:
     tile_w, tile_h = width * scale, height * scale
     plot.add_tools(
         HoverTool(
+            renderers=[points],
             limit=1,
             point_policy="snap_to_data",
             tooltips=_TOOLTIP.format(
                 w=tile_w,
                 h=tile_h,
                 sheet=columns * tile_w,
-                shared="<br>@pictures pictures have this code" if embedding.how.space == "code" else "",
+                shared="<br>pictures with this code: @pictures" if embedding.how.space == "code" else "",
             ),
         ),
-        TapTool(mode="replace"),
+        TapTool(renderers=[points], mode="replace"),
     )
     example = f"a class, or a code such as 0x{codes.hex[0]}"
-    box = TextInput(name="search", title="Search", placeholder=example, width=320)
-    said = Div(text="", width=320, name="said")
-    panel = Div(name="panel", text=_HINT, width=320, height=700, styles={"overflow-y": "auto"})
+    box = TextInput(name="search", title="Search", placeholder=example, width=300)
+    said = Div(text="", width=300, name="said")
+    panel = Div(name="panel", text=_HINT, width=320, height=640, styles={"overflow-y": "auto"})
+    shared = {"source": source, "marks": marks}
     constants = {"hint": _HINT, "ratio": height / width, "columns": columns, "nearest": _NEAREST}
-    source.selected.js_on_change(
-        "indices", CustomJS(args={"source": source, "panel": panel, **constants}, code=_ON_TAP)
-    )
-    search = CustomJS(
-        args={"source": source, "box": box, "said": said, "faint": _FAINT, "full": _FULL}, code=_ON_SEARCH
-    )
-    box.js_on_change("value_input", search)
-    left = column(row(box, said), plot, sizing_mode="stretch_width")
-    return row(left, panel, sizing_mode="stretch_width")
+    source.selected.js_on_change("indices", CustomJS(args={**shared, "panel": panel, **constants}, code=_ON_TAP))
+    constants = {"quiet": _QUIET, "bits": codes.bits}
+    box.js_on_change("value_input", CustomJS(args={**shared, "box": box, "said": said, **constants}, code=_ON_SEARCH))
+    return {"search": column(box, said), "plot": plot, "neighbours": panel}
 
 
-def _columns(embedding: Embedding, columns: int) -> dict[str, Any]:
+def _columns(embedding: Embedding, columns: int, sheets: Sequence[int]) -> dict[str, Any]:
     codes, counts = embedding.codes, embedding.counts
-    places = np.arange(len(codes))
+    places = np.concatenate([np.arange(count) for count in sheets])
+    colours = [COLOURS[label % len(COLOURS)] for label in codes.labels.tolist()]
+    names = [printable(class_name(codes.classes, label)) for label in codes.labels.tolist()]
     size = np.minimum(_LARGEST, _DOT * np.sqrt(counts)) if counts.max(initial=1) > 1 else np.full(len(codes), _DOT)
-    labels = [int(label) for label in codes.labels]
+    labels = codes.labels.tolist()
     return {
         "x": embedding.points[:, 0],
         "y": embedding.points[:, 1],
         "size": size.astype(np.float32),
-        "alpha": np.full(len(codes), _FULL, np.float32),
-        "colour": [COLOURS[label % len(COLOURS)] for label in labels],
+        "colour": colours,
+        "own": colours,
         "marker": [_SHAPES[MARKERS[label // len(COLOURS) % len(MARKERS)]] for label in labels],
-        "label": [printable(class_name(codes.classes, label)) for label in labels],
+        "label": names,
+        "short": [_short(name) for name in names],
         "near": [printable(name) for name in embedding.nearest],
         "code": codes.hex,
         "name": [printable(name) for name in codes.names],
         "pictures": counts,
+        "sheet": np.repeat(np.arange(len(sheets)), sheets),
         "across": places % columns,
         "down": places // columns,
     }
@@ -257,7 +277,7 @@ def _name_classes(plot: Any, embedding: Embedding) -> None:
     codes = embedding.codes
     present = [label for label in range(len(codes.classes)) if (codes.labels == label).any()]
     medians = np.array([embedding.place_of(label) for label in present]).reshape(-1, 2)
-    names = [printable(codes.classes[label]) for label in present]
+    names = [_short(printable(codes.classes[label])) for label in present]
     plot.add_layout(
         LabelSet(
             x="x",
@@ -274,7 +294,16 @@ def _name_classes(plot: Any, embedding: Embedding) -> None:
     )
 
 
-def _sprite(thumbnails: NDArray[np.uint8], columns: int) -> str:
+def _sheets(thumbnails: NDArray[np.uint8], columns: int) -> list[tuple[int, str]]:
+    """Sheets of pictures in their order: how many are on each, and the sheet as a data URI."""
+    sheet = _sheet(thumbnails, columns)
+    half = -(-len(thumbnails) // (2 * columns)) * columns
+    if len(sheet) <= _SHEET or half >= len(thumbnails):
+        return [(len(thumbnails), sheet)]
+    return _sheets(thumbnails[:half], columns) + _sheets(thumbnails[half:], columns)
+
+
+def _sheet(thumbnails: NDArray[np.uint8], columns: int) -> str:
     """One picture of all, row by row, as a data URI: PNG of grey ones, JPEG of others."""
     count, height, width, channels = thumbnails.shape
     rows = -(-count // columns)
@@ -285,6 +314,10 @@ def _sprite(thumbnails: NDArray[np.uint8], columns: int) -> str:
     data, kind = io.BytesIO(), "png" if channels == 1 else "jpeg"
     Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(data, kind, quality=88)
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _CLASS else name[: _CLASS - 3] + "..."
 
 
 def _text(text: str) -> str:

@@ -19,10 +19,10 @@ def written(file: str | os.PathLike[str], or_else: str) -> Iterator[Path]:
     Raises:
         DshError: it cannot be written; `or_else` says what to do where it is not to free space.
     """
-    target = Path(file)
+    target = Path(os.path.realpath(file))  # through links, as every program writes
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with saving(target, or_else):
+        with saving(Path(file), or_else):
             yield scratch
             with scratch.open("rb") as done:
                 os.fsync(done.fileno())

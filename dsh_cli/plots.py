@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.errors import UsageError
+from dsh_cli.errors import DshError, UsageError
 from dsh_cli.files import written
 from dsh_cli.views.shared import printable
 
@@ -29,45 +33,58 @@ METHODS = {"tsne": "t-SNE", "umap": "UMAP", "pca": "PCA"}  # as people write the
 _DPI = 150  # of pictures made of pixels
 _LABEL = 60  # characters of a run's name that a legend has room for
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">")  # which with ten colours make a hundred classes
-_PAGE = (11.6, 10.0)  # inches of an embedding
-_ROOM = 1.06  # half a side of its plane, whose points reach 1
+_SIDE, _LEGEND_WIDTH = 10.0, 1.6  # inches of an embedding, and of a column of its legend
+_ROOM = 1.07  # half a side of its plane, whose points reach 1, with room for the largest thumbnail there
 _DOT = 14.0  # square points of a dot
 _CANVAS = 1500  # pixels of the layer of thumbnails, square
-_THUMBNAIL = 32  # pixels of a thumbnail there, with its border
+_THUMBNAIL, _LARGEST = 32, 96  # pixels of a thumbnail there, with its border, and of one where few leave room
+_ROOMY = 1000  # points, from which down thumbnails grow
 _BORDER = 2
 _LEGEND, _LEGEND_ROWS = 120, 40
 _CLASS = 18  # characters of a class that a legend has room for
+_FEW = 20  # classes whose names are large
+_FORMATS = (".png", ".svg", ".pdf")
+# Fonts for what Matplotlib's own lacks, where they are installed.
+_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "SimHei",
+    "Arial Unicode MS", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji", "Segoe UI Symbol", "Symbola",
+)  # fmt: skip
 
 
-def require_writable(file: str) -> None:
-    """Refuse a place that no figure could be saved at, before anything is computed.
+def require_writable(file: str, pages: Sequence[str] = ()) -> None:
+    """Refuse a place that nothing could be saved at, before anything is computed.
+
+    Args:
+        file: where a picture is to be.
+        pages: other suffixes that will do.
 
     Raises:
         UsageError: its folder is missing, or its suffix is not that of a format.
+        DshError: it is a folder, or in one that cannot be written to.
     """
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    formats = sorted(FigureCanvasBase.get_supported_filetypes())
-    if Path(file).suffix.removeprefix(".").lower() not in formats:
-        raise UsageError(f"{file}: no picture format of that suffix; it is one of {', '.join(formats)}")
-    require_folder(file)
-
-
-def require_folder(file: str) -> None:
-    """Refuse a place whose folder is missing.
-
-    Raises:
-        UsageError: it is.
-    """
-    if not Path(file).parent.is_dir():
-        raise UsageError(f"{file}: there is no folder {Path(file).parent}; make it first")
+    path = Path(file)
+    if os.path.isdir(file):
+        raise DshError(f"cannot write {file}: it is a folder; choose another file")
+    if path.suffix.lower() not in (*_FORMATS, *pages):
+        known = [*_FORMATS, *pages[:1]]
+        raise UsageError(f"{file or repr(file)}: a name that ends in {', '.join(known[:-1])} or {known[-1]}, please")
+    if not path.parent.is_dir():
+        raise UsageError(f"{file}: there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise DshError(f"cannot write {file}: nothing can be written to its folder; choose another file")
 
 
 def precision_recall(evaluations: Mapping[str, Evaluation]) -> Figure:
     """Precision and recall within each radius, a curve for each run: mean over queries, an empty ball counted as 0."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure  # not pyplot, which would look for a screen
 
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    with rc_context({"font.family": _fonts()}):
+        return _precision_recall(Figure(figsize=(6.4, 4.8), layout="constrained"), evaluations)
+
+
+def _precision_recall(figure: Figure, evaluations: Mapping[str, Evaluation]) -> Figure:
     axes = figure.subplots()
     for name, evaluation in evaluations.items():
         points = [(within.recall, within.precision) for within in evaluation.curve]
@@ -86,14 +103,37 @@ def precision_recall(evaluations: Mapping[str, Evaluation]) -> Figure:
     return figure
 
 
-def save(figure: Figure, file: str) -> None:
-    """Save a figure in the format of the file's suffix.
+def save(figure: Figure, file: str) -> tuple[str, ...]:
+    """Save a figure in the format of the file's suffix, the same bytes for the same figure.
+
+    Returns:
+        What is to be said of it.
 
     Raises:
         DshError: it cannot be written.
     """
-    with written(file, "choose another file") as scratch:
-        figure.savefig(scratch, dpi=_DPI, format=Path(file).suffix.removeprefix("."))
+    from matplotlib import rc_context
+
+    suffix = Path(file).suffix.lower()
+    date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix, {})
+    with (
+        written(file, "choose another file") as scratch,
+        rc_context({"svg.hashsalt": "dsh"}),
+        warnings.catch_warnings(record=True, action="always") as caught,
+    ):
+        figure.savefig(scratch, dpi=_DPI, format=suffix.removeprefix("."), metadata=date)
+    found = (re.match(r"Glyph (\d+) ", str(warning.message)) for warning in caught)
+    lacking = "".join(dict.fromkeys(chr(int(match[1])) for match in found if match))
+    return (f"no font here has {printable(lacking)}; where names have these, the picture has boxes",) if lacking else ()
+
+
+@cache
+def _fonts() -> list[str]:
+    """Matplotlib's own font, and those of `_FONTS` that are here for what it lacks."""
+    from matplotlib import font_manager
+
+    here = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in _FONTS if name in here)]
 
 
 def embedding(embedding: Embedding, run: str, split: str, points: Points) -> Figure:
@@ -108,10 +148,17 @@ def embedding(embedding: Embedding, run: str, split: str, points: Points) -> Fig
         split: where the pictures are from.
         points: what a point looks like.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    columns = -(-min(_LEGEND, len(np.unique(embedding.codes.labels))) // _LEGEND_ROWS)
+    with rc_context({"font.family": _fonts()}):
+        figure = Figure(figsize=(_SIDE + _LEGEND_WIDTH * columns, _SIDE), layout="constrained")
+        return _embedding(figure, embedding, run, split, points)
+
+
+def _embedding(figure: Figure, embedding: Embedding, run: str, split: str, points: Points) -> Figure:
     codes, flat = embedding.codes, embedding.how.dims == 2
-    figure = Figure(figsize=_PAGE, layout="constrained")
     axes: Any = figure.add_subplot(projection=None if flat else "3d")
     if flat:
         axes.set_aspect("equal")
@@ -121,9 +168,12 @@ def embedding(embedding: Embedding, run: str, split: str, points: Points) -> Fig
         axes.computed_zorder = False  # or points in front would hide names
     styles = _styles(codes.labels, len(codes.classes))
     sizes = _DOT * np.sqrt(embedding.counts) if embedding.counts.max(initial=1) > 1 else np.full(len(codes), _DOT)
+    written_out = _rows_with_room_for_codes(embedding) if flat and points == "codes" else []
+    dots = np.ones(len(codes), bool)
+    dots[written_out] = False
     handles = []
     for label, (colour, marker) in styles.items():
-        rows = codes.labels == label
+        rows = dots & (codes.labels == label)
         axes.scatter(*embedding.points[rows].T, s=sizes[rows], c=colour, marker=marker, linewidths=0, alpha=0.8)
         handles.append(
             axes.scatter(
@@ -136,14 +186,16 @@ def embedding(embedding: Embedding, run: str, split: str, points: Points) -> Fig
         )
     if flat and points == "thumbnails":
         _draw_thumbnails(axes, embedding, styles)
-    elif flat and points == "codes":
-        _draw_codes(axes, embedding, styles)
-    _name_classes(axes, embedding, list(styles))
+    for row in written_out:
+        size = 9 * min(2.0, float(embedding.counts[row]) ** 0.125)
+        _halo(axes, embedding.points[row], codes.hex[row], size, styles[int(codes.labels[row])][0], family="monospace")
+    side = _thumbnail_side(embedding) if points == "thumbnails" else 1.5 * _DOT
+    _name_classes(axes, embedding, list(styles), side / _CANVAS * 2 * _ROOM)
     shown = handles[:_LEGEND]
     title = f"{len(handles)} classes" + (f", the first {_LEGEND}" if len(handles) > _LEGEND else "")
     figure.legend(
         handles=shown,
-        loc="outside right upper",
+        loc="outside right center",
         ncols=-(-len(shown) // _LEGEND_ROWS),
         title=title,
         fontsize="medium" if len(shown) <= _LEGEND_ROWS else "x-small",
@@ -197,9 +249,10 @@ def _draw_thumbnails(axes: Any, embedding: Embedding, styles: Mapping[int, tuple
     assert codes.thumbnails is not None
     layer = np.zeros((_CANVAS, _CANVAS, 4), np.uint8)
     places = (embedding.points * (1, -1) / _ROOM + 1) / 2 * _CANVAS  # (n, 2) across and down
-    growth = np.minimum(2.0, embedding.counts**0.25)  # of the codes that many pictures share
-    for row in _with_room(places, 0.75 * _THUMBNAIL * growth, embedding):
-        side = round(_THUMBNAIL * growth[row])
+    growth = np.minimum(2.0, embedding.counts**0.25)  # of codes that many pictures share
+    sides = np.minimum(_LARGEST, _thumbnail_side(embedding) * growth)
+    for row in _with_room(places, 0.75 * sides, embedding):
+        side = round(sides[row])
         inner = side - 2 * _BORDER
         picture = codes.thumbnails[row]
         image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).convert("RGB")
@@ -212,27 +265,45 @@ def _draw_thumbnails(axes: Any, embedding: Embedding, styles: Mapping[int, tuple
     axes.imshow(layer, extent=(-_ROOM, _ROOM, -_ROOM, _ROOM), zorder=3, interpolation="antialiased")
 
 
-def _draw_codes(axes: Any, embedding: Embedding, styles: Mapping[int, tuple[str, str]]) -> None:
-    codes = embedding.codes
+def _thumbnail_side(embedding: Embedding) -> float:
+    """Pixels of the layer."""
+    return float(min(_LARGEST, _THUMBNAIL * max(1.0, _ROOMY / len(embedding.points)) ** 0.5))
+
+
+def _rows_with_room_for_codes(embedding: Embedding) -> list[int]:
     places = (embedding.points / _ROOM + 1) / 2 * _CANVAS
-    texts = codes.hex
-    width = 10.0 * max(map(len, texts)) if texts else 0.0  # pixels, about
-    for row in _with_room(places, np.full(len(codes), max(24.0, width)), embedding):
-        axes.text(
-            *embedding.points[row],
-            texts[row],
-            color=styles[int(codes.labels[row])][0],
-            fontsize=7,
-            family="monospace",
-            ha="center",
-            va="center",
-            zorder=3,
-        )
+    width = 14.0 * -(-embedding.codes.bits // 4)  # pixels, about
+    return _with_room(places, np.full(len(places), max(24.0, width)), embedding)
+
+
+def _halo(axes: Any, place: NDArray[np.float32], text: str, size: float, colour: str, **more: Any) -> None:
+    """Text that can be read on anything, in the middle of a place."""
+    from matplotlib import patheffects
+
+    outline = [patheffects.withStroke(linewidth=size / 4, foreground="white")]
+    dark = _darker(colour)
+    axes.text(*place, text, color=dark, fontsize=size, ha="center", va="center", zorder=5, path_effects=outline, **more)
+
+
+def _darker(colour: str) -> tuple[float, ...]:
+    """A colour in which text on white can be read."""
+    from matplotlib.colors import to_rgb
+
+    return tuple(0.55 * part for part in to_rgb(colour))
 
 
 def _with_room(places: NDArray[np.float64], apart: NDArray[np.float64], embedding: Embedding) -> list[int]:
-    """Rows that lie so many pixels apart, across or down, from all before: by the pictures they are of, then by lot."""
+    """Rows that lie so many pixels apart, across or down, from all before.
+
+    Those of many pictures come first, then those nearer to another class, which one looks for, then others by lot.
+    """
+    codes = embedding.codes
+    strayed = [
+        name != class_name(codes.classes, int(label))
+        for name, label in zip(embedding.nearest, codes.labels, strict=True)
+    ]
     by_lot = np.random.default_rng(embedding.how.seed).permutation(len(places))
+    by_lot = by_lot[np.argsort(~np.array(strayed, bool)[by_lot], kind="stable")]
     kept: list[int] = []
     taken = np.zeros((0, 3))
     for row in by_lot[np.argsort(-embedding.counts[by_lot], kind="stable")]:
@@ -243,33 +314,61 @@ def _with_room(places: NDArray[np.float64], apart: NDArray[np.float64], embeddin
     return kept
 
 
-def _name_classes(axes: Any, embedding: Embedding, present: Sequence[int]) -> None:
-    """The name of each class at its place; above it where it would hide the points, and where another stands there."""
-    from matplotlib import patheffects
+def _name_classes(axes: Any, embedding: Embedding, present: Sequence[int], side: float) -> None:
+    """The name of each class at its place, or near, where it hides neither its points nor another name.
 
-    codes = embedding.codes
-    size = 16 if len(present) <= 20 else 8
-    line = 2 * _ROOM * size / 72 / (_PAGE[1] * 0.9)  # of the plane, a line of text
-    outline = [patheffects.withStroke(linewidth=size / 3, foreground="white")]
-    above = _THUMBNAIL / _CANVAS * 2 * _ROOM + line / 2
+    Points are so wide, in units of the plane.
+
+    Of more than a few classes, and in three dimensions, those without room are left to the legend.
+    """
+    codes, flat, few = embedding.codes, embedding.how.dims == 2, len(present) <= _FEW
+    size = 14 if few else 7
+    line = 2 * _ROOM * 1.3 * size / 72 / (_SIDE * 0.9)  # of the plane, a line of text
     boxes: list[tuple[float, float, float]] = []  # centre, and half the width
+    if not flat:
+        axes.figure.draw_without_rendering()  # or it is not known where a place will be
     for label in present:
         place = embedding.place_of(label)
-        if embedding.how.dims == 2:
-            spread = np.abs(embedding.points[codes.labels == label] - place).mean()
-            if embedding.how.space == "code":
-                place[1] += above  # its picture, which is the largest
-            elif spread < line / 2:  # and the name would hide all of its points
-                place[1] += spread + line
         name = _short(class_name(codes.classes, label))
         half = 0.35 * line * len(name)
-        if embedding.how.dims == 2:
-            step = 0
-            while any(abs(x - place[0]) < half + w and abs(y - place[1]) < line for x, y, w in boxes) and step < 40:
-                step += 1
-                place[1] += line * step * (1 if step % 2 else -1)  # up one, down two, up three
-            boxes.append((float(place[0]), float(place[1]), half))
-        axes.text(*place, name, fontsize=size, weight="bold", ha="center", va="center", zorder=5, path_effects=outline)
+        if flat:
+            rows = codes.labels == label
+            spread = np.abs(embedding.points[rows] - place).mean()
+            if embedding.how.space == "code":
+                place[1] += side + line / 2  # above its picture, which is the largest
+            elif not few or rows.sum() < 8 or spread < line / 2:  # and the name would hide all of its points
+                place[1] += min(spread, line) + side / 2 + line / 2
+            at = place
+        else:
+            at = _on_screen(axes, place)
+        free = _free(at, half, line, boxes, (40 if few else 4) if flat else 0)
+        if free is None:
+            continue
+        boxes.append((*free, half))
+        _halo(axes, np.array(free) if flat else place, name, size, "black", weight="bold")
+
+
+def _free(
+    place: NDArray[np.float32], half: float, line: float, boxes: Sequence[tuple[float, float, float]], steps: int
+) -> tuple[float, float] | None:
+    """Where a name of half a width meets no other, up to so many lines above or below, inside the plane."""
+    across = float(np.clip(place[0], -_ROOM + half, _ROOM - half)) if half < _ROOM else 0.0
+    for step in range(steps + 1):
+        down = float(place[1]) + line * ((step + 1) // 2) * (1 if step % 2 else -1)
+        down = float(np.clip(down, -_ROOM + line / 2, _ROOM - line / 2))
+        if not any(abs(x - across) < half + w and abs(y - down) < line for x, y, w in boxes):
+            return across, down
+    return None
+
+
+def _on_screen(axes: Any, place: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Where a place in space is seen, in units of the plane."""
+    from mpl_toolkits.mplot3d.proj3d import proj_transform
+
+    across, down, _ = proj_transform(*place, axes.get_proj())
+    box = axes.get_window_extent()
+    pixels = axes.transData.transform((across, down))
+    return np.array((pixels - [box.x0, box.y0]) / box.size * 2 * _ROOM - _ROOM, np.float32)
 
 
 def _short(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -43,9 +43,9 @@ def embed(
         option("What a point of a picture looks like.", "thumbnails; dots in three dimensions"),
     ] = None,
     dims: Annotated[int, typer.Option(help="2, or 3 for a picture in perspective.")] = 2,
-    perplexity: Annotated[float, typer.Option(help="t-SNE: about how many neighbours a point has.")] = 30.0,
-    neighbors: Annotated[int, typer.Option(help="UMAP: neighbours of a point.")] = 15,
-    min_dist: Annotated[float, typer.Option(help="UMAP: how near two points may come, 0 to 1.")] = 0.1,
+    perplexity: Annotated[float | None, option("t-SNE: about how many neighbours a point has.", "30")] = None,
+    neighbors: Annotated[int | None, option("UMAP: neighbours of a point.", "15")] = None,
+    min_dist: Annotated[float | None, option("UMAP: how near two points may come, 0 to 1.", "0.1")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same picture.")] = 0,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the points to the run's projector in TensorBoard, too.")
@@ -64,7 +64,16 @@ def embed(
 
     if tensorboard and not is_utf8(str(model or "")):
         raise UsageError("TensorBoard cannot write into a path that is not UTF-8; leave --tensorboard out")
-    how = core.Projection(method, space, dims, perplexity, neighbors, min_dist, seed)
+    given: dict[str, Any] = {
+        name: value
+        for name, of, value in (
+            ("perplexity", "tsne", perplexity),
+            ("neighbors", "umap", neighbors),
+            ("min_dist", "umap", min_dist),
+        )
+        if value is not None and _require_use(name, of, method)
+    }
+    how = core.Projection(method, space, dims, seed=seed, **given)
     how.check()
     run = find_run(model, quiet)
     if points == "codes" and run.model.bits > _MOST_BITS:
@@ -75,10 +84,8 @@ def embed(
         raise UsageError("--dims 3: a page is flat; take a picture such as .png, or --dims 2")
     if page and points is not None:
         raise UsageError("--points is for pictures; a page has dots, and shows a picture where the pointer is")
-    if page:
-        plots.require_folder(file)
-    else:
-        plots.require_writable(file)
+    plots.require_writable(file, _PAGES)
+    notes: tuple[str, ...] = ()
     with steps(quiet, "reading codes") as tell:
         codes = core.of_run(run, split)
         embedding = core.embed(codes, how, sample, tell)
@@ -88,11 +95,19 @@ def embed(
 
             write_page(file, embedding, run.path.name, split)
         else:
-            plots.save(plots.embedding(embedding, run.path.name, split, points or "thumbnails"), file)
+            notes = plots.save(plots.embedding(embedding, run.path.name, split, points or "thumbnails"), file)
         if tensorboard:
             from dsh_cli.board import write_embedding
 
             write_embedding(run, embedding, split)
-    for note in embedding.notes:
+            notes = (*notes, f"TensorBoard has the points under {method}: tensorboard --logdir {run.path}")
+    for note in (*embedding.notes, *notes):
         notice(note, quiet)
     show(views.embedded(embedding, file, split), form)
+
+
+def _require_use(option_name: str, of: str, method: str) -> bool:
+    """Refuse an option that the method has no use for."""
+    if method != of:
+        raise UsageError(f"--{option_name.replace('_', '-')} is for --method {of}; leave it out, or choose that")
+    return True

@@ -109,7 +109,8 @@ def evaluate(
         else views.evaluated_runs(evaluations, retrieval.spread(list(evaluations.values())))
     )
     if pr_curve is not None:
-        plots.save(plots.precision_recall(evaluations), pr_curve)
+        for note in plots.save(plots.precision_recall(evaluations), pr_curve):
+            notice(note, quiet)
     _say(evaluation, at or [], quiet)
     show(view, form)
     if failed:
