@@ -40,9 +40,9 @@ def main() -> None:
     codes = of_run(run, "test")
     for method in ("tsne", "umap"):
         made = embed(codes, Projection(method))
-        save(embedding(made, run.path.name, "test", "thumbnails"), str(IMG / f"{method}.png"))
+        save(embedding(made, run.config.data, "test", "thumbnails"), str(IMG / f"{method}.png"))
         if method == "umap":
-            explore(made, run.path.name)
+            explore(made, run.config.data)
 
 
 def explore(made: Embedding, name: str) -> None:
