@@ -19,14 +19,13 @@ from PIL import Image
 
 from dsh_cli.embedding import Embedding
 from dsh_cli.files import written
-from dsh_cli.plots import COLOURS, MARKERS, class_name, heading
+from dsh_cli.plots import COLOURS, MARKERS, class_name, free_place, heading, short
 from dsh_cli.views.shared import printable
 
 _DOT, _LARGEST = 7.0, 30.0  # pixels across a point
 _NEAREST = 12  # neighbours listed for a point
 _TILE = 96  # pixels of a picture in a tooltip, about
 _DRAWN, _LOD = 2000, 10  # points from which a tenth is drawn while the plane moves, so that it moves smoothly
-_CLASS = 18  # characters of a class that legend and map have room for
 _LEGEND = 24  # classes that a legend has room for; more are named at their points alone
 _FULL = 0.85  # opacity of points
 _QUIET = "#e3e3de"  # of points that a search has left out: pale, for many faint ones on a heap would be strong again
@@ -36,6 +35,7 @@ _POLICY = (
     "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; "
     "base-uri 'none'; form-action 'none'"
 )
+# All of them filled: others would be drawn by their line alone, and points have none.
 _SHAPES = {
     "o": "circle",
     "s": "square",
@@ -43,10 +43,10 @@ _SHAPES = {
     "D": "diamond",
     "v": "inverted_triangle",
     "P": "plus",
-    "X": "x",
+    "X": "square_pin",
     "<": "hex",
     "*": "star",
-    ">": "circle_cross",
+    ">": "triangle_pin",
 }
 
 _STYLE = """
@@ -80,14 +80,14 @@ const ones = x => { x -= (x >>> 1) & 0x55555555; x = (x & 0x33333333) + ((x >>> 
   return (((x + (x >>> 4)) & 0x0f0f0f0f) * 0x01010101) >>> 24 }
 const text = value => String(value).replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`)
 const d = source.data
-const mark = rows => {  // drawn over all others, in their own colours
-  marks.data = Object.fromEntries(["x", "y", "size", "marker", "own"].map(key => [key, rows.map(row => d[key][row])])) }
+const mark = (over, rows) => {  // drawn over all others, in their own colours
+  over.data = Object.fromEntries(["x", "y", "size", "marker", "own"].map(key => [key, rows.map(row => d[key][row])])) }
 """
 _ON_TAP = (
     _SCRIPT
     + """
 const picked = source.selected.indices
-if (!picked.length) { panel.text = hint; mark([]); return }
+if (!picked.length) { panel.text = hint; mark(marks, []); return }
 const me = picked[0], mine = words(d.code[me])  // of several under the pointer the one its tooltip shows
 const found = d.code.map((code, row) => ({row, away: words(code).reduce((sum, w, i) => sum + ones(w ^ mine[i]), 0)}))
   .filter(item => item.row != me)
@@ -101,7 +101,7 @@ const line = (row, note) => `<div style="display:flex;gap:.6em;align-items:cente
   `<code>0x${d.code[row]}</code>` +
   `<br><small>${text(d.name[row])}</small></div></div>`
 const near = found.slice(0, nearest), same = found.filter(item => !item.away).length
-mark([me, ...near.map(item => item.row)])
+mark(marks, [me, ...near.map(item => item.row)])
 panel.text = `<div style="font-size:14px">${line(me, "")}` +
   `${same ? `${same.toLocaleString("en")} other point${same == 1 ? " has" : "s have"} its code` : ""}<hr>` +
   `<b>Nearest by Hamming distance</b>` +
@@ -113,9 +113,10 @@ _ON_SEARCH = (
     _SCRIPT
     + """
 const wanted = box.value_input.trim().toLowerCase(), rows = [...d.code.keys()]
-const digits = wanted.replace(/^0[xb]/, "").replaceAll("_", "")
-const binary = /^(0b)?[01_]+$/.test(wanted) && digits.length == bits
-const prefix = binary ? BigInt("0b" + digits).toString(16).padStart(d.code[0].length, "0") : digits
+const ones_and_zeros = wanted.replace(/^0b/, "").replaceAll("_", "")
+const binary = /^[01]+$/.test(ones_and_zeros) && ones_and_zeros.length == bits
+const digits = wanted.replace(/^0x/, "").replaceAll("_", "")
+const prefix = binary ? BigInt("0b" + ones_and_zeros).toString(16).padStart(d.code[0].length, "0") : digits
 const tests = [row => d.label[row].toLowerCase() == wanted]  // the first of these that finds anything counts
 if (binary || wanted.startsWith("0x") || digits.length == d.code[0].length)
   tests.push(row => prefix && d.code[row].startsWith(prefix))
@@ -124,7 +125,7 @@ if (!wanted.startsWith("0x"))
 const hits = wanted ? tests.map(test => rows.filter(test)).find(found => found.length) ?? [] : []
 const found = new Set(hits)
 d.colour = rows.map(row => !wanted || found.has(row) ? d.own[row] : quiet)
-mark(hits)
+mark(over, hits)
 source.change.emit()
 const count = number => number.toLocaleString("en")
 said.text = !wanted ? "" : hits.length ? `${count(hits.length)} of ${count(d.code.length)} points`
@@ -182,7 +183,7 @@ def _parts(embedding: Embedding, columns: int, sheets: Sequence[int]) -> dict[st
     assert codes.thumbnails is not None
     height, width = codes.thumbnails.shape[1:3]
     source = ColumnDataSource(_columns(embedding, columns, sheets))
-    marks = ColumnDataSource({key: [] for key in ("x", "y", "size", "marker", "own")})  # drawn over all others
+    hits, marks = (ColumnDataSource({key: [] for key in ("x", "y", "size", "marker", "own")}) for _ in range(2))
     plot = figure(
         name="map",
         height=640,
@@ -198,7 +199,6 @@ def _parts(embedding: Embedding, columns: int, sheets: Sequence[int]) -> dict[st
     plot.toolbar.logo = None
     plot.axis.visible = False
     plot.grid.visible = False
-    grouped: dict[str, Any] = {"legend_group": "short"} if len(set(source.data["label"])) <= _LEGEND else {}
     looks: dict[str, Any] = {"size": "size", "marker": "marker", "alpha": _FULL, "line_color": None}
     points = plot.scatter(
         "x",
@@ -208,12 +208,10 @@ def _parts(embedding: Embedding, columns: int, sheets: Sequence[int]) -> dict[st
         nonselection_fill_color=_QUIET,
         nonselection_fill_alpha=_FULL,
         **looks,
-        **grouped,
     )
-    plot.scatter("x", "y", source=marks, color="own", **looks)
-    if grouped:
-        plot.legend.title = "class"
-        plot.add_layout(plot.legend[0], "right")
+    for over in (hits, marks):  # what a search and a click have found
+        plot.scatter("x", "y", source=over, color="own", **looks)
+    _add_legend(plot, source.data, looks)
     _name_classes(plot, embedding)
     scale = max(1, round(_TILE / max(height, width)))
     tile_w, tile_h = width * scale, height * scale
@@ -231,25 +229,23 @@ def _parts(embedding: Embedding, columns: int, sheets: Sequence[int]) -> dict[st
         ),
         TapTool(renderers=[points], mode="replace"),
     )
-    example = f"a class, or a code such as 0x{codes.hex[0]}"
+    example = f"a class, a file, or a code such as 0x{codes.hex[0]}"
     box = TextInput(name="search", title="Search", placeholder=example, width=300)
     said = Div(text="", width=300, name="said")
     panel = Div(name="panel", text=_HINT, width=320, height=640, styles={"overflow-y": "auto"})
-    shared = {"source": source, "marks": marks}
-    constants = {"hint": _HINT, "ratio": height / width, "columns": columns, "nearest": _NEAREST}
-    source.selected.js_on_change("indices", CustomJS(args={**shared, "panel": panel, **constants}, code=_ON_TAP))
-    constants = {"quiet": _QUIET, "bits": codes.bits}
-    box.js_on_change("value_input", CustomJS(args={**shared, "box": box, "said": said, **constants}, code=_ON_SEARCH))
+    tap = {"source": source, "marks": marks, "panel": panel, "hint": _HINT, "ratio": height / width, "columns": columns}
+    source.selected.js_on_change("indices", CustomJS(args={**tap, "nearest": _NEAREST}, code=_ON_TAP))
+    search = {"source": source, "over": hits, "box": box, "said": said, "quiet": _QUIET, "bits": codes.bits}
+    box.js_on_change("value_input", CustomJS(args=search, code=_ON_SEARCH))
     return {"search": column(box, said), "plot": plot, "neighbours": panel}
 
 
 def _columns(embedding: Embedding, columns: int, sheets: Sequence[int]) -> dict[str, Any]:
     codes, counts = embedding.codes, embedding.counts
-    places = np.concatenate([np.arange(count) for count in sheets])
-    colours = [COLOURS[label % len(COLOURS)] for label in codes.labels.tolist()]
-    names = [printable(class_name(codes.classes, label)) for label in codes.labels.tolist()]
-    size = np.minimum(_LARGEST, _DOT * np.sqrt(counts)) if counts.max(initial=1) > 1 else np.full(len(codes), _DOT)
     labels = codes.labels.tolist()
+    places = np.concatenate([np.arange(count) for count in sheets])
+    colours = [COLOURS[label % len(COLOURS)] for label in labels]
+    size = np.minimum(_LARGEST, _DOT * np.sqrt(counts)) if counts.max(initial=1) > 1 else np.full(len(codes), _DOT)
     return {
         "x": embedding.points[:, 0],
         "y": embedding.points[:, 1],
@@ -257,8 +253,8 @@ def _columns(embedding: Embedding, columns: int, sheets: Sequence[int]) -> dict[
         "colour": colours,
         "own": colours,
         "marker": [_SHAPES[MARKERS[label // len(COLOURS) % len(MARKERS)]] for label in labels],
-        "label": names,
-        "short": [_short(name) for name in names],
+        "number": labels,
+        "label": [printable(class_name(codes.classes, label)) for label in labels],
         "near": [printable(name) for name in embedding.nearest],
         "code": codes.hex,
         "name": [printable(name) for name in codes.names],
@@ -269,25 +265,55 @@ def _columns(embedding: Embedding, columns: int, sheets: Sequence[int]) -> dict[
     }
 
 
+def _add_legend(plot: Any, data: dict[str, Any], looks: dict[str, Any]) -> None:
+    """What colour and shape each class has, by points that are nowhere, and so stay as they are in a search."""
+    from bokeh.models import ColumnDataSource
+    from bokeh.models.annotations import Legend, LegendItem
+
+    rows = sorted({number: row for row, number in reversed(list(enumerate(data["number"])))}.items())
+    if len(rows) > _LEGEND:
+        return
+    key = {name: [data[name][row] for _, row in rows] for name in ("own", "marker")}
+    nowhere = dict.fromkeys(("x", "y"), [math.nan] * len(rows))
+    renderer = plot.scatter(
+        "x", "y", source=ColumnDataSource({**key, **nowhere, "size": [_DOT] * len(rows)}), color="own", **looks
+    )
+    items = [
+        LegendItem(label={"value": short(data["label"][row])}, renderers=[renderer], index=place)
+        for place, (_, row) in enumerate(rows)
+    ]
+    plot.add_layout(Legend(items=items, title="class"), "right")
+
+
 def _name_classes(plot: Any, embedding: Embedding) -> None:
-    """The name of each class at its place."""
+    """The name of each class at its place, or near; of many those that have room, and pointing tells the others."""
     from bokeh.models import ColumnDataSource
     from bokeh.models.annotations import LabelSet
 
     codes = embedding.codes
     present = [label for label in range(len(codes.classes)) if (codes.labels == label).any()]
-    medians = np.array([embedding.place_of(label) for label in present]).reshape(-1, 2)
-    names = [_short(printable(codes.classes[label])) for label in present]
+    few = len(present) <= _LEGEND
+    size = 15 if few else 11  # pixels
+    unit = 2.0 / 600  # of the plane, a pixel as the page opens
+    boxes: list[tuple[float, float, float]] = []
+    names = []
+    for label in present:
+        name = short(codes.classes[label])
+        half = 0.32 * size * unit * len(name)
+        place = free_place(embedding.place_of(label), half, 1.2 * size * unit, boxes, 10 if few else 2)
+        if place is not None:
+            boxes.append((*place, half))
+            names.append(name)
     plot.add_layout(
         LabelSet(
             x="x",
             y="y",
             text="name",
-            source=ColumnDataSource({"x": medians[:, 0], "y": medians[:, 1], "name": names}),
+            source=ColumnDataSource({"x": [x for x, _, _ in boxes], "y": [y for _, y, _ in boxes], "name": names}),
             text_align="center",
             text_baseline="middle",
             text_font_style="bold",
-            text_font_size="15px" if len(present) <= _LEGEND else "11px",
+            text_font_size=f"{size}px",
             background_fill_color="white",
             background_fill_alpha=0.75,
         )
@@ -297,10 +323,11 @@ def _name_classes(plot: Any, embedding: Embedding) -> None:
 def _sheets(thumbnails: NDArray[np.uint8], columns: int) -> list[tuple[int, str]]:
     """Sheets of pictures in their order: how many are on each, and the sheet as a data URI."""
     sheet = _sheet(thumbnails, columns)
-    half = -(-len(thumbnails) // (2 * columns)) * columns
-    if len(sheet) <= _SHEET or half >= len(thumbnails):
+    if len(sheet) <= _SHEET:
         return [(len(thumbnails), sheet)]
-    return _sheets(thumbnails[:half], columns) + _sheets(thumbnails[half:], columns)
+    step = max(1, len(thumbnails) * _SHEET // (len(sheet) * columns)) * columns  # pictures, in whole rows
+    parts = [thumbnails[start : start + step] for start in range(0, len(thumbnails), step)]
+    return [(len(part), _sheet(part, columns)) for part in parts]
 
 
 def _sheet(thumbnails: NDArray[np.uint8], columns: int) -> str:
@@ -314,10 +341,6 @@ def _sheet(thumbnails: NDArray[np.uint8], columns: int) -> str:
     data, kind = io.BytesIO(), "png" if channels == 1 else "jpeg"
     Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(data, kind, quality=88)
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _CLASS else name[: _CLASS - 3] + "..."
 
 
 def _text(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,16 @@ def written(file: str | os.PathLike[str], or_else: str) -> Iterator[Path]:
         DshError: it cannot be written; `or_else` says what to do where it is not to free space.
     """
     target = Path(os.path.realpath(file))  # through links, as every program writes
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    if os.path.lexists(target) and not os.path.isfile(target):
+        raise DshError(f"cannot write {os.fspath(file)}: it is there and no file; {or_else}")
+    scratch = target.with_name(f".{target.name[:40]}.{os.getpid()}")  # short, for the longest names leave no room
     try:
         with saving(Path(file), or_else):
             yield scratch
-            with scratch.open("rb") as done:
+            with scratch.open("r+b") as done:
                 os.fsync(done.fileno())
+            if os.path.lexists(target):
+                shutil.copymode(target, scratch)
             os.replace(scratch, target)
     finally:
         with contextlib.suppress(OSError):

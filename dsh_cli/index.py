@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dsh_cli import images
 from dsh_cli.codes import Packed
 from dsh_cli.config import MAX_BITS
-from dsh_cli.errors import DshError, ImageError, IndexStateError, UsageError
+from dsh_cli.errors import ImageError, IndexStateError, UsageError
 from dsh_cli.files import written
 from dsh_cli.index_files import Found, content, gone, key_of, labeller_of, look_at, matches
 from dsh_cli.index_rows import Counts, Entry, Failure, Known, Writer, among
@@ -415,8 +415,6 @@ class Index:
         import pyarrow.parquet as pq
 
         self.require_rows()
-        if os.path.lexists(file) and not os.path.isfile(file):
-            raise DshError(f"cannot write {os.fspath(file)}: it is there and no file; choose another FILE")
         schema = pa.schema(
             [
                 pa.field("path", pa.string(), False),

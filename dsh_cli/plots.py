@@ -52,11 +52,12 @@ _FONTS = (
 )  # fmt: skip
 
 
-def require_writable(file: str, pages: Sequence[str] = ()) -> None:
+def require_writable(file: str, or_else: str, pages: Sequence[str] = ()) -> None:
     """Refuse a place that nothing could be saved at, before anything is computed.
 
     Args:
         file: where a picture is to be.
+        or_else: what to do instead.
         pages: other suffixes that will do.
 
     Raises:
@@ -65,14 +66,15 @@ def require_writable(file: str, pages: Sequence[str] = ()) -> None:
     """
     path = Path(file)
     if os.path.isdir(file):
-        raise DshError(f"cannot write {file}: it is a folder; choose another file")
+        raise DshError(f"cannot write {file}: it is a folder; {or_else}")
     if path.suffix.lower() not in (*_FORMATS, *pages):
         known = [*_FORMATS, *pages[:1]]
         raise UsageError(f"{file or repr(file)}: a name that ends in {', '.join(known[:-1])} or {known[-1]}, please")
-    if not path.parent.is_dir():
-        raise UsageError(f"{file}: there is no folder {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise DshError(f"cannot write {file}: nothing can be written to its folder; choose another file")
+    folder = Path(os.path.realpath(file)).parent  # where a link leads
+    if not folder.is_dir():
+        raise UsageError(f"{file}: there is no folder {folder if path.is_symlink() else path.parent}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise DshError(f"cannot write {file}: nothing can be written to its folder; {or_else}")
 
 
 def precision_recall(evaluations: Mapping[str, Evaluation]) -> Figure:
@@ -124,7 +126,10 @@ def save(figure: Figure, file: str) -> tuple[str, ...]:
         figure.savefig(scratch, dpi=_DPI, format=suffix.removeprefix("."), metadata=date)
     found = (re.match(r"Glyph (\d+) ", str(warning.message)) for warning in caught)
     lacking = "".join(dict.fromkeys(chr(int(match[1])) for match in found if match))
-    return (f"no font here has {printable(lacking)}; where names have these, the picture has boxes",) if lacking else ()
+    if not lacking:
+        return ()
+    some = printable(lacking[:10]) + ("..." if len(lacking) > 10 else "")
+    return (f"none of the fonts looked for has {some}; where names have these, the picture has boxes",)
 
 
 @cache
@@ -139,8 +144,8 @@ def _fonts() -> list[str]:
 def embedding(embedding: Embedding, run: str, split: str, points: Points) -> Figure:
     """Points of codes: thumbnails with a border in the colour of their class, dots, or the codes themselves.
 
-    Where they would hide one another only some are drawn as thumbnails or codes, drawn by lot and so fairly to all
-    classes; the rest are dots. In three dimensions all are dots.
+    Where they would hide one another only some are drawn as thumbnails or codes, see `_with_room`; the rest are dots.
+    In three dimensions all are dots.
 
     Args:
         embedding: what to draw, with thumbnails if they are to be points.
@@ -181,7 +186,7 @@ def _embedding(figure: Figure, embedding: Embedding, run: str, split: str, point
                 s=40,
                 c=colour,
                 marker=marker,
-                label=_short(class_name(codes.classes, label)),
+                label=_plain(short(class_name(codes.classes, label))),
             )
         )
     if flat and points == "thumbnails":
@@ -299,8 +304,8 @@ def _with_room(places: NDArray[np.float64], apart: NDArray[np.float64], embeddin
     """
     codes = embedding.codes
     strayed = [
-        name != class_name(codes.classes, int(label))
-        for name, label in zip(embedding.nearest, codes.labels, strict=True)
+        label >= 0 and near != codes.classes[label]
+        for near, label in zip(embedding.nearest, codes.labels.tolist(), strict=True)
     ]
     by_lot = np.random.default_rng(embedding.how.seed).permutation(len(places))
     by_lot = by_lot[np.argsort(~np.array(strayed, bool)[by_lot], kind="stable")]
@@ -317,9 +322,9 @@ def _with_room(places: NDArray[np.float64], apart: NDArray[np.float64], embeddin
 def _name_classes(axes: Any, embedding: Embedding, present: Sequence[int], side: float) -> None:
     """The name of each class at its place, or near, where it hides neither its points nor another name.
 
-    Points are so wide, in units of the plane.
+    `side` is the width of a point in units of the plane.
 
-    Of more than a few classes, and in three dimensions, those without room are left to the legend.
+    Of more than a few classes, and in three dimensions, those without room are left out; the legend names most.
     """
     codes, flat, few = embedding.codes, embedding.how.dims == 2, len(present) <= _FEW
     size = 14 if few else 7
@@ -329,7 +334,7 @@ def _name_classes(axes: Any, embedding: Embedding, present: Sequence[int], side:
         axes.figure.draw_without_rendering()  # or it is not known where a place will be
     for label in present:
         place = embedding.place_of(label)
-        name = _short(class_name(codes.classes, label))
+        name = _plain(short(class_name(codes.classes, label)))
         half = 0.35 * line * len(name)
         if flat:
             rows = codes.labels == label
@@ -341,14 +346,14 @@ def _name_classes(axes: Any, embedding: Embedding, present: Sequence[int], side:
             at = place
         else:
             at = _on_screen(axes, place)
-        free = _free(at, half, line, boxes, (40 if few else 4) if flat else 0)
+        free = free_place(at, half, line, boxes, (40 if few else 4) if flat else 0)
         if free is None:
             continue
         boxes.append((*free, half))
         _halo(axes, np.array(free) if flat else place, name, size, "black", weight="bold")
 
 
-def _free(
+def free_place(
     place: NDArray[np.float32], half: float, line: float, boxes: Sequence[tuple[float, float, float]], steps: int
 ) -> tuple[float, float] | None:
     """Where a name of half a width meets no other, up to so many lines above or below, inside the plane."""
@@ -371,10 +376,10 @@ def _on_screen(axes: Any, place: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.array((pixels - [box.x0, box.y0]) / box.size * 2 * _ROOM - _ROOM, np.float32)
 
 
-def _short(name: str) -> str:
-    """A class's name with room in a legend, and nothing in it read as a formula."""
+def short(name: str) -> str:
+    """A class's name with room in a legend, and nothing in it that a terminal or a page would obey."""
     name = printable(name)
-    return _plain(name if len(name) <= _CLASS else name[: _CLASS - 3] + "...")
+    return name if len(name) <= _CLASS else name[: _CLASS - 3] + "..."
 
 
 def _plain(text: str) -> str:

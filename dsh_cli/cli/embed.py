@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,15 +65,12 @@ def embed(
 
     if tensorboard and not is_utf8(str(model or "")):
         raise UsageError("TensorBoard cannot write into a path that is not UTF-8; leave --tensorboard out")
-    given: dict[str, Any] = {
-        name: value
-        for name, of, value in (
-            ("perplexity", "tsne", perplexity),
-            ("neighbors", "umap", neighbors),
-            ("min_dist", "umap", min_dist),
-        )
-        if value is not None and _require_use(name, of, method)
-    }
+    options = {"perplexity": ("tsne", perplexity), "neighbors": ("umap", neighbors), "min_dist": ("umap", min_dist)}
+    given: dict[str, Any] = {name: value for name, (_, value) in options.items() if value is not None}
+    for name in given:
+        if options[name][0] != method:
+            asked = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{asked} is for --method {options[name][0]}; leave it out, or choose that")
     how = core.Projection(method, space, dims, seed=seed, **given)
     how.check()
     run = find_run(model, quiet)
@@ -84,7 +82,7 @@ def embed(
         raise UsageError("--dims 3: a page is flat; take a picture such as .png, or --dims 2")
     if page and points is not None:
         raise UsageError("--points is for pictures; a page has dots, and shows a picture where the pointer is")
-    plots.require_writable(file, _PAGES)
+    plots.require_writable(file, "choose another --out FILE", _PAGES)
     notes: tuple[str, ...] = ()
     with steps(quiet, "reading codes") as tell:
         codes = core.of_run(run, split)
@@ -100,14 +98,10 @@ def embed(
             from dsh_cli.board import write_embedding
 
             write_embedding(run, embedding, split)
-            notes = (*notes, f"TensorBoard has the points under {method}: tensorboard --logdir {run.path}")
+            notes = (
+                *notes,
+                f"TensorBoard has the points under {method}: tensorboard --logdir {shlex.quote(str(run.path))}",
+            )
     for note in (*embedding.notes, *notes):
         notice(note, quiet)
     show(views.embedded(embedding, file, split), form)
-
-
-def _require_use(option_name: str, of: str, method: str) -> bool:
-    """Refuse an option that the method has no use for."""
-    if method != of:
-        raise UsageError(f"--{option_name.replace('_', '-')} is for --method {of}; leave it out, or choose that")
-    return True

@@ -66,7 +66,7 @@ def evaluate(
     pr_curve: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Draw precision and recall by radius, a curve for each run (.png, .svg, ...)."
+            metavar="FILE", help="Draw precision and recall by radius, a curve for each run (.png, .svg, .pdf)."
         ),
     ] = None,
     device: Where = "auto",
@@ -87,7 +87,7 @@ def evaluate(
     from dsh_cli import plots, retrieval, views
 
     if pr_curve is not None:
-        plots.require_writable(pr_curve)
+        plots.require_writable(pr_curve, "choose another --pr-curve FILE")
     given: list[str | None] = (
         [*models] if models else [os.environ.get("DSH_MODEL")]
     )  # which, as an option's, would be split at blanks
