@@ -47,7 +47,7 @@ class Projection:
         """
         checks = (
             (self.dims in (2, 3), f"--dims {self.dims}: 2 or 3"),
-            (1 <= self.perplexity < math.inf, f"--perplexity {self.perplexity:g}: 1 or more"),
+            (1 <= self.perplexity < math.inf, f"--perplexity {self.perplexity:g}: a number of 1 or more"),
             (self.neighbors >= 2, f"--neighbors {self.neighbors}: 2 or more"),
             (0 <= self.min_dist <= 1, f"--min-dist {self.min_dist:g}: 0 to 1"),
             (0 <= self.seed < 2**32, f"--seed {self.seed}: 0 to 2^32 - 1"),

@@ -69,7 +69,7 @@ def require_writable(file: str, or_else: str, pages: Sequence[str] = ()) -> None
         raise DshError(f"cannot write {file}: it is a folder; {or_else}")
     if path.suffix.lower() not in (*_FORMATS, *pages):
         known = [*_FORMATS, *pages[:1]]
-        raise UsageError(f"{file or repr(file)}: a name that ends in {', '.join(known[:-1])} or {known[-1]}, please")
+        raise UsageError(f"{file or repr(file)}: the name must end in {', '.join(known[:-1])} or {known[-1]}")
     folder = Path(os.path.realpath(file)).parent  # where a link leads
     if not folder.is_dir():
         raise UsageError(f"{file}: there is no folder {folder if path.is_symlink() else path.parent}; make it first")

@@ -222,7 +222,7 @@ def test_names_of_runs_are_no_formulas(tmp_path):
 
 def test_a_picture_that_cannot_be_saved_is_refused_before_anything_is_measured(digits_run, tmp_path):
     line = one_line_error(dsh("evaluate", "-m", "no such run", "--pr-curve", "curve.docx"), 2)
-    assert "ends in .png" in line
+    assert "must end in .png" in line
     line = one_line_error(dsh("evaluate", "-m", "no such run", "--pr-curve", tmp_path / "none" / "curve.png"), 2)
     assert "there is no folder" in line
     (tmp_path / "folder.png").mkdir()
