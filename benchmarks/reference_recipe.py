@@ -16,6 +16,7 @@ are left out, which come after the first epoch, and whose classes' means take a 
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from collections.abc import Iterator
 from statistics import mean
@@ -69,6 +70,10 @@ class ReferenceNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.body((images - 0.1307) / 0.3081))
+
+    def folded(self) -> nn.Module:
+        """A copy to encode with, as `dsh_cli.encoding` asks a network for; nothing in it is folded."""
+        return copy.deepcopy(self).eval()
 
 
 def reference_steps(splits: Splits, seed: int, bits: int) -> Iterator[nn.Module]:
