@@ -158,9 +158,12 @@ def lines() -> Iterator[Line]:
 
     def against_plain(what: str, group: str, asked: float, seeds: int) -> Line:
         values, plain = of(group), of(group, plain=True)
-        if min(len(values), len(plain)) < seeds:
-            return Line(what, f"{asked:+.3f}", f"{min(len(values), len(plain))} of {seeds} pairs measured", None)
-        difference = mean(values) - mean(plain)
+        pairs = min(len(values), len(plain))
+        if not pairs:
+            return Line(what, f"{asked:+.3f}", f"0 of {seeds} pairs measured", None)
+        difference = mean(values[:pairs]) - mean(plain[:pairs])
+        if pairs < seeds:
+            return Line(what, f"{asked:+.3f}", f"{difference:+.4f} so far, {pairs} of {seeds} pairs measured", None)
         text = f"**{difference:+.4f}** ({mean(values):.4f}, {mean(plain):.4f} without)"
         return Line(what, f"{asked:+.3f}", text, difference >= asked)
 
