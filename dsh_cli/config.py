@@ -63,7 +63,7 @@ class TrainConfig:
     margin: float | None = None  # squared distance between relaxed codes; None: 2 * bits (DSH, section 3)
     alpha: float = 0.01  # weight of the quantization term (DSH, section 4.1)
     centers: Centers = "auto"  # whether classes are drawn to codes that are far apart, see `centers.construct`
-    center_weight: float = 0.3  # of the pairs of a picture and a center, once it is phased in
+    center_weight: float = 0.3  # of pairs of a picture and a center, and of choosing among these, once phased in
     epochs: int | None = None  # None: 4 of grey pictures, 12 of colour, and more of small sets
     batch_size: int = 200  # pictures; every pair in a batch counts (200: DSH, section 3)
     per_class: int | None = None  # pictures of a class kept together in a batch, 0: none; None: see `settle`

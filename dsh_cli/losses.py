@@ -11,6 +11,7 @@ Norms are sums over bits; the loss is the mean over every pair i < j of the batc
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -54,6 +55,21 @@ def center_term(relaxed: Tensor, labels: Tensor, centers: Tensor, margin: float)
     squared = relaxed.square().sum(dim=1)[:, None] + theirs.shape[1] - 2 * relaxed @ theirs.T  # (B, c)
     own = labels[:, None] == classes
     return 0.5 * torch.where(own, squared, (margin - squared).clamp_min(0)).mean()
+
+
+def choice_term(relaxed: Tensor, labels: Tensor, centers: Tensor, scale: float) -> Tensor:
+    """Mean cross-entropy of choosing the own center among all, by the inner products of outputs and centers.
+
+    After Hoe et al., *One Loss for All: Deep Hashing with a Single Cosine Similarity based Learning Objective*, NeurIPS
+    2021, but without a normalisation of the outputs, which the quantization term keeps near +1 and -1.
+
+    Args:
+        relaxed: (B, k) outputs of the hash layer.
+        labels: (B,) rows of the centers.
+        centers: (C, k) codes of +1 and -1, one for each class.
+        scale: what makes inner products logits.
+    """
+    return F.cross_entropy(scale * relaxed @ centers.T, labels)
 
 
 def quantization_term(relaxed: Tensor) -> Tensor:

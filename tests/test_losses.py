@@ -1,9 +1,11 @@
 """The loss against its formula written as a double loop, and its gradient against finite differences."""
 
+import math
+
 import pytest
 import torch
 
-from dsh_cli.losses import center_term, dsh_loss, pair_term, quantization_term
+from dsh_cli.losses import center_term, choice_term, dsh_loss, pair_term, quantization_term
 
 
 def slow_dsh_loss(relaxed, labels, margin, alpha):
@@ -67,6 +69,16 @@ def test_the_center_term_equals_the_double_loop(present):
             distance = float(((relaxed[i] - centers[c]) ** 2).sum())
             total += 0.5 * distance if labels[i] == c else 0.5 * max(12.0 - distance, 0)
     assert float(center_term(relaxed, labels, centers, 12.0)) == pytest.approx(total / (20 * present), abs=1e-12)
+
+
+def test_the_choice_of_a_center_is_by_inner_products():
+    rng = torch.Generator().manual_seed(0)
+    relaxed = torch.randn(6, 8, generator=rng, dtype=torch.float64)
+    centers = torch.randn(3, 8, generator=rng, dtype=torch.float64).sign()
+    labels = torch.arange(6) % 3
+    logits = [[0.5 * sum(a * b for a, b in zip(x, c, strict=True)) for c in centers.tolist()] for x in relaxed.tolist()]
+    costs = [math.log(sum(map(math.exp, row))) - row[label] for row, label in zip(logits, labels.tolist(), strict=True)]
+    assert float(choice_term(relaxed, labels, centers, 0.5)) == pytest.approx(sum(costs) / 6, abs=1e-12)
 
 
 def test_on_its_center_a_picture_costs_nothing():

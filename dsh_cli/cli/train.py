@@ -133,7 +133,7 @@ def train(
         ),
     ] = None,
     center_weight: Annotated[
-        float | None, option("Weight of pairs with a center.", _DEFAULT.center_weight, panel="Recipe")
+        float | None, option("Weight of hash centers in the loss.", _DEFAULT.center_weight, panel="Recipe")
     ] = None,
     lr: Annotated[float | None, option("Peak learning rate.", _DEFAULT.lr, panel="Recipe")] = None,
     weight_decay: Annotated[float | None, option("Weight decay.", _DEFAULT.weight_decay, panel="Recipe")] = None,
