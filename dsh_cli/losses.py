@@ -46,7 +46,7 @@ def center_term(relaxed: Tensor, labels: Tensor, centers: Tensor, margin: float)
 
     Args:
         relaxed: (B, k) outputs of the hash layer.
-        labels: (B,) classes.
+        labels: (B,) rows of the centers.
         centers: (C, k) codes of +1 and -1, one for each class.
         margin: squared distance between a picture and the center of another class beyond which they cost nothing.
     """

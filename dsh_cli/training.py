@@ -338,10 +338,10 @@ class _Centers:
         self.classes = np.unique(dataset.labels)  # without those held out
         # A picture on its center pays nothing for the others: 4 is what one bit adds to a squared distance.
         self.margin = min(run.config.margin, 4.0 * words.distance) if words else 0.0
-        self.trained = torch.from_numpy(self.classes).to(device)
+        self.labels = torch.from_numpy(self.classes).to(device)
         odds = (len(self.classes) - 1) * _SURE / (1 - _SURE)
         self.scale = math.log(odds) / (2 * words.distance) if words else 0.0  # of inner products, into logits
-        self.centers: Tensor | None = None  # (C, k) of +1 and -1
+        self.centers: Tensor | None = None  # (C, k) of +1 and -1, of these classes
 
     @classmethod
     def of(cls, run: Run, dataset: Dataset, device: torch.device) -> _Centers:
@@ -373,7 +373,7 @@ class _Centers:
             packed = np.zeros((len(self.run.classes), -(-self.run.config.bits // 8)), np.uint8)
             packed[self.classes] = pack(assign(means, self.words.words, seed))
             self.run.write_centers(packed)
-        bits = torch.from_numpy(unpack(packed, self.run.config.bits)).to(self.device)
+        bits = torch.from_numpy(unpack(packed[self.classes], self.run.config.bits)).to(self.device)
         self.centers = bits.float() * 2 - 1
 
     def term(self, relaxed: Tensor, labels: Tensor, epoch: float) -> Tensor:
@@ -381,9 +381,9 @@ class _Centers:
         if self.centers is None:
             return relaxed.new_zeros(())
         weight = self.run.config.center_weight * min(1.0, epoch / self.warm_up - 1)
-        own = torch.searchsorted(self.trained, labels)
-        choice = choice_term(relaxed, own, self.centers[self.trained], self.scale)
-        return weight * (center_term(relaxed, labels, self.centers, self.margin) + _CHOICE * choice)
+        own = torch.searchsorted(self.labels, labels)  # rows of the centers
+        pairs = center_term(relaxed, own, self.centers, self.margin)
+        return weight * (pairs + _CHOICE * choice_term(relaxed, own, self.centers, self.scale))
 
 
 def _class_means(net: HashNet, dataset: Dataset, seed: int) -> NDArray[np.float32]:
@@ -497,8 +497,10 @@ def _restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> tuple[
         for name, parameter in net.named_parameters():
             prefix = f"optimizer.{name}."
             optimizer.state[parameter] = {
-                # moments in the layout of their parameter, which fused optimizers take for granted
-                key.removeprefix(prefix): torch.empty_like(parameter).copy_(value) if value.dim() else value
+                # moments in the layout of their parameter and steps on its device: fused optimizers rely on both
+                key.removeprefix(prefix): (
+                    torch.empty_like(parameter).copy_(value) if value.dim() else value.to(parameter.device)
+                )
                 for key, value in state.items()
                 if key.startswith(prefix)
             }

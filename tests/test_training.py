@@ -136,7 +136,7 @@ def test_a_compiled_run_is_saved_under_plain_names(splits, tmp_path):
 
 
 def test_without_a_compiler_one_line_says_so(tmp_path):
-    command = [sys.executable, "-m", "dsh_cli", "train", "digits", "--compile", "--epochs", "1", "--quiet"]
+    command = [sys.executable, "-m", "dsh_cli", "train", "digits", "--compile", "--device", "cpu", "--quiet"]
     environment = {**os.environ, "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 1 and done.stdout == ""
