@@ -20,7 +20,8 @@ def machine() -> str:
     if cpuinfo.exists():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}"
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""  # which `--device auto` takes
+    return f"{gpu}{model}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def commit() -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
+import torch
 from _report import RESULTS, append
 from baseline import seen_and_unseen
 
@@ -118,6 +119,7 @@ def run(cell: Cell) -> None:
                 "distance": f"{result.table.min_class_distance}",
                 "limit": f"{bound.distance if bound else '-'}",
             }
+    figures |= {"device": "GPU"} if torch.cuda.is_available() else {}
     figures |= {"code": cell.code}
     sys.argv[1:] = ["--only", cell.group]  # which alone would do, and is what the row says
     append(cell.name, ", ".join(f"{name} {value}" for name, value in figures.items()))
@@ -137,9 +139,12 @@ def lines() -> Iterator[Line]:
     """The table, from the valid rows."""
     by_name = {cell.name: rows[-1] for cell in cells() if (rows := cell.rows())}
 
-    def of(group: str, name: str = "mAP", plain: bool = False) -> list[float]:
+    def rows(group: str, plain: bool = False) -> list[dict[str, str]]:
         starts = f"quality {group} without centers," if plain else f"quality {group},"
-        return [float(figures[name]) for row, figures in by_name.items() if row.startswith(starts)]
+        return [figures for row, figures in by_name.items() if row.startswith(starts)]
+
+    def of(group: str, name: str = "mAP", plain: bool = False) -> list[float]:
+        return [float(figures[name]) for figures in rows(group, plain)]
 
     def reaches(what: str, group: str, asked: float, limit: float, seeds: int = 1) -> Line:
         values, seconds = of(group), of(group, "seconds")
@@ -147,7 +152,8 @@ def lines() -> Iterator[Line]:
             return Line(what, f"{asked:.3f}", f"{len(values)} of {seeds} measured", None)
         fine = mean(values) >= asked and max(seconds) <= limit
         took = f"{min(seconds):.0f} to {max(seconds):.0f} s" if seeds > 1 else f"{seconds[0]:.0f} s"
-        return Line(what, f"{asked:.3f} in {limit:.0f} s", f"**{mean(values):.4f}** in {took}", fine)
+        on = " on a GPU" if any("device" in figures for figures in rows(group)) else ""
+        return Line(what, f"{asked:.3f} in {limit:.0f} s", f"**{mean(values):.4f}** in {took}{on}", fine)
 
     def apart(what: str, group: str, asked: int, seeds: int) -> Line:
         values = of(group, "distance")
