@@ -21,7 +21,7 @@ from dsh_cli.config import UNSEEN, Recipe
 from dsh_cli.data import Dataset, Splits
 from dsh_cli.model import HashNet
 from dsh_cli.protocols import compared
-from dsh_cli.training import _fit_normalisation, _model_config, _optimizer, _schedule, settle
+from dsh_cli.training import _fit_normalisation, _model_config, _optimizer, _schedule, choose_device, settle
 
 CLASSES = ("seen", "unseen", "all")
 
@@ -52,15 +52,17 @@ def seen_and_unseen(config: TrainConfig, splits: Splits, out: str) -> dict[str, 
 def classifier(config: Recipe, splits: Splits) -> HashNet:
     """The backbone with a layer of as many outputs as classes are seen, trained by cross-entropy."""
     torch.manual_seed(config.seed)
-    seen = torch.from_numpy(np.unique(splits.train.labels))
-    net = HashNet(replace(_model_config(config, splits), bits=len(seen))).to(memory_format=torch.channels_last)
+    device = choose_device(config.device)
+    seen = torch.from_numpy(np.unique(splits.train.labels)).to(device)
+    net = HashNet(replace(_model_config(config, splits), bits=len(seen)))
     _fit_normalisation(net, splits.train, config.seed)
-    batches = Batches(splits.train, config.batch_size, config.augment, config.seed, torch.device("cpu"))
+    net = net.to(device).to(memory_format=torch.channels_last)
+    batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device)
     optimizer = _optimizer(net, config)
     schedule = _schedule(optimizer, config, len(batches) * config.epochs)
     for epoch in range(config.epochs):
         for images, labels in batches.epoch(epoch):
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.amp):
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.amp):
                 logits = net(images).float()
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(logits, torch.searchsorted(seen, labels)).backward()
@@ -74,9 +76,10 @@ def _outputs(net: HashNet, dataset: Dataset) -> tuple[NDArray[np.float32], NDArr
     features, numbers = [], []
     with torch.inference_mode():
         for start in range(0, len(dataset), 500):
-            pictures = to_float(torch.from_numpy(np.asarray(dataset.images[start : start + 500])))
-            features.append(net.backbone((pictures - net.mean) / net.std))
-            numbers.append(net.hash_layer(features[-1]).argmax(dim=1))
+            pictures = to_float(torch.tensor(dataset.images[start : start + 500], device=net.mean.device))
+            outputs = net.backbone((pictures - net.mean) / net.std)
+            features.append(outputs.cpu())
+            numbers.append(net.hash_layer(outputs).argmax(dim=1).cpu())
     return torch.cat(features).numpy(), torch.cat(numbers).numpy()
 
 
