@@ -14,13 +14,14 @@ import torch
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
-def machine() -> str:
+def machine(device: str = "cpu") -> str:
+    """Processor, cores and torch, and before them the GPU where that was used."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""  # which `--device auto` takes
+    gpu = f"{torch.cuda.get_device_name()}, " if device == "cuda" else ""
     return f"{gpu}{model}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
@@ -35,10 +36,10 @@ def commit() -> str:
     return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
 
 
-def append(what: str, result: str) -> None:
+def append(what: str, result: str, device: str = "cpu") -> None:
     """Add a row to RESULTS.md, failures included, and print it."""
     command = " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    row = f"| {date.today()} | {what} | {result} | `{command}` | {machine()} | {commit()} |\n"
+    row = f"| {date.today()} | {what} | {result} | `{command}` | {machine(device)} | {commit()} |\n"
     if not RESULTS.exists():
         RESULTS.write_text(
             "# Results\n\nEvery row was appended by the command it names; none was removed.\n\n"

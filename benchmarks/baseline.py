@@ -21,7 +21,15 @@ from dsh_cli.config import UNSEEN, Recipe
 from dsh_cli.data import Dataset, Splits
 from dsh_cli.model import HashNet
 from dsh_cli.protocols import compared
-from dsh_cli.training import _fit_normalisation, _model_config, _optimizer, _schedule, choose_device, settle
+from dsh_cli.training import (
+    _deterministic,
+    _fit_normalisation,
+    _model_config,
+    _optimizer,
+    _schedule,
+    choose_device,
+    settle,
+)
 
 CLASSES = ("seen", "unseen", "all")
 
@@ -32,7 +40,8 @@ def seen_and_unseen(config: TrainConfig, splits: Splits, out: str) -> dict[str, 
     figures = {f"dsh {classes}": f"{evaluate_run(run, classes=classes).map:.4f}" for classes in CLASSES}
     figures["dsh bits"] = f"{config.bits}"
     recipe = settle(config, splits)
-    net = classifier(recipe, splits)
+    with _deterministic(recipe.seed):
+        net = classifier(recipe, splits)
     outputs = {split: _outputs(net, part) for split, part in splits.parts().items()}
     pca = PCA(config.bits, random_state=config.seed).fit(outputs["train"][0])
     number_bits = max(1, (len(np.unique(splits.train.labels)) - 1).bit_length())
@@ -51,13 +60,12 @@ def seen_and_unseen(config: TrainConfig, splits: Splits, out: str) -> dict[str, 
 
 def classifier(config: Recipe, splits: Splits) -> HashNet:
     """The backbone with a layer of as many outputs as classes are seen, trained by cross-entropy."""
-    torch.manual_seed(config.seed)
     device = choose_device(config.device)
     seen = torch.from_numpy(np.unique(splits.train.labels)).to(device)
     net = HashNet(replace(_model_config(config, splits), bits=len(seen)))
     _fit_normalisation(net, splits.train, config.seed)
     net = net.to(device).to(memory_format=torch.channels_last)
-    batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device)
+    batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device, config.per_class)
     optimizer = _optimizer(net, config)
     schedule = _schedule(optimizer, config, len(batches) * config.epochs)
     for epoch in range(config.epochs):

@@ -23,13 +23,12 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
-import torch
 from _report import RESULTS, append
 from baseline import seen_and_unseen
 
 import dsh_cli
 from dsh_cli import CodeSet, TrainConfig, evaluate, load_splits, train
-from dsh_cli.training import TrainResult
+from dsh_cli.training import TrainResult, choose_device
 
 # Modules the figures depend on. What measures them is not among these: tests hold it to slow references.
 CODE = ("batches", "bounds", "centers", "data", "encoding", "images", "losses", "model", "pictures", "training")
@@ -65,13 +64,13 @@ class Cell:
         return digest.hexdigest()
 
     def rows(self) -> list[dict[str, str]]:
-        """Its valid rows, newest last: the figures by name."""
+        """Its valid rows, newest last: the figures by name. Not those of GPUs: limits are for two cores."""
         found = []
         for line in RESULTS.read_text().splitlines():
             cells = [cell.strip() for cell in line.split("|")]
             if len(cells) > 3 and cells[2] == self.name:
                 figures = dict(part.rsplit(" ", 1) for part in cells[3].split(", ") if " " in part)
-                if figures.get("code") == self.code:
+                if figures.get("code") == self.code and "device" not in figures:
                     found.append(figures)
         return found
 
@@ -119,10 +118,10 @@ def run(cell: Cell) -> None:
                 "distance": f"{result.table.min_class_distance}",
                 "limit": f"{bound.distance if bound else '-'}",
             }
-    figures |= {"device": "GPU"} if torch.cuda.is_available() else {}
-    figures |= {"code": cell.code}
+    device = choose_device(cell.config.device).type
+    figures |= ({} if device == "cpu" else {"device": device}) | {"code": cell.code}
     sys.argv[1:] = ["--only", cell.group]  # which alone would do, and is what the row says
-    append(cell.name, ", ".join(f"{name} {value}" for name, value in figures.items()))
+    append(cell.name, ", ".join(f"{name} {value}" for name, value in figures.items()), device)
 
 
 @dataclass(frozen=True)
@@ -137,14 +136,13 @@ class Line:
 
 def lines() -> Iterator[Line]:
     """The table, from the valid rows."""
-    by_name = {cell.name: rows[-1] for cell in cells() if (rows := cell.rows())}
 
-    def rows(group: str, plain: bool = False) -> list[dict[str, str]]:
-        starts = f"quality {group} without centers," if plain else f"quality {group},"
-        return [figures for row, figures in by_name.items() if row.startswith(starts)]
+    def by_seed(group: str, name: str = "mAP", kind: str = "auto") -> dict[int, float]:
+        mine = [cell for cell in cells() if (cell.group, cell.config.centers) == (group, kind)]
+        return {cell.config.seed: float(rows[-1][name]) for cell in mine if (rows := cell.rows())}
 
-    def of(group: str, name: str = "mAP", plain: bool = False) -> list[float]:
-        return [float(figures[name]) for figures in rows(group, plain)]
+    def of(group: str, name: str = "mAP") -> list[float]:
+        return list(by_seed(group, name).values())
 
     def reaches(what: str, group: str, asked: float, limit: float, seeds: int = 1) -> Line:
         values, seconds = of(group), of(group, "seconds")
@@ -152,8 +150,7 @@ def lines() -> Iterator[Line]:
             return Line(what, f"{asked:.3f}", f"{len(values)} of {seeds} measured", None)
         fine = mean(values) >= asked and max(seconds) <= limit
         took = f"{min(seconds):.0f} to {max(seconds):.0f} s" if seeds > 1 else f"{seconds[0]:.0f} s"
-        on = " on a GPU" if any("device" in figures for figures in rows(group)) else ""
-        return Line(what, f"{asked:.3f} in {limit:.0f} s", f"**{mean(values):.4f}** in {took}{on}", fine)
+        return Line(what, f"{asked:.3f} in {limit:.0f} s", f"**{mean(values):.4f}** in {took}", fine)
 
     def apart(what: str, group: str, asked: int, seeds: int) -> Line:
         values = of(group, "distance")
@@ -163,14 +160,15 @@ def lines() -> Iterator[Line]:
         return Line(what, f"{asked}", f"**{shown}**", min(values) >= asked)
 
     def against_plain(what: str, group: str, asked: float, seeds: int) -> Line:
-        values, plain = of(group), of(group, plain=True)
-        pairs = min(len(values), len(plain))
+        values, plain = by_seed(group), by_seed(group, kind="none")
+        pairs = [(values[seed], plain[seed]) for seed in values if seed in plain]
         if not pairs:
             return Line(what, f"{asked:+.3f}", f"0 of {seeds} pairs measured", None)
-        difference = mean(values[:pairs]) - mean(plain[:pairs])
-        if pairs < seeds:
-            return Line(what, f"{asked:+.3f}", f"{difference:+.4f} so far, {pairs} of {seeds} pairs measured", None)
-        text = f"**{difference:+.4f}** ({mean(values):.4f}, {mean(plain):.4f} without)"
+        difference = mean(mine - other for mine, other in pairs)
+        if len(pairs) < seeds:
+            said = f"{difference:+.4f} so far, {len(pairs)} of {seeds} pairs measured"
+            return Line(what, f"{asked:+.3f}", said, None)
+        text = f"**{difference:+.4f}** ({mean(values.values()):.4f}, {mean(plain.values()):.4f} without)"
         return Line(what, f"{asked:+.3f}", text, difference >= asked)
 
     yield reaches("MNIST, 8 bits: mAP, mean of 5 seeds", "mnist-8", 0.990, 120, 5)

@@ -101,7 +101,7 @@ def reference_steps(splits: Splits, seed: int, bits: int) -> Iterator[nn.Module]
 
 def default_steps(splits: Splits, seed: int, bits: int) -> Iterator[nn.Module]:
     torch.manual_seed(seed)
-    config = settle(TrainConfig(bits=bits, seed=seed), splits)
+    config = settle(TrainConfig(bits=bits, seed=seed, device="cpu"), splits)
     net = HashNet(ModelConfig(config.backbone, bits, 1, 28)).to(memory_format=torch.channels_last)
     _fit_normalisation(net, splits.train, seed)
     batches = Batches(splits.train, config.batch_size, config.augment, seed, torch.device("cpu"))

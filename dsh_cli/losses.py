@@ -1,4 +1,6 @@
-"""The DSH loss (Liu et al., *Deep Supervised Hashing for Fast Image Retrieval*, CVPR 2016, equation 3).
+"""The DSH loss, and the terms of hash centers.
+
+Liu et al., *Deep Supervised Hashing for Fast Image Retrieval*, CVPR 2016, equation 3.
 
 For relaxed codes b_i, b_j and y = 0 if they are of one class, 1 if not:
 
@@ -58,16 +60,16 @@ def center_term(relaxed: Tensor, labels: Tensor, centers: Tensor, margin: float)
 
 
 def choice_term(relaxed: Tensor, labels: Tensor, centers: Tensor, scale: float) -> Tensor:
-    """Mean cross-entropy of choosing the own center among all, by the inner products of outputs and centers.
+    """Mean cross-entropy of choosing the own center among all, absent classes too, by inner products with the outputs.
 
     After Hoe et al., *One Loss for All: Deep Hashing with a Single Cosine Similarity based Learning Objective*, NeurIPS
-    2021, but without a normalisation of the outputs, which the quantization term keeps near +1 and -1.
+    2021, but without a normalisation of the outputs, whose size the terms over pairs hold.
 
     Args:
         relaxed: (B, k) outputs of the hash layer.
         labels: (B,) rows of the centers.
         centers: (C, k) codes of +1 and -1, one for each class.
-        scale: what makes inner products logits.
+        scale: what inner products are multiplied by to be logits.
     """
     return F.cross_entropy(scale * relaxed @ centers.T, labels)
 

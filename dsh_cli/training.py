@@ -37,8 +37,8 @@ _STEPS, _EPOCHS, _MOST = {1: 1180, 3: 3000}, {1: 4, 3: 12}, 60
 _PER_CLASS = 4  # pictures of a class in a batch, where classes outnumber what a batch can hold (P x K sampling)
 _SAMPLE = 2000  # pictures in files that mean and deviation are taken from
 _WARM_UP = 0.125  # share of the epochs before classes are given their centers, and in which these are phased in
-_CHOICE = 10 / 3  # weight of choosing the own center, beside pairs with centers: fewer mistakes, see LOG.md
-_SURE = 6 / 7  # probability of the own center for a picture on it, all others equally near
+_CHOICE = 10 / 3  # weight of choosing the own center beside pairs with centers: 1 in all by default, see LOG.md
+_SURE = 6 / 7  # probability of the own center for a picture on it, all others equally far: 2 / distance for ten classes
 _CLASSES = 3000  # that centers are found for: it takes seconds up to there, and grows with the cube
 _MEANS = (5000, 20)  # pictures whose codes show where the classes are: in all, and for each class, at least
 _LOOK = 50  # steps between looks at whether the loss is finite: each makes a GPU wait, and loses it about a step
@@ -74,7 +74,7 @@ class EpochStats:
     validation_map: float | None  # tie-aware, validation against itself without self-matches; None if too small
     waited: float = 0.0  # share of the epoch in which the network waited for its pictures, in [0, 1]
     notes: tuple[str, ...] = ()  # what the data had to report since the last epoch: unreadable pictures, a full cache
-    center: float = 0.0  # mean of the term of hash centers, with its weight
+    center: float = 0.0  # mean of the terms of hash centers, with their weights
 
 
 @dataclass(frozen=True)

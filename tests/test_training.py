@@ -1,6 +1,7 @@
 """The loop on real digits: reproducible, resumable, honest when it fails."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -15,10 +16,10 @@ import safetensors.numpy
 import torch
 from conftest import dsh_json
 
-from dsh_cli import TrainConfig, class_table, load, load_splits, mean_average_precision, train
+from dsh_cli import TrainConfig, class_table, load, load_splits, mean_average_precision, train, training
 from dsh_cli.board import TensorBoard
 from dsh_cli.checkpoint import Run
-from dsh_cli.codes import CodeSet, pack, to_hex
+from dsh_cli.codes import CodeSet, pack, to_hex, unpack
 from dsh_cli.errors import DshError, Interrupted, UsageError
 from dsh_cli.listeners import CollapseAlarm, Quiet
 from dsh_cli.model import HashNet
@@ -48,24 +49,26 @@ def test_one_seed_gives_identical_weights_and_another_does_not(splits, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "options",
+    "options, stopped_in",
     [
-        {},
-        {"optimizer": "sgd", "schedule": "step", "lr": 1e-3},
-        {"amp": True, "clip": 1.0},
-        {"centers": "auto"},
-        {"backbone": "mobilenet_v3_small", "batch_size": 200, "lr": 1e-3},  # has dropout
+        ({}, 2),  # when classes are given their centers
+        ({}, 3),
+        pytest.param({"device": "cuda"}, 3, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU")),
+        ({"optimizer": "sgd", "schedule": "step", "lr": 1e-3}, 3),
+        ({"amp": True, "clip": 1.0}, 3),
+        ({"centers": "none"}, 3),
+        ({"backbone": "mobilenet_v3_small", "batch_size": 200, "lr": 1e-3}, 3),  # has dropout
     ],
 )
-def test_a_resumed_run_ends_as_one_that_was_never_stopped(splits, tmp_path, options):
+def test_a_resumed_run_ends_as_one_that_was_never_stopped(splits, tmp_path, options, stopped_in):
     class Stop(Quiet):
         def on_batch(self, epoch, done, totals):
-            if epoch == 3:
+            if epoch == stopped_in:
                 raise KeyboardInterrupt
 
     config = replace(CONFIG, **options)
     whole = train(config, splits, tmp_path / "whole")
-    with pytest.raises(Interrupted, match="stopped after 2 of 3 epochs") as caught:
+    with pytest.raises(Interrupted, match=f"stopped after {stopped_in - 1} of 3 epochs") as caught:
         train(config, splits, tmp_path / "part", listeners=[Stop()])
     assert f"dsh train --resume {tmp_path / 'part'}" in str(caught.value)
     part = Run.open(tmp_path / "part")
@@ -335,6 +338,35 @@ def test_hash_centers_part_the_classes_as_far_as_can_be(splits, tmp_path):
     centers = result.run.centers()
     assert centers.shape == (10, 1) and class_distance(centers) == 4
     assert [row.code for row in result.table.classes] == to_hex(centers, 8)  # where they were drawn to
+
+
+@pytest.mark.parametrize("held_out", [0, 3])
+def test_the_terms_of_hash_centers_are_their_formulas_over_the_classes_trained_on(tmp_path, monkeypatch, held_out):
+    calls, term = [], training._Centers.term
+
+    def watched(self, relaxed, labels, epoch):
+        value = term(self, relaxed, labels, epoch)
+        calls.append((relaxed.detach().double().numpy(), labels.numpy(), epoch, float(value.detach())))
+        return value
+
+    monkeypatch.setattr(training._Centers, "term", watched)
+    config = replace(CONFIG, hold_out_classes=held_out)
+    splits = load_splits(config)
+    centers = 2.0 * unpack(train(config, splits, tmp_path / "run").run.centers(), 8) - 1
+    classes = np.unique(splits.train.labels)
+    assert len(classes) == 10 - held_out
+    scale = math.log(6 * (len(classes) - 1)) / (2 * 4)  # centers are 4 bits apart
+    half = next(call for call in calls if call[2] >= 1.5)  # phased in over the second epoch
+    for relaxed, labels, epoch, value in (half, calls[-1]):
+        pairs, choices = [], []
+        for output, label in zip(relaxed, labels, strict=True):
+            for present in np.unique(labels):
+                distance = ((output - centers[present]) ** 2).sum()
+                pairs.append(0.5 * (distance if present == label else max(16 - distance, 0)))
+            logits = [scale * output @ centers[number] for number in classes]
+            choices.append(math.log(sum(map(math.exp, logits))) - scale * output @ centers[label])
+        weight = 0.3 * min(1, epoch - 1)
+        assert value == pytest.approx(weight * (np.mean(pairs) + 10 / 3 * np.mean(choices)), rel=1e-4)
 
 
 def class_distance(packed):
