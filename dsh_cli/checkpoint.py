@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from dsh_cli import images
 from dsh_cli.codes import CodeSet, Packed
-from dsh_cli.config import ModelConfig, Recipe
+from dsh_cli.config import UNSEEN, ModelConfig, Recipe
 from dsh_cli.errors import DshError, RunError, UsageError
 from dsh_cli.files import written
 
@@ -174,7 +174,7 @@ class Run:
         """
         file = self.path / "codes" / f"{split}.safetensors"
         self._require_finished()
-        tensors = _read_tensors(file, ("packed", "labels", *more))
+        tensors = _read_tensors(file, self.path, ("packed", "labels", *more))
         count, width = self.counts.get(split), -(-self.model.bits // 8)
         fits = tensors["packed"].shape == (count, width) and all(len(array) == count for array in tensors.values())
         if not fits or not -1 <= tensors["labels"].min(initial=0) <= tensors["labels"].max(initial=0) < len(
@@ -235,6 +235,20 @@ class Run:
         """What `write_state` saved after the last whole epoch; empty if there was none."""
         return self._tensors("state.safetensors") if self.begun else {}
 
+    def held_out(self) -> tuple[str, ...]:
+        """The classes that a finished run was not trained on.
+
+        Raises:
+            RunError: their codes are missing or damaged.
+        """
+        numbers = set(self.codes(UNSEEN).labels.tolist()) if UNSEEN in self.counts else set()
+        return tuple(self.classes[number] for number in sorted(numbers))
+
+    @property
+    def has_centers(self) -> bool:
+        """Whether classes were given hash centers."""
+        return (self.path / "centers.safetensors").is_file()
+
     def centers(self) -> Packed | None:
         """The hash centers of the classes, (C, ceil(k / 8)), zero for classes held out; None in a run without.
 
@@ -244,7 +258,7 @@ class Run:
         file = self.path / "centers.safetensors"
         if not file.is_file():
             return None
-        packed = _read_tensors(file, ("packed",))["packed"]
+        packed = _read_tensors(file, self.path, ("packed",))["packed"]
         if packed.shape != (len(self.classes), -(-self.model.bits // 8)) or packed.dtype != np.uint8:
             raise RunError(f"{file} does not fit config.json; train again with: dsh train --like {self.path}")
         return packed
@@ -257,7 +271,9 @@ class Run:
         import torch
 
         # copied, for a buffer of bytes cannot be written to
-        return {key: torch.from_numpy(value.copy()) for key, value in _read_tensors(self.path / name).items()}
+        return {
+            key: torch.from_numpy(value.copy()) for key, value in _read_tensors(self.path / name, self.path).items()
+        }
 
     def _require_finished(self) -> None:
         if not self.finished:
@@ -473,9 +489,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_tensors(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
-    """Tensors of a file, all or those named; no other is read from the disk."""
-    with _opened(path, names or (), path.parent.parent if names else path.parent) as file:
+def _read_tensors(path: Path, run: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+    """Tensors of a file of a run, all or those named; no other is read from the disk."""
+    with _opened(path, names, run) as file:
         return {name: file.get_tensor(name) for name in names or file.keys()}
 
 

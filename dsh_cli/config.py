@@ -94,13 +94,13 @@ class TrainConfig:
             (
                 not self.hold_out_classes or not PROTOCOLS[self.protocol].pooled,
                 f"--hold-out-classes and --protocol {self.protocol}, which draws from all classes, contradict each "
-                "other; take --protocol paper or test-vs-train",
+                f"other; take --protocol {' or '.join(name for name, kind in PROTOCOLS.items() if not kind.pooled)}",
             ),
             (1 <= self.bits <= MAX_BITS, f"--bits {self.bits}: a code has 1 to {MAX_BITS} bits"),
             (self.image_size is None or 8 <= self.image_size <= 1024, f"--image-size {self.image_size}: 8 to 1024"),
             (self.margin is None or 0 < self.margin < math.inf, f"--margin {self.margin}: above 0 (default: 2 * bits)"),
             (0 <= self.alpha < math.inf, f"--alpha {self.alpha}: 0 or more"),
-            (0 <= self.center_weight < math.inf, f"--center-weight {self.center_weight}: 0 or more"),
+            (0 <= self.center_weight < math.inf, f"--center-weight {self.center_weight}: a number of 0 or more"),
             (self.epochs is None or self.epochs >= 1, f"--epochs {self.epochs}: 1 or more"),
             (self.batch_size >= 2, f"--batch-size {self.batch_size}: 2 or more, for the loss is over pairs"),
             (self.per_class is None or self.per_class >= 0, f"--per-class {self.per_class}: 0 or more"),

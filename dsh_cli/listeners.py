@@ -17,6 +17,7 @@ _WARM_UP = 200  # steps before which few codes are no cause for alarm
 _NOTES = 20  # notes shown of one training
 _WAITING, _LONG = 0.15, 5.0  # share spent waiting for pictures from which it is shown, of epochs of so many seconds
 _ENOUGH = 10  # validation pictures, below which their codes tell nothing
+_NARROW = 100  # columns below which a line has no room for the terms of the loss
 _COMMON = 0.5  # share of one code from which a set of more than two classes counts as collapsed
 
 
@@ -35,6 +36,7 @@ class ProgressBar(Quiet):
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.narrow = console.width < _NARROW
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),
@@ -81,11 +83,11 @@ class ProgressBar(Quiet):
             completed=completed,
             epoch=f"{epoch}/{self.epochs}",
             rate=f"{rate:,.0f} img/s",
-            terms=_terms(loss, pair, quantization, center, self.plan.run.config.alpha),
+            terms=_terms(loss, pair, quantization, center, self.plan.run.config.alpha, self.narrow),
         )
 
     def on_epoch(self, stats: EpochStats) -> None:
-        self.console.print(epoch_line(stats, self.plan), highlight=False)
+        self.console.print(epoch_line(stats, self.plan, self.narrow), highlight=False)
 
     def close(self) -> None:
         self.bar.stop()
@@ -108,20 +110,22 @@ class Lines(Quiet):
         self.write(epoch_line(stats, self.plan))
 
 
-def epoch_line(stats: EpochStats, plan: Plan) -> str:
-    """One epoch in one line."""
+def epoch_line(stats: EpochStats, plan: Plan, narrow: bool = False) -> str:
+    """One epoch in one line, without the terms of the loss where there is no room."""
     config = plan.run.config
     validation = "" if stats.validation_map is None else f"val. mAP {stats.validation_map:.3f}  "
     worth_it = stats.waited >= _WAITING and plan.batches * plan.batch_size >= _LONG * stats.images_per_second
     waiting = f", {stats.waited:.0%} waiting" if worth_it else ""
     return (
         f"epoch {stats.epoch}/{config.epochs}  "
-        f"{_terms(stats.loss, stats.pair, stats.quantization, stats.center, config.alpha)}  "
+        f"{_terms(stats.loss, stats.pair, stats.quantization, stats.center, config.alpha, narrow)}  "
         f"{validation}{stats.images_per_second:,.0f} img/s{waiting}"
     )
 
 
-def _terms(loss: float, pair: float, quantization: float, center: float, alpha: float) -> str:
+def _terms(loss: float, pair: float, quantization: float, center: float, alpha: float, narrow: bool) -> str:
+    if narrow:
+        return f"loss {loss:.3f}"
     centers = f" + centers {center:.3f}" if center else ""
     return f"loss {loss:.3f} = pair {pair:.3f} + {alpha:g} x {quantization:.2f}{centers}"
 

@@ -192,12 +192,24 @@ def test_what_cannot_be_held_out_or_measured_is_refused(digits_run, held_run, ph
     line = one_line_error(dsh("train", photos, "--hold-out-classes", 2, "--quiet"), 2)
     assert "has 3 classes, and two must be left" in line and "hold out 1 at most" in line
     line = one_line_error(dsh("train", "digits", "--hold-out-classes", 2, "--protocol", "cifar10"), 2)
-    assert "contradict each other" in line
+    assert line.endswith("contradict each other; take --protocol test-vs-train or paper or cifar10-2")
+    line = one_line_error(dsh("evaluate", "--model", held_run, "--protocol", "cifar10"), 2)
+    assert line.endswith("--protocol cifar10 --hold-out-classes 0")  # which can be followed
     assert "--hold-out-classes -1" in one_line_error(dsh("train", "digits", "--hold-out-classes", -1), 2)
     line = one_line_error(dsh("evaluate", "--model", digits_run, "--classes", "unseen"), 2)
     assert "was trained on all classes" in line and "--hold-out-classes" in line
     arguments = ["--query", photos, "--database", photos, "--classes", "seen"]
     assert "contradict" in one_line_error(dsh("evaluate", "--model", held_run, *arguments), 2)
+
+
+def test_classes_held_out_are_named(held_run):
+    unseen = [str(label) for label in sorted(set(Run.open(held_run).codes("unseen").labels.tolist()))]
+    assert list(Run.open(held_run).held_out()) == unseen
+    shown = " ".join(dsh("info", held_run, "--format", "table").stdout.split())
+    assert f"held out of the training: {', '.join(unseen)}" in shown and "(of all 10 classes, 3 held out)" in shown
+    assert "3 of 10 classes were held out" in dsh("evaluate", "--model", held_run).stderr
+    rows = dsh_json("table", "--model", held_run, "--split", "unseen")["classes"]
+    assert [row["label"] for row in rows if row["count"]] == unseen
 
 
 def test_a_folder_holds_classes_out_too(photos, tmp_path):

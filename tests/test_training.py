@@ -20,7 +20,7 @@ from dsh_cli import TrainConfig, class_table, load, load_splits, mean_average_pr
 from dsh_cli.board import TensorBoard
 from dsh_cli.checkpoint import Run
 from dsh_cli.codes import CodeSet, pack, to_hex, unpack
-from dsh_cli.errors import DshError, Interrupted, UsageError
+from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
 from dsh_cli.listeners import CollapseAlarm, Quiet
 from dsh_cli.model import HashNet
 from dsh_cli.training import EpochStats, Plan, settle
@@ -367,6 +367,20 @@ def test_the_terms_of_hash_centers_are_their_formulas_over_the_classes_trained_o
             choices.append(math.log(sum(map(math.exp, logits))) - scale * output @ centers[label])
         weight = 0.3 * min(1, epoch - 1)
         assert value == pytest.approx(weight * (np.mean(pairs) + 10 / 3 * np.mean(choices)), rel=1e-4)
+
+
+def test_a_damaged_file_of_centers_is_named_with_the_run(splits, tmp_path):
+    class Stop(Quiet):
+        def on_batch(self, epoch, done, totals):
+            if epoch == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        train(CONFIG, splits, tmp_path / "run", listeners=[Stop()])
+    part = Run.open(tmp_path / "run")
+    (part.path / "centers.safetensors").write_bytes(b"")
+    with pytest.raises(RunError, match=f"centers.safetensors is damaged .*dsh train --like {part.path}$"):
+        train(part.config, splits, resume=part)
 
 
 def class_distance(packed):

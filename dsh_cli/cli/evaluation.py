@@ -51,7 +51,7 @@ def evaluate(
     ] = None,
     classes: Annotated[
         Classes | None,
-        option("Queries and database of these alone, where dsh train has held classes out.", "all", "--classes"),
+        option("Of which classes queries and database are, where dsh train has held some out.", "all", "--classes"),
     ] = None,
     query: Annotated[
         str | None,
@@ -129,7 +129,10 @@ def _of_run(run: Run, protocol: str | None, at: tuple[int, ...], classes: Classe
     from dsh_cli.protocols import evaluate_run
 
     with status(quiet, f"measuring {run.path}"):
-        return evaluate_run(run, protocol, at, classes)
+        evaluation = evaluate_run(run, protocol, at, classes)
+    if classes == "all" and (held_out := len(run.held_out())):
+        notice(f"{held_out} of {len(run.classes)} classes were held out of the training; see --classes", quiet)
+    return evaluation
 
 
 def _of_folders(

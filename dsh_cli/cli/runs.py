@@ -25,7 +25,7 @@ from dsh_cli.errors import DshError
 def table(
     model: Model = None,
     split: Annotated[
-        Literal["train", "validation", "test"], typer.Option(help="Which pictures of the run to tabulate.")
+        Literal["train", "validation", "test", "unseen"], typer.Option(help="Which pictures of the run to tabulate.")
     ] = "test",
     form: Format = None,
     as_json: Json = False,

@@ -239,14 +239,14 @@ def notice(text: str, quiet: bool) -> None:
         Console(stderr=True).print(Text(printable(text), style="dim"), soft_wrap=True)
 
 
-def complain(text: str, kind: Literal["error", "warning"] = "error") -> None:
-    """A line on stderr that says what is wrong."""
+def complain(text: str, kind: Literal["error", "warning"] = "error", live: Console | None = None) -> None:
+    """A line on stderr that says what is wrong, by the console of a live line if there is one."""
     from rich.text import Text
 
     from dsh_cli.views import printable
 
     style = "bold red" if kind == "error" else "bold yellow"
-    (_live or Console(stderr=True)).print(Text.assemble((f"{kind}: ", style), printable(text)), soft_wrap=True)
+    (live or _live or Console(stderr=True)).print(Text.assemble((f"{kind}: ", style), printable(text)), soft_wrap=True)
 
 
 def _end_quietly() -> NoReturn:

@@ -129,11 +129,18 @@ def train(
     centers: Annotated[
         Centers | None,
         option(
-            "Draw classes to codes that are far apart, given out after a warm-up.", _DEFAULT.centers, panel="Recipe"
+            "Draw classes to codes that are far apart, given out after an eighth of the epochs.",
+            _DEFAULT.centers,
+            panel="Recipe",
         ),
     ] = None,
     center_weight: Annotated[
-        float | None, option("Weight of hash centers in the loss.", _DEFAULT.center_weight, panel="Recipe")
+        float | None,
+        option(
+            "Weight of pairs with a hash center; that of choosing one is 10/3 of it.",
+            _DEFAULT.center_weight,
+            panel="Recipe",
+        ),
     ] = None,
     lr: Annotated[float | None, option("Peak learning rate.", _DEFAULT.lr, panel="Recipe")] = None,
     weight_decay: Annotated[float | None, option("Weight decay.", _DEFAULT.weight_decay, panel="Recipe")] = None,
@@ -240,6 +247,8 @@ def train(
     }
     given = {name: value for name, value in asked.items() if value is not None}
     form = form_of(form, as_json)
+    if centers == "none" and center_weight is not None:
+        raise UsageError("--centers none and --center-weight contradict each other; give one of them")
     config, unfinished = _what_to_train(given, out, like, resume)
     config.check()
     if config.tensorboard and not is_utf8(out or resume or ""):
@@ -317,6 +326,10 @@ def _read_data(config: TrainConfig, quiet: bool) -> Splits:
     source = splits.train.source
     where = source if source == config.data else f"{config.data} from {source}"
     notice(f"{where}: {counts}", quiet)
+    if splits.unseen is not None:
+        held_out = [splits.unseen.classes[number] for number in sorted(set(splits.unseen.labels.tolist()))]
+        one = "; one class alone finds nothing but itself" if len(held_out) == 1 else ""
+        notice(f"held out of {len(splits.unseen.classes)} classes: {', '.join(held_out)}{one}", quiet)
     return splits
 
 
@@ -326,7 +339,7 @@ def _listeners(config: TrainConfig, quiet: bool) -> list[Listener]:
     console = Console(stderr=True)
 
     def warn(text: str) -> None:
-        complain(text, "warning")
+        complain(text, "warning", console)
 
     chosen: list[Listener] = [listeners.Notes(warn), listeners.CollapseAlarm(warn)]
     if not quiet:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dsh_cli.metrics import ClassTable
 
 _WIDE = 90  # columns from which a third variant is shown
+_DIGITS = 16  # shown of the code of a variant
 _CLOSEST_SHOWN = 10
 _CELL = 4  # columns of one distance in the matrix
 _BEST, _GOOD, _NEAR, _CLASH = "bold green", "green", "yellow", "bold white on red"
@@ -103,9 +104,14 @@ def _class_codes_table(table: ClassTable, run: Run, width: int) -> RenderableTyp
 
 
 def _variants(variants: Sequence[Any], most: int) -> Text:
-    shown = ", ".join(f"0x{v.code} ({v.count:,}, {v.distance})" for v in variants[:most])
+    shown = ", ".join(f"0x{_short(v.code)} ({v.count:,}, {v.distance})" for v in variants[:most])
     more = len(variants) - most
     return Text(f"{shown}, {more} more" if more > 0 else shown)
+
+
+def _short(code: str) -> str:
+    """The digits of a code, of a long one the first: its variants are told by count and distance."""
+    return code if len(code) <= _DIGITS else f"{code[: _DIGITS - 1]}…"
 
 
 def _distance_matrix(table: ClassTable, width: int) -> RenderableType:

@@ -50,7 +50,7 @@ def trained(result: TrainResult) -> View:
         "data": f"{printable(run.config.data)}, {run.config.bits} bits, {counted(run.config.epochs, 'epoch')}",
         "training": f"{result.seconds:.1f} s",
         "mAP": f"{result.map:.4f}, tie-aware, {_compared(run)}",
-        "classes": smallest_distance(table),
+        "classes": smallest_distance(table) + _of_all(run),
         "next": f"dsh table --model {printable(record['run'])}",
     }
     return View(lambda width: pairs_table(rows), plain_record(record), record)
@@ -79,10 +79,10 @@ def run_info(run: Run) -> View:
         + ("" if run.source == config.data else f", from {printable(run.source)}"),
         "classes": f"{len(run.classes)}: {printable(', '.join(run.classes[:10]))}"
         + (", ..." if len(run.classes) > 10 else "")
-        + (f"; {config.hold_out_classes} held out from training" if config.hold_out_classes else ""),
+        + (f"; held out of the training: {_held_out(run)}" if config.hold_out_classes else ""),
         "model": f"{printable(_backbone(config))}, {counted(model.bits, 'bit')}, "
         f"{colour} {model.image_size} x {model.image_size}",
-        "loss": f"DSH, margin {config.margin:g}, alpha {config.alpha:g}",
+        "loss": f"DSH, margin {config.margin:g}, alpha {config.alpha:g}, {_centers(run)}",
         "recipe": f"{config.optimizer} {config.schedule}, lr {config.lr:g}, weight decay {config.weight_decay:g}, "
         f"batch {config.batch_size}, {counted(config.epochs, 'epoch')}, augment {config.augment}, seed {config.seed}"
         + (f", clip {config.clip:g}" if config.clip is not None else "")
@@ -93,10 +93,27 @@ def run_info(run: Run) -> View:
         smallest, bound = run.metrics.get("min_class_distance"), run.metrics.get("class_distance_bound")
         rows["training"] = f"{run.metrics['seconds']:.1f} s on {run.metrics['device']}"
         rows["mAP"] = f"{run.metrics['map']:.4f}, tie-aware, {_compared(run)}"
-        rows["distance"] = f"{smallest} between the closest classes; at most {bound} possible"
+        rows["distance"] = f"{smallest} between the closest classes{_of_all(run)}; at most {bound} possible"
     rows["versions"] = ", ".join(f"{name} {number}" for name, number in run.versions.items())
     rows["disk"] = size_text(run.size)
     return View(lambda width: pairs_table(rows), plain_record(flattened(record)), record)
+
+
+def _held_out(run: Run) -> str:
+    return printable(", ".join(run.held_out())) if run.finished else str(run.config.hold_out_classes)
+
+
+def _of_all(run: Run) -> str:
+    """What is to be said of a figure of all classes where some were held out."""
+    held_out = run.config.hold_out_classes
+    return f" (of all {len(run.classes)} classes, {held_out} held out)" if held_out else ""
+
+
+def _centers(run: Run) -> str:
+    wanted = run.config.centers == "auto" and run.config.center_weight > 0
+    if run.has_centers or (wanted and not run.finished):
+        return f"hash centers of weight {run.config.center_weight:g}"
+    return "no hash centers"
 
 
 def _compared(run: Run) -> str:
