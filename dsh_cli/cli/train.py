@@ -341,12 +341,13 @@ def _listeners(config: TrainConfig, quiet: bool) -> list[Listener]:
     def warn(text: str) -> None:
         complain(text, "warning", console)
 
-    chosen: list[Listener] = [listeners.Notes(warn), listeners.CollapseAlarm(warn)]
+    chosen: list[Listener] = []  # in this order: an epoch, and then what is to be said of it
     if not quiet:
         on_terminal = console.is_terminal
         chosen.append(
             listeners.ProgressBar(console) if on_terminal else listeners.Lines(lambda text: notice(text, quiet))
         )
+    chosen += [listeners.Notes(warn), listeners.CollapseAlarm(warn)]
     if config.tensorboard:
         chosen.append(board.TensorBoard())
     return chosen
