@@ -152,15 +152,15 @@ def _of_folders(
 def _say(evaluation: Evaluation, asked: list[int], quiet: bool) -> None:
     """What a reader of the figures should know of them."""
     from dsh_cli.protocols import FOLDERS
+    from dsh_cli.views import listed
 
     where = f"protocol {evaluation.protocol}: {evaluation.queries:,} queries, {evaluation.database:,} database"
     notice(where + (", self-matches excluded" if evaluation.itself else ""), quiet)
     if evaluation.protocol == FOLDERS:
         notice("whether the run has trained on copies of these pictures is not known", quiet)
     if evaluation.unmatched:
-        names = ", ".join(evaluation.unmatched[:5]) + (", ..." if len(evaluation.unmatched) > 5 else "")
         text = "no other picture" if evaluation.itself else "no picture in the database"
-        complain(f"{text} is of class {names}; queries of it score 0, and count", "warning")
+        complain(f"{text} is of class {listed(evaluation.unmatched, 5)}; queries of it score 0, and count", "warning")
     if sum(score.map is not None for score in evaluation.per_class) == 1:
         complain("all queries are of one class; if the database is too, every answer is right", "warning")
     if large := [k for k in asked if k > evaluation.database - evaluation.itself]:

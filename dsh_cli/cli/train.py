@@ -313,6 +313,7 @@ def _what_to_train(
 
 def _read_data(config: TrainConfig, quiet: bool) -> Splits:
     from dsh_cli.data import load_splits
+    from dsh_cli.views import listed
 
     with status(quiet, "reading pictures") as progress:
         splits = load_splits(config, progress)
@@ -329,7 +330,7 @@ def _read_data(config: TrainConfig, quiet: bool) -> Splits:
     if splits.unseen is not None:
         held_out = [splits.unseen.classes[number] for number in sorted(set(splits.unseen.labels.tolist()))]
         one = "; one class alone finds nothing but itself" if len(held_out) == 1 else ""
-        notice(f"held out of {len(splits.unseen.classes)} classes: {', '.join(held_out)}{one}", quiet)
+        notice(f"held out of {len(splits.unseen.classes)} classes: {listed(held_out)}{one}", quiet)
     return splits
 
 

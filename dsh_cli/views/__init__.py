@@ -7,7 +7,7 @@ from dsh_cli.views.hashing import hashed_json, hashed_line, hashed_table
 from dsh_cli.views.index import index_report
 from dsh_cli.views.neighbors import neighbors, unread
 from dsh_cli.views.runs import run_info, run_list, trained
-from dsh_cli.views.shared import View, printable
+from dsh_cli.views.shared import View, listed, printable
 
 __all__ = [
     "View",
@@ -19,6 +19,7 @@ __all__ = [
     "hashed_line",
     "hashed_table",
     "index_report",
+    "listed",
     "neighbors",
     "printable",
     "run_info",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from dsh_cli.views.shared import View, counted, field, lines_table, or_dash, printable
+from dsh_cli.views.shared import View, counted, field, lines_table, listed, or_dash, printable
 
 if TYPE_CHECKING:
     from dsh_cli.neighbors import Answer, Calibration, Finder, Query
@@ -49,7 +49,7 @@ def predicted_class(answer: Answer) -> str:
     predicted = answer.predicted
     tie = ""
     if predicted.tied:
-        others = ", ".join(map(printable, predicted.tied[:3])) + (", ..." if len(predicted.tied) > 3 else "")
+        others = listed(predicted.tied, 3)
         tie = f" (as near, with no more training pictures on the code: {others})"
     return (
         f"predicted class {printable(predicted.label)}, whose code 0x{short(predicted.code)} is "

@@ -17,6 +17,7 @@ from dsh_cli.views.shared import (
     field,
     flattened,
     lines_table,
+    listed,
     or_dash,
     pairs_table,
     plain_record,
@@ -77,8 +78,7 @@ def run_info(run: Run) -> View:
         "fingerprint": or_dash(record["fingerprint"]),
         "data": f"{printable(config.data)} ({counts})"
         + ("" if run.source == config.data else f", from {printable(run.source)}"),
-        "classes": f"{len(run.classes)}: {printable(', '.join(run.classes[:10]))}"
-        + (", ..." if len(run.classes) > 10 else "")
+        "classes": f"{len(run.classes)}: {listed(run.classes)}"
         + (f"; held out of the training: {_held_out(run)}" if config.hold_out_classes else ""),
         "model": f"{printable(_backbone(config))}, {counted(model.bits, 'bit')}, "
         f"{colour} {model.image_size} x {model.image_size}",
@@ -100,7 +100,7 @@ def run_info(run: Run) -> View:
 
 
 def _held_out(run: Run) -> str:
-    return printable(", ".join(run.held_out())) if run.finished else str(run.config.hold_out_classes)
+    return listed(run.held_out()) if run.finished else str(run.config.hold_out_classes)
 
 
 def _of_all(run: Run) -> str:

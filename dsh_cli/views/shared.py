@@ -78,6 +78,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names after one another, and where there are more, that there are."""
+    return ", ".join(map(printable, names[:most])) + (", ..." if len(names) > most else "")
+
+
 def size_text(size: float) -> str:
     """Bytes in the unit that people read."""
     for unit in ("B", "kB", "MB"):
