@@ -170,10 +170,13 @@ class Run:
         """The codes of one split, without names; relaxed codes and thumbnails where asked for.
 
         Raises:
+            UsageError: the run has no such split.
             RunError: they are missing or damaged.
         """
         file = self.path / "codes" / f"{split}.safetensors"
         self._require_finished()
+        if split not in self.counts:
+            raise UsageError(f"--split {split}: {self.path} has {', '.join(self.counts)}")
         tensors = _read_tensors(file, self.path, ("packed", "labels", *more))
         count, width = self.counts.get(split), -(-self.model.bits // 8)
         fits = tensors["packed"].shape == (count, width) and all(len(array) == count for array in tensors.values())

@@ -127,8 +127,6 @@ def split_database(
     """
     default = "database" if "database" in run.counts else "train"
     chosen = default if split is None else split
-    if chosen not in run.counts:
-        raise UsageError(f"--split {chosen}: {run.path} has {', '.join(run.counts)}")
     codes = run.codes(chosen)
     known_labels = [*run.classes, None]  # the last for -1
     rows = _of_labels(codes.labels, run.classes, labels, not_labels, str(run.path))

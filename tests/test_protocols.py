@@ -198,6 +198,8 @@ def test_what_cannot_be_held_out_or_measured_is_refused(digits_run, held_run, ph
     assert "--hold-out-classes -1" in one_line_error(dsh("train", "digits", "--hold-out-classes", -1), 2)
     line = one_line_error(dsh("evaluate", "--model", digits_run, "--classes", "unseen"), 2)
     assert "was trained on all classes" in line and "--hold-out-classes" in line
+    line = one_line_error(dsh("table", "--model", digits_run, "--split", "unseen"), 2)
+    assert line == f"error: --split unseen: {digits_run} has train, validation, test"
     arguments = ["--query", photos, "--database", photos, "--classes", "seen"]
     assert "contradict" in one_line_error(dsh("evaluate", "--model", held_run, *arguments), 2)
 
