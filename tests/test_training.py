@@ -48,6 +48,17 @@ def test_one_seed_gives_identical_weights_and_another_does_not(splits, tmp_path)
     assert not identical(weights(one), weights(other))
 
 
+class StopIn(Quiet):
+    """Ctrl-C in the first batch of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_batch(self, epoch, done, totals):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(
     "options, stopped_in",
     [
@@ -61,15 +72,10 @@ def test_one_seed_gives_identical_weights_and_another_does_not(splits, tmp_path)
     ],
 )
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(splits, tmp_path, options, stopped_in):
-    class Stop(Quiet):
-        def on_batch(self, epoch, done, totals):
-            if epoch == stopped_in:
-                raise KeyboardInterrupt
-
     config = replace(CONFIG, **options)
     whole = train(config, splits, tmp_path / "whole")
     with pytest.raises(Interrupted, match=f"stopped after {stopped_in - 1} of 3 epochs") as caught:
-        train(config, splits, tmp_path / "part", listeners=[Stop()])
+        train(config, splits, tmp_path / "part", listeners=[StopIn(stopped_in)])
     assert f"dsh train --resume {tmp_path / 'part'}" in str(caught.value)
     part = Run.open(tmp_path / "part")
     assert not part.finished
@@ -370,13 +376,8 @@ def test_the_terms_of_hash_centers_are_their_formulas_over_the_classes_trained_o
 
 
 def test_a_damaged_file_of_centers_is_named_with_the_run(splits, tmp_path):
-    class Stop(Quiet):
-        def on_batch(self, epoch, done, totals):
-            if epoch == 3:
-                raise KeyboardInterrupt
-
     with pytest.raises(Interrupted):
-        train(CONFIG, splits, tmp_path / "run", listeners=[Stop()])
+        train(CONFIG, splits, tmp_path / "run", listeners=[StopIn(3)])
     part = Run.open(tmp_path / "run")
     (part.path / "centers.safetensors").write_bytes(b"")
     with pytest.raises(RunError, match=f"centers.safetensors is damaged .*dsh train --like {part.path}$"):
