@@ -5,16 +5,14 @@
     python benchmarks/quality.py --only mnist-8 --seeds 2 --again  # anew, where something disturbed its seconds
     python benchmarks/quality.py --table                  # write the README's table from the rows, train nothing
 
-A row is valid while what it depends on is unchanged: model, losses, centers, data and training (`CODE`, compared
-without comments and docstrings) and the cell's own recipe. Cells of cifar10-jpeg take a folder of that name, with
-train/ and test/ in it, relative to the current one. Measure alone: seconds count.
+A row is valid while what it depends on is unchanged: the cell's own recipe, and what the code says that reads the data
+and trains, wherever it lies (`_depends.py`). Cells of cifar10-jpeg take a folder of that name, with train/ and test/ in
+it, relative to the current one. Measure alone: seconds count.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import hashlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,15 +21,21 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
+from _depends import digest
 from _report import RESULTS, append
 from baseline import seen_and_unseen
 
-import dsh_cli
 from dsh_cli import CodeSet, TrainConfig, evaluate, load_splits, train
 from dsh_cli.training import TrainResult, choose_device
 
-# Modules the figures depend on. What measures them is not among these: tests hold it to slow references.
-CODE = ("batches", "bounds", "centers", "data", "encoding", "images", "losses", "model", "pictures", "training")
+BEGINS = ("load_splits", "train")  # where every figure begins
+# What no figure depends on. Where the data comes from is held by checksums, what measures by tests against slow
+# references, and what keeps a run by tests that read it back; the recipe is compared by its values.
+WITHOUT = frozenset(
+    ("TrainConfig", "Recipe", "locate", "take_file", "take_pretrained", "Run", "create", "discard", "reason")
+    + ("compared", "mean_average_precision", "class_table", "evaluate_run", "evaluate")
+    + ("Plan", "EpochStats", "TrainResult", "listening")
+)
 CIFAR = "cifar10-jpeg"
 CLASSES = 10  # of MNIST and CIFAR-10, about equally large
 README = Path(__file__).parent.parent / "README.md"
@@ -55,13 +59,8 @@ class Cell:
     @property
     def code(self) -> str:
         """Eight digits that change with what the figures depend on."""
-        digest = hashlib.blake2b(repr(self.config).encode(), digest_size=4)
-        files = [Path(dsh_cli.__file__).with_name(f"{module}.py") for module in CODE]
-        if self.config.hold_out_classes:
-            files.append(Path(__file__).with_name("baseline.py"))
-        for file in files:
-            digest.update(_without_words(file.read_text()).encode())
-        return digest.hexdigest()
+        of_baseline = digest(["seen_and_unseen"], WITHOUT, "baseline") if self.config.hold_out_classes else ""
+        return digest(BEGINS, WITHOUT, more=f"{self.config!r} {of_baseline}")
 
     def rows(self) -> list[dict[str, str]]:
         """Its valid rows, newest last: the figures by name. Not those of GPUs: limits are for two cores."""
@@ -228,16 +227,6 @@ def main() -> None:
             continue
         run(cell)
     write_table()
-
-
-def _without_words(source: str) -> str:
-    """A module's code without comments, docstrings and layout."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-        vars(node).pop("type_params", None)  # empty ones are of Python 3.12 on: the same digits from every version
-    return ast.dump(tree, show_empty=True) if sys.version_info >= (3, 13) else ast.dump(tree)
 
 
 if __name__ == "__main__":
