@@ -20,16 +20,9 @@ from dsh_cli.codes import pack
 from dsh_cli.config import UNSEEN, Recipe
 from dsh_cli.data import Dataset, Splits
 from dsh_cli.model import HashNet
+from dsh_cli.network.device import choose_device
 from dsh_cli.protocols import compared
-from dsh_cli.training import (
-    _deterministic,
-    _fit_normalisation,
-    _model_config,
-    _optimizer,
-    _schedule,
-    choose_device,
-    settle,
-)
+from dsh_cli.training import _deterministic, _fit_normalisation, _model_config, _optimizer, _schedule, settle
 
 CLASSES = ("seen", "unseen", "all")
 

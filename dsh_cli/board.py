@@ -21,9 +21,8 @@ from dsh_cli.checkpoint import Run
 from dsh_cli.codes import CodeSet, sample, taken, unpack
 from dsh_cli.embedding import Embedding
 from dsh_cli.errors import DshError
-from dsh_cli.listeners import Quiet
+from dsh_cli.events import EpochStats, Plan, Quiet, TrainResult
 from dsh_cli.metrics import HardestPairs, Pair, class_table, hardest_pairs
-from dsh_cli.training import EpochStats, Plan, TrainResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

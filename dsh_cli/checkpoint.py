@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from dsh_cli import images
 from dsh_cli.codes import CodeSet, Packed
 from dsh_cli.config import UNSEEN, ModelConfig, Recipe
-from dsh_cli.errors import DshError, RunError, UsageError
+from dsh_cli.errors import DshError, RunError, UsageError, reason
 from dsh_cli.files import written
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Run:
                     digest.update(block)
         except OSError as error:
             again = f"train again with: dsh train --like {self.path}"
-            raise RunError(f"{weights} cannot be read ({images.reason(error)}); {again}") from error
+            raise RunError(f"{weights} cannot be read ({reason(error)}); {again}") from error
         return digest.hexdigest()
 
     @property
@@ -214,14 +214,17 @@ class Run:
         return {split: tuple(names) for split, names in _read_json(self.path / "splits.json").items()}
 
     def load_model(self, device: str | torch.device = "cpu") -> HashNet:
-        """The network, ready for inference.
+        """The network, ready for inference, on a device, or on the fastest there is for `auto`.
 
         Raises:
+            UsageError: there is no such device.
             RunError: the weights are missing, damaged, or not those of this network.
         """
         from dsh_cli.model import HashNet
+        from dsh_cli.network.device import choose_device
 
         self._require_finished()
+        place = choose_device(device) if isinstance(device, str) else device
         try:
             net = HashNet(self.model)
             net.load_state_dict(self._tensors("model.safetensors"))
@@ -232,7 +235,7 @@ class Run:
                 f"{self.path / 'model.safetensors'} does not fit the network of config.json; "
                 f"train again with: dsh train --like {self.path}"
             ) from error
-        return net.to(device).eval()
+        return net.to(place).eval()
 
     def load_state(self) -> dict[str, torch.Tensor]:
         """What `write_state` saved after the last whole epoch; empty if there was none."""
@@ -300,7 +303,7 @@ class Run:
         except filelock.Timeout as error:
             raise RunError(f"another process is training {self.path}; wait for it") from error
         except OSError as error:
-            raise RunError(f"cannot write {path}: {images.reason(error)}") from error
+            raise RunError(f"cannot write {path}: {reason(error)}") from error
         try:
             yield
         finally:

@@ -20,9 +20,10 @@ from platformdirs import user_cache_path
 
 from dsh_cli import images
 from dsh_cli.config import DATASETS, PROTOCOLS, SPLITS, UNSEEN, Augment, TrainConfig
-from dsh_cli.errors import DataError, ImageError, UsageError
-from dsh_cli.pictures import Intake, PictureCache, PictureFiles, default_workers
+from dsh_cli.errors import DataError, ImageError, UsageError, reason
+from dsh_cli.pictures import Intake, PictureCache, PictureFiles
 from dsh_cli.sources import CIFAR_FILES, IDX_FILES, NAMED_SETS, locate
+from dsh_cli.threads import default_workers
 
 NATIVE_UP_TO = 64  # pixels: pictures no larger keep their size by default
 LARGE = 128  # pixels: the default size of all others
@@ -273,7 +274,7 @@ def _read_bytes(path: Path) -> bytes:
         data = file.read_bytes()
         return data if file is path else gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file} is damaged ({images.reason(error)}); delete it and try again") from error
+        raise DataError(f"{file} is damaged ({reason(error)}); delete it and try again") from error
 
 
 def _read_cifar(folder: Path, files: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -369,7 +370,7 @@ def _label_rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
         # bytes that are not UTF-8 may be part of a path
         opened = file.open(newline="", encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
-        raise DataError(f"{file} cannot be read ({images.reason(error)}); name another file of path,label") from error
+        raise DataError(f"{file} cannot be read ({reason(error)}); name another file of path,label") from error
     with opened as text:
         reader = csv.reader(text, "excel-tab" if file.suffix.lower() == ".tsv" else "excel", strict=True)
         columns: dict[str, int] | None = None

@@ -20,7 +20,8 @@ from dsh_cli.codes import CodeSet, Packed, binarize, pack
 from dsh_cli.data import Dataset, in_order
 from dsh_cli.errors import ImageError
 from dsh_cli.model import HashNet
-from dsh_cli.pictures import Picture, PictureFiles, ahead, default_workers
+from dsh_cli.pictures import Picture, PictureFiles
+from dsh_cli.threads import ahead, default_workers
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

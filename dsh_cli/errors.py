@@ -1,5 +1,7 @@
 """Errors a user can act on. Each message says what went wrong, where, and what to do next."""
 
+from __future__ import annotations
+
 import errno
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: there is room for no more
@@ -41,3 +43,10 @@ class Interrupted(DshError):
     """Ctrl-C during a training; the message says how to go on."""
 
     exit_code = 130
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[0].lower() + error.strerror[1:]
+    return " ".join(str(error).split()) or type(error).__name__

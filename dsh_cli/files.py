@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dsh_cli import images
-from dsh_cli.errors import DISK_FULL, DshError
+from dsh_cli.errors import DISK_FULL, DshError, reason
 
 
 @contextmanager
@@ -48,4 +48,18 @@ def saving(file: Path, or_else: str) -> Iterator[None]:
         yield
     except OSError as error:
         what_to_do = "free space" if error.errno in DISK_FULL else or_else
-        raise DshError(f"cannot write {file}: {images.reason(error)}; {what_to_do}") from error
+        raise DshError(f"cannot write {file}: {reason(error)}; {what_to_do}") from error
+
+
+STALLED = 30.0  # seconds without an answer before a download counts as failed
+
+
+@contextmanager
+def socket_timeout(seconds: float) -> Iterator[None]:
+    """Let new connections fail after so many seconds without an answer."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)  # neither torchvision nor torch.hub sets one of its own
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -23,13 +23,12 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, _imaging
 
-from dsh_cli.errors import ImageError
+from dsh_cli.errors import ImageError, reason
 
 MAX_PIXELS = 2 * 89_478_485  # where Pillow itself refuses: a quarter gigabyte of RGB, twice over
 MAX_BYTES = 1 << 30  # of a file; one of `MAX_PIXELS` uncompressed takes about half
 THUMBNAIL = 48  # pixels, the longest side of a stored thumbnail
 INTAKE = 1  # raised when the same file comes to give other pixels, so that caches of them are not mixed
-
 _EXIF_ORIENTATION = 0x0112
 _WHITE = (255, 255, 255, 255)
 # Pillow would start another program for these (EPS), leave them to one (the others), or open any format
@@ -41,7 +40,6 @@ _MAX_SCANS = 1 << 31  # pixels of a JPEG times its scans, some seconds; it usual
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # of a JPEG: what has a length, and the end
 _LARGE, _one_large = 1 << 24, Lock()  # pixels, or bytes, from which pictures are decoded one at a time
 _BAND = 1024  # rows of a large picture converted at once
-
 # What Pillow warns of is an error here (size), or does not touch the pixels (metadata).
 warnings.filterwarnings("ignore", module=r"PIL\.")
 # Pillow and its libtiff also write to stderr what Pillow raises; a statically linked libtiff goes on doing so.
@@ -325,10 +323,3 @@ def _orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 def _too_large(limit: int = MAX_PIXELS) -> str:
     return f"more than {limit // 1_000_000} million pixels, the limit against decompression bombs"
-
-
-def reason(error: BaseException) -> str:
-    """What an error says, in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror[0].lower() + error.strerror[1:]
-    return " ".join(str(error).split()) or type(error).__name__

@@ -207,14 +207,12 @@ class Index:
             IndexStateError: the index is of another model, damaged, or cannot be written.
             DataError: the label file is malformed.
         """
-        from dsh_cli.training import choose_device
-
         given = list(paths)
         labeller = labeller_of(labels)
         with self._table.writing(waiting):
             self.require(run)
             self._require_base(relative_to)
-            net = run.load_model(choose_device(device))
+            net = run.load_model(device)
             writer = Writer(self._table, run.model.bits, run.fingerprint, commit_rows)
             known, seen = Known(self._table), set[int]()
             total = sum(1 for _ in images.expand(given)) if progress else 0
@@ -366,7 +364,6 @@ class Index:
             IndexStateError: there is no index, or it is of another model or damaged.
         """
         from dsh_cli.encoding import Encoder
-        from dsh_cli.training import choose_device
 
         self._require_commit()
         self.require(run)
@@ -375,7 +372,7 @@ class Index:
         if sample is not None and sample < len(rows):
             rows = np.sort(np.random.default_rng(seed).choice(len(rows), sample, replace=False))
         counts, codes = Counts(), self.codes()
-        encoder = Encoder(run.load_model(choose_device(device)))
+        encoder = Encoder(run.load_model(device))
 
         def listed() -> Iterator[tuple[int, Row]]:
             for start in range(0, len(rows), _COMMIT_ROWS):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli import images
-from dsh_cli.errors import ImageError, UsageError
+from dsh_cli.errors import ImageError, UsageError, reason
 from dsh_cli.index_rows import Entry, Known
 from dsh_cli.index_table import DIGEST
 from dsh_cli.pictures import Picture
@@ -63,7 +63,7 @@ def look_at(
     except (ImageError, UsageError) as error:
         return Found(error=str(error)), None
     except (OSError, ValueError) as error:
-        return Found(error=images.reason(error)), None
+        return Found(error=reason(error)), None
 
 
 def content(name: str, known: bytes | None, size: int, channels: int) -> tuple[bytes, Picture | None]:

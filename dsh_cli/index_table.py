@@ -26,9 +26,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli import images
 from dsh_cli.codes import Packed
-from dsh_cli.errors import IndexStateError, UsageError
+from dsh_cli.errors import IndexStateError, UsageError, reason
 
 if TYPE_CHECKING:
     import lance
@@ -219,7 +218,7 @@ def _open(uri: str) -> lance.LanceDataset | None:
                     f"{uri} is a folder of other things ({strange[0]}), not an index; choose another name"
                 )
         except OSError as error:
-            raise IndexStateError(f"cannot read index {uri}: {images.reason(error)}") from error
+            raise IndexStateError(f"cannot read index {uri}: {reason(error)}") from error
 
     import lance
 
@@ -279,7 +278,7 @@ def _locked(uri: str, waiting: Callable[[], None] | None) -> Iterator[None]:
             lock.acquire()
     except (OSError, NotImplementedError) as error:
         raise IndexStateError(
-            f"cannot write index {uri}: {images.reason(error)} (its lock {real}.lock); choose another place"
+            f"cannot write index {uri}: {reason(error)} (its lock {real}.lock); choose another place"
         ) from error
     try:
         yield

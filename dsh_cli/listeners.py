@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from dsh_cli.events import EpochStats, Plan, Quiet
 from dsh_cli.metrics import code_health
-from dsh_cli.training import EpochStats, Plan, TrainResult
 
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
 _WARM_UP = 200  # steps before which few codes are no cause for alarm
@@ -19,16 +19,6 @@ _WAITING, _LONG = 0.15, 5.0  # share spent waiting for pictures from which it is
 _ENOUGH = 10  # validation pictures, below which their codes tell nothing
 _NARROW = 100  # columns below which a line has no room for the terms of the loss
 _COMMON = 0.5  # share of one code from which a set of more than two classes counts as collapsed
-
-
-class Quiet:
-    """Listens, and does nothing: the base of those that mind only some events."""
-
-    def on_start(self, plan: Plan) -> None: ...
-    def on_batch(self, epoch: int, done: int, totals: Tensor) -> None: ...
-    def on_epoch(self, stats: EpochStats) -> None: ...
-    def on_end(self, result: TrainResult) -> None: ...
-    def close(self) -> None: ...
 
 
 class ProgressBar(Quiet):

@@ -334,9 +334,8 @@ def encoded(run: Run, queries: Iterable[Query], device: str = "auto", workers: i
             yield from group
             continue
         from dsh_cli.encoding import encode_files
-        from dsh_cli.training import choose_device
 
-        net = net or run.load_model(choose_device(device))
+        net = net or run.load_model(device)
         for item in encode_files(net, (query.name for query in group), workers):
             query = Query(item.path, True, item.packed, item.error)
             if item.error is not None and _bare_code(item.path, run.model.bits):

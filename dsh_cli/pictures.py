@@ -6,57 +6,22 @@ import hashlib
 import os
 import sqlite3
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli import images
-from dsh_cli.errors import DshError, ImageError
+from dsh_cli.errors import DshError, ImageError, reason
+from dsh_cli.threads import ahead, default_workers
 
 Picture = NDArray[np.uint8]  # (size, size, channels)
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-
 # Pictures a worker takes at a time, at most, and their bytes: handing over costs as much as decoding a small one.
 _CHUNK, _CHUNK_BYTES = 64, 256 << 10
 _AHEAD, _AHEAD_BYTES = 1024, 64 << 20  # pictures read before they are asked for, at most, and their bytes
-
-
-def default_workers() -> int:
-    """As many workers as this process may use processors."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def ahead(
-    items: Iterable[_Item], work: Callable[[list[_Item]], list[_Result]], workers: int, chunk: int, most: int
-) -> Iterator[tuple[_Item, _Result]]:
-    """Each item with what `work` makes of it, in order, done by `workers` threads while the caller is busy.
-
-    They are given `chunk` items at a time, and about `most` are done before they are asked for: memory does not grow
-    with the number of items.
-    """
-    source = iter(items)
-    pending: deque[tuple[list[_Item], Future[list[_Result]]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            while some := list(islice(source, chunk)):
-                pending.append((some, pool.submit(work, some)))
-                if len(pending) > max(2 * workers, most // chunk):
-                    oldest, results = pending.popleft()
-                    yield from zip(oldest, results.result(), strict=True)
-            while pending:
-                oldest, results = pending.popleft()
-                yield from zip(oldest, results.result(), strict=True)
-        finally:
-            for _, future in pending:
-                future.cancel()
 
 
 @dataclass(frozen=True)
@@ -141,7 +106,7 @@ class PictureCache:
                 status = os.stat(path)
                 stamps[path] = status.st_size, status.st_mtime_ns
             except (OSError, ValueError) as error:
-                found[path] = ImageError(images.reason(error))
+                found[path] = ImageError(reason(error))
         found |= self._known(stamps)
         contents: dict[str, bytes] = {}
         for path in stamps.keys() - found.keys():

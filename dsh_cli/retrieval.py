@@ -391,7 +391,7 @@ def _counted_compiled(
 ) -> None:
     """The same, compiled and on all processors."""
     from dsh_cli.compiled import tally
-    from dsh_cli.pictures import default_workers
+    from dsh_cli.threads import default_workers
 
     workers = default_workers()
     step = -(-len(queries) // (_TASKS * workers))

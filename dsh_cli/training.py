@@ -7,8 +7,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +18,16 @@ from torch import Tensor
 from dsh_cli.batches import Batches
 from dsh_cli.centers import Codewords, assign, construct
 from dsh_cli.checkpoint import Run, create, discard
-from dsh_cli.codes import CodeSet, pack, unpack
+from dsh_cli.codes import pack, unpack
 from dsh_cli.config import OWN_BACKBONES, UNSEEN, ModelConfig, Recipe, TrainConfig
 from dsh_cli.data import Dataset, Splits, default_augment
 from dsh_cli.encoding import Encoder, encode_dataset
-from dsh_cli.errors import DataError, DshError, Interrupted, RunError, UsageError
+from dsh_cli.errors import DataError, DshError, Interrupted, RunError
+from dsh_cli.events import EpochStats, Listener, Plan, TrainResult
 from dsh_cli.losses import center_term, choice_term, dsh_loss
-from dsh_cli.metrics import ClassTable, class_table
+from dsh_cli.metrics import class_table
 from dsh_cli.model import HashNet
+from dsh_cli.network.device import choose_device
 from dsh_cli.protocols import compared
 from dsh_cli.retrieval import mean_average_precision
 from dsh_cli.weights import Taken, take_file, take_pretrained
@@ -46,67 +48,6 @@ _LOOK = 50  # steps between looks at whether the loss is finite: each makes a GP
 # wrong gradient in bfloat16: a 3x3 convolution of stride 2, by oneDNN.
 _WIDE = 32  # pixels
 _MOMENTUM = 0.9  # of SGD, as in the DSH authors' released code
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a training is about to do; told to listeners once."""
-
-    run: Run
-    device: str
-    batches: int  # of one epoch
-    batch_size: int
-    first_epoch: int  # 0, or where a resumed run goes on
-    weights: Taken | None = None  # what the network starts from, if not from random weights
-    centers: str = ""  # what is to be said of hash centers, if anything
-
-
-@dataclass(frozen=True)
-class EpochStats:
-    """What one epoch came to: means over its batches, and codes of the validation pictures after it."""
-
-    epoch: int  # from 1
-    loss: float
-    pair: float
-    quantization: float  # before its weight alpha
-    images_per_second: float
-    validation: CodeSet
-    validation_map: float | None  # tie-aware, validation against itself without self-matches; None if too small
-    waited: float = 0.0  # share of the epoch in which the network waited for its pictures, in [0, 1]
-    notes: tuple[str, ...] = ()  # what the data had to report since the last epoch: unreadable pictures, a full cache
-    center: float = 0.0  # mean of the terms of hash centers, with their weights
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished training. `map` is tie-aware, under the run's protocol; `table` is that of the test split."""
-
-    run: Run
-    seconds: float  # the loop alone: not reading the data, not the codes at the end
-    map: float
-    table: ClassTable
-
-
-class Listener(Protocol):
-    """What watches a training. Nothing it does changes the weights."""
-
-    def on_start(self, plan: Plan) -> None:
-        """Before the first batch."""
-
-    def on_batch(self, epoch: int, done: int, totals: Tensor) -> None:
-        """After each batch: batches done in this epoch, and the (4,) sums of loss and terms as in `EpochStats`.
-
-        Reading `totals` makes the caller wait for the device.
-        """
-
-    def on_epoch(self, stats: EpochStats) -> None:
-        """After each epoch."""
-
-    def on_end(self, result: TrainResult) -> None:
-        """When the run is saved."""
-
-    def close(self) -> None:
-        """Always called last, however the training ended."""
 
 
 def train(
@@ -192,20 +133,6 @@ def _epochs(dataset: Dataset, batch_size: int) -> int:
     """So many that a small set gets about as many steps as MNIST or CIFAR-10, within bounds."""
     batches = max(1, len(dataset) // batch_size)
     return min(max(_EPOCHS[dataset.channels], math.ceil(_STEPS[dataset.channels] / batches)), _MOST)
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The device of that name, or the fastest there is for `auto`.
-
-    Raises:
-        UsageError: it is not there.
-    """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
-        wanted = next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if not there[wanted]:
-        raise UsageError(f"--device {wanted}: this machine has none that PyTorch can use; try --device cpu")
-    return torch.device(wanted)
 
 
 def _network(config: Recipe, model: ModelConfig, splits: Splits, resume: Run | None) -> tuple[HashNet, Taken | None]:

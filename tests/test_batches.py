@@ -15,7 +15,8 @@ from dsh_cli.batches import Batches, augment, to_float
 from dsh_cli.checkpoint import Run
 from dsh_cli.data import Dataset
 from dsh_cli.errors import DataError, Interrupted, RunError
-from dsh_cli.listeners import Notes, Quiet
+from dsh_cli.events import Quiet
+from dsh_cli.listeners import Notes
 from dsh_cli.training import settle
 
 CONFIG = TrainConfig(bits=8, epochs=2, batch_size=8, device="cpu", tensorboard=False)

@@ -25,9 +25,8 @@ from dsh_cli.board import TensorBoard, pair_panel, pairs_markdown, sprite, write
 from dsh_cli.checkpoint import Run
 from dsh_cli.codes import CodeSet, pack
 from dsh_cli.errors import Interrupted
-from dsh_cli.listeners import Quiet
+from dsh_cli.events import EpochStats, Plan, Quiet
 from dsh_cli.metrics import HardestPairs, Pair, hardest_pairs
-from dsh_cli.training import EpochStats, Plan
 
 CONFIG = TrainConfig(data="digits", epochs=2, batch_size=64, device="cpu")
 PAIR_TAGS = ["validation/hardest_same_class", "validation/hardest_different_class"]

@@ -11,17 +11,16 @@ import dsh_cli
 
 PACKAGE = Path(dsh_cli.__file__).parent
 ROWS = [
-    {"errors"},
-    {"config"},
+    {"errors", "threads", "network"},
+    {"config", "files", "network.device"},
     {"codes", "bounds", "images", "sources", "model", "losses", "compiled"},
-    {"centers", "files", "pictures", "metrics", "search", "weights", "index_table"},
+    {"centers", "pictures", "metrics", "search", "weights", "index_table"},
     {"data", "retrieval", "index_rows"},
     {"batches", "checkpoint", "index_files"},
-    {"encoding"},
+    {"encoding", "events"},
     {"protocols"},
-    {"training"},
-    {"listeners", "index", "embedding"},
-    {"board", "neighbors"},
+    {"training", "listeners", "index", "embedding"},
+    {"neighbors", "board"},
     {"views.shared"},
     {"plots"},
     {"views.classes", "views.hashing", "views.embedding", "views.evaluation", "views.index", "views.neighbors"},

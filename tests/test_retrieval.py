@@ -12,15 +12,7 @@ from test_metrics import code_set, random_codes
 from dsh_cli import retrieval
 from dsh_cli.codes import CodeSet, hamming, pack
 from dsh_cli.errors import DataError, UsageError
-from dsh_cli.retrieval import (
-    ap_bounds,
-    evaluate,
-    mean_average_precision,
-    precision_at,
-    spread,
-    tallies,
-    tie_aware_ap,
-)
+from dsh_cli.retrieval import ap_bounds, evaluate, mean_average_precision, precision_at, spread, tallies, tie_aware_ap
 
 
 def average_precision(relevant, at=None):

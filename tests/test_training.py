@@ -21,9 +21,10 @@ from dsh_cli.board import TensorBoard
 from dsh_cli.checkpoint import Run
 from dsh_cli.codes import CodeSet, pack, to_hex, unpack
 from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
-from dsh_cli.listeners import CollapseAlarm, Quiet
+from dsh_cli.events import EpochStats, Plan, Quiet
+from dsh_cli.listeners import CollapseAlarm
 from dsh_cli.model import HashNet
-from dsh_cli.training import EpochStats, Plan, settle
+from dsh_cli.training import settle
 
 CONFIG = TrainConfig(data="digits", epochs=3, batch_size=64, device="cpu", tensorboard=False)
 

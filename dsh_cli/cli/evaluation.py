@@ -140,10 +140,9 @@ def _of_folders(
 ) -> tuple[Evaluation, bool]:
     """The measures, and whether pictures could not be read."""
     from dsh_cli.protocols import evaluate_folders
-    from dsh_cli.training import choose_device
 
     with status(quiet, "hashing pictures") as progress:
-        result = evaluate_folders(run, query, database, at, str(choose_device(device)), workers, progress)
+        result = evaluate_folders(run, query, database, at, device, workers, progress)
     for picture in result.skipped:
         complain(f"{picture.path}: {picture.error}")
     return result.evaluation, bool(result.skipped)

@@ -49,9 +49,8 @@ def hash_pictures(
 
     from dsh_cli import images, views
     from dsh_cli.encoding import Encoded, encode_files
-    from dsh_cli.training import choose_device
 
-    net = run.load_model(choose_device(device))
+    net = run.load_model(device)
     shown: list[Encoded] = []
     failed = False
     on_screen = form != "table" and sys.stdout.isatty()  # the codes themselves show the progress

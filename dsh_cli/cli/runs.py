@@ -6,18 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from dsh_cli.cli.shared import (
-    Format,
-    Json,
-    Model,
-    Quiet,
-    app,
-    complain,
-    default_note,
-    find_run,
-    form_of,
-    show,
-)
+from dsh_cli.cli.shared import Format, Json, Model, Quiet, app, complain, default_note, find_run, form_of, show
 from dsh_cli.errors import DshError
 
 

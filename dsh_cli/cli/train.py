@@ -28,7 +28,7 @@ from dsh_cli.errors import UsageError
 if TYPE_CHECKING:
     from dsh_cli.checkpoint import Run
     from dsh_cli.data import Splits
-    from dsh_cli.training import Listener
+    from dsh_cli.events import Listener
 
 _DEFAULT = TrainConfig()
 
@@ -257,9 +257,10 @@ def train(
     from dsh_cli import training, views
     from dsh_cli.checkpoint import require_free
     from dsh_cli.model import check_backbone
+    from dsh_cli.network.device import choose_device
 
     require_free(out)
-    training.choose_device(config.device)
+    choose_device(config.device)
     check_backbone(config.backbone)
     splits = _read_data(config, quiet)
     listeners = _listeners(config, quiet)

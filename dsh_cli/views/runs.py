@@ -28,7 +28,7 @@ from dsh_cli.views.shared import (
 if TYPE_CHECKING:
     from dsh_cli.checkpoint import Run
     from dsh_cli.config import Recipe
-    from dsh_cli.training import TrainResult
+    from dsh_cli.events import TrainResult
 
 
 def trained(result: TrainResult) -> View:

@@ -1,0 +1,1 @@
+"""Networks: pictures as bytes to relaxed codes. Torch is imported here and in `training` alone."""
