@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from dsh_cli import CodeSet, TrainConfig, evaluate, evaluate_run, train
-from dsh_cli.batches import Batches, to_float
 from dsh_cli.codes import pack
 from dsh_cli.config import UNSEEN, Recipe
 from dsh_cli.data import Dataset, Splits
+from dsh_cli.encoding import to_float
 from dsh_cli.model import HashNet
 from dsh_cli.network.device import choose_device
 from dsh_cli.protocols import compared
-from dsh_cli.training import _deterministic, _fit_normalisation, _model_config, _optimizer, _schedule, settle
+from dsh_cli.training.batches import Batches
+from dsh_cli.training.loop import _deterministic
+from dsh_cli.training.recipe import model_config, settle
+from dsh_cli.training.start import _optimizer, _schedule, fit_normalisation
 
 CLASSES = ("seen", "unseen", "all")
 
@@ -55,8 +58,8 @@ def classifier(config: Recipe, splits: Splits) -> HashNet:
     """The backbone with a layer of as many outputs as classes are seen, trained by cross-entropy."""
     device = choose_device(config.device)
     seen = torch.from_numpy(np.unique(splits.train.labels)).to(device)
-    net = HashNet(replace(_model_config(config, splits), bits=len(seen)))
-    _fit_normalisation(net, splits.train, config.seed)
+    net = HashNet(replace(model_config(config, splits), bits=len(seen)))
+    fit_normalisation(net, splits.train, config.seed)
     net = net.to(device).to(memory_format=torch.channels_last)
     batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device, config.per_class)
     optimizer = _optimizer(net, config)

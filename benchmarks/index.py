@@ -21,7 +21,7 @@ from _report import append
 
 from dsh_cli import Run, TrainConfig, images, load_splits, train
 from dsh_cli.encoding import Encoder, encode_files
-from dsh_cli.index import Index, ReadyCodes
+from dsh_cli.index.index import Index, ReadyCodes
 from dsh_cli.pictures import Intake
 from dsh_cli.search import nearest
 from dsh_cli.threads import default_workers

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from _report import append
 
-from dsh_cli import TrainConfig, load_splits, train, training
+from dsh_cli import TrainConfig, load_splits, train
+from dsh_cli.training import loop
 
 EVERY = 0.005  # seconds
 # The first of these that a line of the loop contains is what it is at.
@@ -31,7 +32,7 @@ PARTS = {
     "zero_grad": "step",
     "batches.epoch(epoch)": "batches",
 }
-SOURCE = Path(training.__file__).read_text().splitlines()
+SOURCE = Path(loop.__file__).read_text().splitlines()
 FIRST = next(number for number, line in enumerate(SOURCE, 1) if "in enumerate(batches.epoch(epoch), 1)" in line)
 LAST = next(number for number, line in enumerate(SOURCE, 1) if line == "        if not done:")
 INSIDE = range(FIRST, LAST)  # lines of the loop over batches
@@ -50,7 +51,7 @@ class Sampler(threading.Thread):
             while frame is not None and frame.f_code.co_name != "_train":
                 frame = frame.f_back
             if frame is not None and frame.f_lineno in INSIDE:
-                line = linecache.getline(training.__file__, frame.f_lineno)
+                line = linecache.getline(loop.__file__, frame.f_lineno)
                 self.seen[next((part for text, part in PARTS.items() if text in line), "other")] += 1
             time.sleep(EVERY)
 

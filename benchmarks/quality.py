@@ -26,8 +26,8 @@ from _report import RESULTS, append
 from baseline import seen_and_unseen
 
 from dsh_cli import CodeSet, TrainConfig, evaluate, load_splits, train
-from dsh_cli.events import TrainResult
 from dsh_cli.network.device import choose_device
+from dsh_cli.training.events import TrainResult
 
 BEGINS = ("load_splits", "train")  # where every figure begins
 # What no figure depends on. Where the data comes from is held by checksums, what measures by tests against slow

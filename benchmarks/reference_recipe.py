@@ -27,15 +27,16 @@ from _report import append
 from torch import Tensor, nn
 
 from dsh_cli import TrainConfig, load_splits
-from dsh_cli.batches import Batches
 from dsh_cli.codes import CodeSet, binarize, pack
 from dsh_cli.config import ModelConfig
 from dsh_cli.data import Dataset, Splits
 from dsh_cli.encoding import relaxed_codes
-from dsh_cli.losses import dsh_loss
 from dsh_cli.model import HashNet
 from dsh_cli.retrieval import mean_average_precision
-from dsh_cli.training import _fit_normalisation, _optimizer, _schedule, settle
+from dsh_cli.training.batches import Batches
+from dsh_cli.training.losses import dsh_loss
+from dsh_cli.training.recipe import settle
+from dsh_cli.training.start import _optimizer, _schedule, fit_normalisation
 
 TARGETS = (0.80, 0.95, 0.98)
 EPOCHS = 40  # of the reference, after which it is stopped
@@ -103,7 +104,7 @@ def default_steps(splits: Splits, seed: int, bits: int) -> Iterator[nn.Module]:
     torch.manual_seed(seed)
     config = settle(TrainConfig(bits=bits, seed=seed, device="cpu"), splits)
     net = HashNet(ModelConfig(config.backbone, bits, 1, 28)).to(memory_format=torch.channels_last)
-    _fit_normalisation(net, splits.train, seed)
+    fit_normalisation(net, splits.train, seed)
     batches = Batches(splits.train, config.batch_size, config.augment, seed, torch.device("cpu"))
     optimizer = _optimizer(net, config)
     schedule = _schedule(optimizer, config, len(batches) * config.epochs)

@@ -24,7 +24,7 @@ from _report import append
 from PIL import Image
 
 from dsh_cli import TrainConfig, load_splits, train
-from dsh_cli.events import Quiet
+from dsh_cli.training.events import Quiet
 
 WAYS = {
     "in memory": {"memory": 64.0, "cache": "off"},

@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.checkpoint import Run
 from dsh_cli.codes import CodeSet, from_hex, hamming, sample, taken, to_words, unpack
 from dsh_cli.errors import DataError, UsageError
 from dsh_cli.metrics import class_table
+from dsh_cli.runs.run import Run
 
 Method = Literal["tsne", "umap", "pca"]
 Space = Literal["relaxed", "code"]

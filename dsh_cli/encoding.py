@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,19 +12,17 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dsh_cli import images
-from dsh_cli.batches import to_float
 from dsh_cli.codes import CodeSet, Packed, binarize, pack
-from dsh_cli.data import Dataset, in_order
 from dsh_cli.errors import ImageError
 from dsh_cli.model import HashNet
-from dsh_cli.pictures import Picture, PictureFiles
+from dsh_cli.pictures import Picture
 from dsh_cli.threads import ahead, default_workers
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
 _BATCH = 256  # pictures through the network at once, at most
 _PIXELS = 256 * 128 * 128  # of the pictures of one batch, at most
 _AHEAD = 1024  # codes made before they are asked for, about
@@ -126,41 +123,6 @@ def relaxed_codes(net: HashNet, pictures: NDArray[np.uint8]) -> NDArray[np.float
     return Encoder(net).relaxed(pictures)
 
 
-def encode_dataset(net: HashNet, dataset: Dataset) -> CodeSet:
-    """Codes of a dataset, with all that a run keeps of it; pictures that cannot be read are left out.
-
-    Thumbnails of pictures in files are kept in a file of their own while they are needed, so that memory does not
-    grow with them.
-    """
-    rows, relaxed = [np.zeros(0, np.int64)], [np.zeros((0, net.config.bits), np.float32)]
-    encoder = Encoder(net)
-    size = images.thumbnail_size(dataset.images.shape[1], dataset.images.shape[2])
-    thumbnails = _room((len(dataset), *size, dataset.images.shape[3]), isinstance(dataset.images, PictureFiles))
-    done = 0
-    for batch in dataset.read(in_order(len(dataset), encoder.at_once)):
-        rows.append(batch.rows)
-        relaxed.append(encoder.relaxed(batch.images))
-        thumbnails[done : done + len(batch.rows)] = images.thumbnails(batch.images)
-        done += len(batch.rows)
-    encoded, outputs = np.concatenate(rows), np.concatenate(relaxed)
-    return CodeSet(
-        bits=net.config.bits,
-        packed=pack(binarize(outputs)),
-        labels=dataset.labels[encoded],
-        classes=dataset.classes,
-        names=[dataset.names[row] for row in encoded],
-        relaxed=outputs.astype(np.float16),
-        thumbnails=thumbnails[:done],
-    )
-
-
-def _room(shape: tuple[int, ...], on_disk: bool) -> NDArray[np.uint8]:
-    if not on_disk or not shape[0]:
-        return np.empty(shape, np.uint8)
-    with tempfile.TemporaryFile() as file:  # which lives as long as it is mapped
-        return np.memmap(file, np.uint8, "w+", shape=shape)
-
-
 def encode_files(net: HashNet, paths: Iterable[str], workers: int | None = None) -> Iterator[Encoded]:
     """Codes of picture files, in their order, by `workers` threads: one a processor where none are named.
 
@@ -198,3 +160,8 @@ def encode(net: HashNet, paths: str | os.PathLike[str] | Sequence[str | os.PathL
         classes=(),
         names=tuple(item.path for item in found),
     )
+
+
+def to_float(images: Tensor) -> Tensor:
+    """(B, H, W, channels) uint8 -> (B, channels, H, W) float in [0, 1], a view that is channels last."""
+    return images.permute(0, 3, 1, 2).float().div_(255)

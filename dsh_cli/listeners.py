@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from dsh_cli.events import EpochStats, Plan, Quiet
 from dsh_cli.metrics import code_health
+from dsh_cli.training.events import EpochStats, Plan, Quiet
 
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
 _WARM_UP = 200  # steps before which few codes are no cause for alarm

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli import images, search
-from dsh_cli.checkpoint import Run
 from dsh_cli.codes import CodeSet, Packed, from_hex, hamming, looks_like_code, parse, to_hex, to_words
 from dsh_cli.errors import DshError, UsageError
 from dsh_cli.metrics import ClassTable, class_table
+from dsh_cli.runs.run import Run
 
 K = 10  # neighbours of a query, where neither their number nor a radius is asked for
 
@@ -154,7 +154,7 @@ def index_database(
         UsageError: a label is none of its labels.
         DshError: there is no index, it is empty, it is of another model, or no picture is left.
     """
-    from dsh_cli.index import Index
+    from dsh_cli.index.index import Index
 
     index = Index.open(uri)
     index.require_rows()

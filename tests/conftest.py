@@ -116,9 +116,9 @@ def index(monkeypatch):
     """An index of four rows, in memory."""
     rows = [SimpleNamespace(path=f"/pictures/{i}.jpg", label=label) for i, label in enumerate(["x", None, "cat", "x"])]
     stand_in = StandIn(from_hex(["f0", "f1", "f0", "0f"], 8), rows)
-    module = ModuleType("dsh_cli.index")
+    module = ModuleType("dsh_cli.index.index")
     module.Index = SimpleNamespace(open=lambda uri: stand_in)
-    monkeypatch.setitem(sys.modules, "dsh_cli.index", module)
+    monkeypatch.setitem(sys.modules, "dsh_cli.index.index", module)
     return stand_in
 
 

@@ -11,13 +11,14 @@ from PIL import Image
 from test_training import identical, weights
 
 from dsh_cli import TrainConfig, load_splits, train
-from dsh_cli.batches import Batches, augment, to_float
-from dsh_cli.checkpoint import Run
 from dsh_cli.data import Dataset
+from dsh_cli.encoding import to_float
 from dsh_cli.errors import DataError, Interrupted, RunError
-from dsh_cli.events import Quiet
 from dsh_cli.listeners import Notes
-from dsh_cli.training import settle
+from dsh_cli.runs.run import Run
+from dsh_cli.training.batches import Batches, augment
+from dsh_cli.training.events import Quiet
+from dsh_cli.training.recipe import settle
 
 CONFIG = TrainConfig(bits=8, epochs=2, batch_size=8, device="cpu", tensorboard=False)
 

@@ -22,11 +22,11 @@ from werkzeug.test import Client
 
 from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.board import TensorBoard, pair_panel, pairs_markdown, sprite, write_projector
-from dsh_cli.checkpoint import Run
 from dsh_cli.codes import CodeSet, pack
 from dsh_cli.errors import Interrupted
-from dsh_cli.events import EpochStats, Plan, Quiet
 from dsh_cli.metrics import HardestPairs, Pair, hardest_pairs
+from dsh_cli.runs.run import Run
+from dsh_cli.training.events import EpochStats, Plan, Quiet
 
 CONFIG = TrainConfig(data="digits", epochs=2, batch_size=64, device="cpu")
 PAIR_TAGS = ["validation/hardest_same_class", "validation/hardest_different_class"]

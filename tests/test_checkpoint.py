@@ -7,8 +7,9 @@ import shutil
 import pytest
 from conftest import dsh, dsh_json, one_line_error
 
-from dsh_cli.checkpoint import Run, find_run, list_runs
 from dsh_cli.errors import DshError, RunError
+from dsh_cli.runs.folders import find_run, list_runs
+from dsh_cli.runs.run import Run
 
 
 @pytest.fixture
@@ -137,15 +138,15 @@ def test_unfinished_runs_are_not_used(run):
 
 
 def test_a_failed_write_leaves_nothing_half_written(run, monkeypatch):
-    from dsh_cli import checkpoint
+    from dsh_cli.runs import run, storage
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     before = (run / "metrics.json").read_bytes()
-    monkeypatch.setattr(checkpoint.os, "replace", full)
+    monkeypatch.setattr(run.os, "replace", full)
     with pytest.raises(DshError, match="cannot write .*metrics.json: no space left on device"):
-        checkpoint._write_json(run / "metrics.json", {})
+        storage.write_json(run / "metrics.json", {})
     assert (run / "metrics.json").read_bytes() == before
     assert not list(run.glob(".*"))
 

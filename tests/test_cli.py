@@ -14,8 +14,8 @@ import pytest
 from conftest import DIGITS, dsh, dsh_json, dsh_process, one_line_error
 from PIL import Image
 
-from dsh_cli.checkpoint import Run
 from dsh_cli.codes import from_hex, hamming, to_hex
+from dsh_cli.runs.run import Run
 
 COMMANDS = ["train", "hash", "table", "neighbors", "evaluate", "info"]
 
@@ -283,14 +283,14 @@ def golden_run(tmp_path, classes, bits, codes):
     """A run folder whose test codes are given, so that its table is known."""
     from test_checkpoint import edit
 
-    from dsh_cli.checkpoint import _write_arrays
+    from dsh_cli.runs.storage import write_arrays
 
     labels = np.array([label for label, _ in codes], np.int32)
     packed = from_hex([code for _, code in codes], bits)
     arrays = {"packed": packed, "labels": labels, "relaxed": np.zeros((len(codes), bits), np.float16)}
     folder = tmp_path / "golden"
     (folder / "codes").mkdir(parents=True)
-    _write_arrays(
+    write_arrays(
         folder / "codes" / "test.safetensors", arrays | {"thumbnails": np.zeros((len(codes), 1, 1, 1), np.uint8)}
     )
     model = {"backbone": "small-resnet", "bits": bits, "channels": 1, "image_size": 8}

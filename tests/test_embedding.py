@@ -15,10 +15,10 @@ from sklearn.manifold import trustworthiness as sklearn_trustworthiness
 from test_board import Projector
 
 from dsh_cli import plots
-from dsh_cli.checkpoint import Run
 from dsh_cli.codes import CodeSet, hamming, pack, unpack
 from dsh_cli.embedding import Projection, embed, of_run, trustworthiness
 from dsh_cli.errors import DataError, UsageError
+from dsh_cli.runs.run import Run
 
 CONTRACT = ["method", "space", "points", "out", "trustworthiness", "silhouette", "seconds"]
 

@@ -12,8 +12,8 @@ from test_checkpoint import edit
 from test_metrics import code_set
 
 from dsh_cli import plots, views
-from dsh_cli.checkpoint import Run
 from dsh_cli.retrieval import evaluate, spread
+from dsh_cli.runs.run import Run
 
 CONTRACT = [
     "protocol", "classes", "bits", "queries", "database", "map", "map_best", "map_worst", "map_at", "precision_at",

@@ -10,9 +10,9 @@ from conftest import dsh, one_line_error
 from test_embedding import made
 
 from dsh_cli import explore
-from dsh_cli.checkpoint import Run
 from dsh_cli.codes import hamming
 from dsh_cli.embedding import Projection, embed, of_run
+from dsh_cli.runs.run import Run
 
 # Where a row of the page's data is on the screen, and what its parts say.
 HELPERS = """

@@ -15,11 +15,12 @@ import pytest
 from conftest import dsh, dsh_json, dsh_process, one_line_error
 from PIL import Image
 
-from dsh_cli import images, index_table
-from dsh_cli.checkpoint import Run
+from dsh_cli import images
 from dsh_cli.codes import pack, to_hex
 from dsh_cli.errors import DataError, DshError, ImageError, IndexStateError, UsageError
-from dsh_cli.index import Index, ReadyCodes, Report
+from dsh_cli.index import table
+from dsh_cli.index.index import Index, ReadyCodes, Report
+from dsh_cli.runs.run import Run
 from dsh_cli.search import nearest
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.png")
@@ -173,11 +174,11 @@ def test_many_small_additions_leave_few_files_and_keep_the_order(run, tmp_path):
     for i in range(20):
         Index.open("i").add(run, [pictures(tmp_path / "in", 1, start=19 - i, seed=i)])
     assert [Path(path).name for path in contents("i")] == [f"{i:04d}.png" for i in range(19, -1, -1)]
-    assert len(lance.dataset("i").get_fragments()) <= index_table._FRAGMENTS
+    assert len(lance.dataset("i").get_fragments()) <= table._FRAGMENTS
 
 
 def test_old_versions_do_not_pile_up(run, folder, monkeypatch):
-    monkeypatch.setattr(index_table, "_KEPT", timedelta(0))
+    monkeypatch.setattr(table, "_KEPT", timedelta(0))
     for i in range(3):
         Index.open("i").add(run, [pictures(f"{folder}/one", 1, start=10 + i, seed=i)])
     assert Index.open("i").report().versions == 1 and len(contents("i")) == 7
@@ -527,7 +528,7 @@ def test_truncated_files_get_one_line(part, left, run, folder):
 
 def test_an_index_of_a_newer_format(monkeypatch, run, folder):
     with monkeypatch.context() as patch:
-        patch.setattr(index_table, "FORMAT", 2)
+        patch.setattr(table, "FORMAT", 2)
         Index.open("i").add(run, [folder])
     assert "newer than 1" in one_line_error(dsh("index", "info", "i"), 1)
 
@@ -553,9 +554,9 @@ def test_a_uri_goes_the_way_of_object_storage(run, folder, tmp_path):
 
 WRITER = """
 import os, sys, time
-import dsh_cli.encoding, dsh_cli.training, lance
-from dsh_cli.checkpoint import Run
-from dsh_cli.index import Index
+import dsh_cli.encoding, dsh_cli.training.loop, lance
+from dsh_cli.runs.run import Run
+from dsh_cli.index.index import Index
 uri, run, commit_rows, pace, *paths = sys.argv[1:]
 run = Run.open(run)
 run.load_model()
@@ -719,7 +720,7 @@ def test_a_lock_that_is_held_is_waited_for(run, folder):
     held, waiting = threading.Event(), threading.Event()
 
     def hold():
-        with index_table._locked("i", None):
+        with table._locked("i", None):
             held.set()
             waiting.wait(30)
 

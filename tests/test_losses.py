@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dsh_cli.losses import center_term, choice_term, dsh_loss, pair_term, quantization_term
+from dsh_cli.training.losses import center_term, choice_term, dsh_loss, pair_term, quantization_term
 
 
 def slow_dsh_loss(relaxed, labels, margin, alpha):

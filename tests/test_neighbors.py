@@ -13,9 +13,10 @@ from PIL import Image
 from test_layers import HEAVY, loaded_after
 
 from dsh_cli import neighbors, search
-from dsh_cli.checkpoint import Run, _write_arrays
 from dsh_cli.codes import from_hex, hamming, looks_like_code, parse, to_hex
 from dsh_cli.errors import UsageError
+from dsh_cli.runs.run import Run
+from dsh_cli.runs.storage import write_arrays
 
 TRAIN = [("cat", "f0"), ("cat", "f0"), ("dog", "0f"), ("cat", "f1"), ("owl", "ff"), ("dog", "1f"), ("owl", "ff")]
 TEST = [("cat", "f0"), ("dog", "0f"), ("owl", "fe")]
@@ -31,7 +32,7 @@ def small_run(folder, train=TRAIN, bits=8, validation=TEST, test=TEST, classes=(
             "labels": np.array([classes.index(label) if label else -1 for label, _ in rows], np.int32),
             "thumbnails": np.arange(len(rows), dtype=np.uint8)[:, None, None, None].repeat(9, 1).reshape(-1, 3, 3, 1),
         }
-        _write_arrays(folder / "codes" / f"{split}.safetensors", arrays)
+        write_arrays(folder / "codes" / f"{split}.safetensors", arrays)
     counts = {split: len(rows) for split, rows in splits.items()}
     listed = {split: [f"{split}/{i}" for i in range(count)] for split, count in counts.items()}
     (folder / "splits.json").write_text(json.dumps(listed | {"train": list(names or listed["train"])}))

@@ -492,8 +492,8 @@ def test_a_read_only_folder(read_only, photos):
 
 
 def test_files_that_vanish_between_listing_and_reading(tmp_path, digits_run):
-    from dsh_cli.checkpoint import Run
     from dsh_cli.encoding import encode_files
+    from dsh_cli.runs.run import Run
 
     for i in range(4):
         (tmp_path / f"{i}.png").write_bytes(odd.encoded(odd.picture("L", seed=i)))

@@ -9,11 +9,11 @@ from conftest import DIGITS, dsh, dsh_json, one_line_error
 from test_checkpoint import edit
 
 from dsh_cli import data
-from dsh_cli.checkpoint import Run
 from dsh_cli.codes import CodeSet, unpack
 from dsh_cli.config import PROTOCOLS, TrainConfig
 from dsh_cli.protocols import compared, evaluate_run, sizes
 from dsh_cli.retrieval import evaluate
+from dsh_cli.runs.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,16 @@ import safetensors.numpy
 import torch
 from conftest import dsh_json
 
-from dsh_cli import TrainConfig, class_table, load, load_splits, mean_average_precision, train, training
+from dsh_cli import TrainConfig, class_table, load, load_splits, mean_average_precision, train
 from dsh_cli.board import TensorBoard
-from dsh_cli.checkpoint import Run
 from dsh_cli.codes import CodeSet, pack, to_hex, unpack
 from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
-from dsh_cli.events import EpochStats, Plan, Quiet
 from dsh_cli.listeners import CollapseAlarm
 from dsh_cli.model import HashNet
-from dsh_cli.training import settle
+from dsh_cli.runs.run import Run
+from dsh_cli.training import loop, objective
+from dsh_cli.training.events import EpochStats, Plan, Quiet
+from dsh_cli.training.recipe import settle
 
 CONFIG = TrainConfig(data="digits", epochs=3, batch_size=64, device="cpu", tensorboard=False)
 
@@ -109,7 +110,7 @@ def test_a_frozen_run_resumes_without_the_weights_it_started_from(splits, digits
 
 
 def test_bfloat16_trains_other_weights_and_makes_codes_in_float32(splits, tmp_path):
-    from dsh_cli.encoding import encode_dataset
+    from dsh_cli.training.measuring import encode_dataset
 
     config = replace(CONFIG, epochs=1, amp=False)
     run = train(replace(config, amp=True), splits, tmp_path / "amp").run
@@ -190,7 +191,7 @@ def test_what_is_reported_is_what_the_saved_codes_give(digits_run):
 
 
 def test_the_saved_network_gives_the_saved_codes(digits_run):
-    from dsh_cli.encoding import encode_dataset
+    from dsh_cli.training.measuring import encode_dataset
 
     run = Run.open(digits_run)
     again = encode_dataset(load(digits_run), load_splits(run.config).test)
@@ -218,9 +219,8 @@ def test_a_diverged_run_stops_long_before_its_epoch_ends(splits, tmp_path):
 
 @pytest.mark.parametrize("spoiled", ["loss", "gradient"])
 def test_a_diverged_run_keeps_its_last_good_state(splits, tmp_path, monkeypatch, spoiled):
-    from dsh_cli import training
 
-    loss, calls = training.dsh_loss, []
+    loss, calls = loop.dsh_loss, []
 
     def spoil(relaxed, *args):
         calls.append(relaxed)
@@ -230,7 +230,7 @@ def test_a_diverged_run_keeps_its_last_good_state(splits, tmp_path, monkeypatch,
         terms = loss(relaxed, *args)
         return tuple(term * float("nan") for term in terms) if last and spoiled == "loss" else terms
 
-    monkeypatch.setattr(training, "dsh_loss", spoil)
+    monkeypatch.setattr(loop, "dsh_loss", spoil)
     out = tmp_path / "run"
     with pytest.raises(DshError, match=r"not finite in epoch 2, by its last step, 20.*as it was after 1 of 3 epochs"):
         train(CONFIG, splits, out)
@@ -349,14 +349,14 @@ def test_hash_centers_part_the_classes_as_far_as_can_be(splits, tmp_path):
 
 @pytest.mark.parametrize("held_out", [0, 3])
 def test_the_terms_of_hash_centers_are_their_formulas_over_the_classes_trained_on(tmp_path, monkeypatch, held_out):
-    calls, term = [], training._Centers.term
+    calls, term = [], objective.Centers.term
 
     def watched(self, relaxed, labels, epoch):
         value = term(self, relaxed, labels, epoch)
         calls.append((relaxed.detach().double().numpy(), labels.numpy(), epoch, float(value.detach())))
         return value
 
-    monkeypatch.setattr(training._Centers, "term", watched)
+    monkeypatch.setattr(objective.Centers, "term", watched)
     config = replace(CONFIG, hold_out_classes=held_out)
     splits = load_splits(config)
     centers = 2.0 * unpack(train(config, splits, tmp_path / "run").run.centers(), 8) - 1

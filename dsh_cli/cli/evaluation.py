@@ -26,8 +26,8 @@ from dsh_cli.config import Classes, Device, ProtocolName
 from dsh_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from dsh_cli.checkpoint import Run
     from dsh_cli.retrieval import Evaluation
+    from dsh_cli.runs.run import Run
 
 
 @app.command(

@@ -30,7 +30,7 @@ from dsh_cli.cli.shared import (
 from dsh_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from dsh_cli.index import Progress, Report
+    from dsh_cli.index.index import Progress, Report
 
 index = typer.Typer(
     help="Keep the codes of pictures in an index, which dsh neighbors --index looks in.",
@@ -82,7 +82,7 @@ def add(
     form = form_of(form, as_json)
     run = find_run(model, quiet)
 
-    from dsh_cli.index import Index
+    from dsh_cli.index.index import Index
     from dsh_cli.views.shared import counted
 
     with _bar(quiet) as progress:
@@ -117,7 +117,7 @@ def remove(
     if not paths and not missing:
         raise UsageError("nothing to remove; give paths, or --missing for files that are gone")
 
-    from dsh_cli.index import Index
+    from dsh_cli.index.index import Index
 
     report = Index.open(uri).remove(arguments(paths or [], null), missing, relative_to, lambda: _waiting(uri, quiet))
     _finish(report, form)
@@ -128,7 +128,7 @@ def info(uri: _Index, form: Format = None, as_json: Json = False) -> None:
     """Show what an index holds: codes, bits, model, versions."""
     form = form_of(form, as_json)
 
-    from dsh_cli.index import Index
+    from dsh_cli.index.index import Index
 
     _finish(Index.open(uri).report(), form)
 
@@ -150,7 +150,7 @@ def verify(
     form = form_of(form, as_json)
     run = find_run(model, quiet)
 
-    from dsh_cli.index import Index
+    from dsh_cli.index.index import Index
 
     with _bar(quiet) as progress:
         report = Index.open(uri).verify(run, sample, seed, relative_to, device, workers, progress)
@@ -168,7 +168,7 @@ def export(
     """Hand all codes on to other systems."""
     form = form_of(form, as_json)
 
-    from dsh_cli.index import Index
+    from dsh_cli.index.index import Index
 
     report = Index.open(uri).export(parquet)
     notice(f"wrote {parquet}", quiet)

@@ -39,7 +39,8 @@ def info(
 ) -> None:
     """Show what a run is, or list the runs under runs/."""
     from dsh_cli import views
-    from dsh_cli.checkpoint import Run, damaged_runs, list_runs
+    from dsh_cli.runs.folders import damaged_runs, list_runs
+    from dsh_cli.runs.run import Run
 
     form = form_of(form, as_json)
     if run is not None:

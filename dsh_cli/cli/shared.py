@@ -18,7 +18,7 @@ from dsh_cli.errors import DISK_FULL, DshError, UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dsh_cli.checkpoint import Run
+    from dsh_cli.runs.run import Run
     from dsh_cli.views import View
 
 _live: Console | None = None  # what has a live line on stderr, which others must not write into
@@ -162,9 +162,9 @@ def _live_line(quiet: bool, what: str) -> Iterator[Callable[[str], None]]:
 
 def find_run(model: str | None, quiet: bool) -> Run:
     """The run asked for, or the newest, and then a notice of which."""
-    from dsh_cli import checkpoint
+    from dsh_cli.runs import folders
 
-    run = checkpoint.find_run(model)
+    run = folders.find_run(model)
     if model is None:
         notice(f"using {run.path}", quiet)
     return run

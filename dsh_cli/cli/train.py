@@ -26,9 +26,9 @@ from dsh_cli.config import DATASETS, MAX_BITS, Augment, Centers, Device, Optimiz
 from dsh_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from dsh_cli.checkpoint import Run
     from dsh_cli.data import Splits
-    from dsh_cli.events import Listener
+    from dsh_cli.runs.run import Run
+    from dsh_cli.training.events import Listener
 
 _DEFAULT = TrainConfig()
 
@@ -254,17 +254,18 @@ def train(
     if config.tensorboard and not is_utf8(out or resume or ""):
         raise UsageError("TensorBoard cannot write into a path that is not UTF-8; add --no-tensorboard")
 
-    from dsh_cli import training, views
-    from dsh_cli.checkpoint import require_free
+    from dsh_cli import views
     from dsh_cli.model import check_backbone
     from dsh_cli.network.device import choose_device
+    from dsh_cli.runs.folders import require_free
+    from dsh_cli.training import loop
 
     require_free(out)
     choose_device(config.device)
     check_backbone(config.backbone)
     splits = _read_data(config, quiet)
     listeners = _listeners(config, quiet)
-    show(views.trained(training.train(config, splits, out, unfinished, listeners)), form)
+    show(views.trained(loop.train(config, splits, out, unfinished, listeners)), form)
 
 
 def _what_to_train(
@@ -273,7 +274,7 @@ def _what_to_train(
     """The request, from defaults, another run or an unfinished one, with what was given on top."""
     from dataclasses import asdict, replace
 
-    from dsh_cli.checkpoint import Run
+    from dsh_cli.runs.run import Run
 
     if resume is not None:
         if given or out or like:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dsh_cli.views.shared import View, counted, or_dash, pairs_table, plain_record, printable
 
 if TYPE_CHECKING:
-    from dsh_cli.index import Report
+    from dsh_cli.index.index import Report
 
 _DONE = ("added", "updated", "skipped", "removed")
 

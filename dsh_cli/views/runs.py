@@ -26,9 +26,9 @@ from dsh_cli.views.shared import (
 )
 
 if TYPE_CHECKING:
-    from dsh_cli.checkpoint import Run
     from dsh_cli.config import Recipe
-    from dsh_cli.events import TrainResult
+    from dsh_cli.runs.run import Run
+    from dsh_cli.training.events import TrainResult
 
 
 def trained(result: TrainResult) -> View:

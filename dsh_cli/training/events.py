@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from dsh_cli.checkpoint import Run
 from dsh_cli.codes import CodeSet
 from dsh_cli.metrics import ClassTable
+from dsh_cli.runs.run import Run
 
 if TYPE_CHECKING:
     from torch import Tensor

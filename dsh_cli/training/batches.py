@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dsh_cli.config import Augment
 from dsh_cli.data import Dataset
+from dsh_cli.encoding import to_float
 from dsh_cli.pictures import PictureFiles
 
 _SHIFT = {"digits": 0.075, "photos": 0.125}  # of the side, each way; the latter is CIFAR's usual 4 of 32 pixels
@@ -98,11 +99,6 @@ def _together(order: Tensor, labels: Tensor, per_class: int, rng: torch.Generato
     begins = (rank == 0) | (group != group.roll(1))
     group_of = begins.cumsum(0) - 1  # (n,) number of each picture's group
     return by_class[torch.randperm(int(begins.sum()), generator=rng)[group_of].argsort(stable=True)]
-
-
-def to_float(images: Tensor) -> Tensor:
-    """(B, H, W, channels) uint8 -> (B, channels, H, W) float in [0, 1], a view that is channels last."""
-    return images.permute(0, 3, 1, 2).float().div_(255)
 
 
 def augment(pictures: Tensor, kind: Augment, rng: torch.Generator) -> Tensor:

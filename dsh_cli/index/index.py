@@ -19,15 +19,15 @@ from dsh_cli.codes import Packed
 from dsh_cli.config import MAX_BITS
 from dsh_cli.errors import ImageError, IndexStateError, UsageError
 from dsh_cli.files import written
-from dsh_cli.index_files import Found, content, gone, key_of, labeller_of, look_at, matches
-from dsh_cli.index_rows import Counts, Entry, Failure, Known, Writer, among
-from dsh_cli.index_table import DIGEST, Table, fixed, order_of
+from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_at, matches
+from dsh_cli.index.rows import Counts, Entry, Failure, Known, Writer, among
+from dsh_cli.index.table import DIGEST, Table, fixed, order_of
 from dsh_cli.pictures import Picture
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dsh_cli.checkpoint import Run
+    from dsh_cli.runs.run import Run
 
 _COMMIT_ROWS = 1 << 16  # rows a commit, at most
 _READY_ROWS = 1 << 18  # rows a commit where codes are ready, at least

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from dsh_cli import images
 from dsh_cli.errors import ImageError, UsageError, reason
-from dsh_cli.index_rows import Entry, Known
-from dsh_cli.index_table import DIGEST
+from dsh_cli.index.rows import Entry, Known
+from dsh_cli.index.table import DIGEST
 from dsh_cli.pictures import Picture
 
 Labeller = Callable[[str, str], str | None]  # given path and file -> label

@@ -1,0 +1,25 @@
+from .bounds import class_distance_bound as class_distance_bound
+from .codes import CodeSet as CodeSet
+from .codes import from_hex as from_hex
+from .codes import hamming as hamming
+from .codes import to_hex as to_hex
+from .config import TrainConfig as TrainConfig
+from .data import load_splits as load_splits
+from .embedding import Projection as Projection
+from .embedding import embed as embed
+from .encoding import encode as encode
+from .encoding import encode_files as encode_files
+from .errors import DshError as DshError
+from .index.index import Index as Index
+from .metrics import class_table as class_table
+from .neighbors import Finder as Finder
+from .neighbors import split_database as split_database
+from .protocols import evaluate_run as evaluate_run
+from .retrieval import evaluate as evaluate
+from .retrieval import mean_average_precision as mean_average_precision
+from .runs.folders import load as load
+from .runs.run import Run as Run
+from .training.loop import train as train
+from .training.losses import dsh_loss as dsh_loss
+
+__all__: list[str]

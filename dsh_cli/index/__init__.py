@@ -1,0 +1,1 @@
+"""A persistent set of codes."""

@@ -1,0 +1,138 @@
+"""The files of a run: JSON and safetensors, checked when they are read and written whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+
+from dsh_cli.errors import RunError
+from dsh_cli.files import written
+
+if TYPE_CHECKING:
+    import torch
+
+
+_Built = TypeVar("_Built")
+# names of NumPy's types in a safetensors header
+_DTYPES = {
+    "bool": "BOOL", "uint8": "U8", "int32": "I32", "int64": "I64", "float16": "F16", "float32": "F32", "float64": "F64"
+}  # fmt: skip
+
+
+def require(values: Mapping[str, Any], kinds: Mapping[str, Any], where: str, required: Collection[str] = ()) -> None:
+    """Check what a file says against the type of each field.
+
+    Raises:
+        ValueError: a field is of another type, or required and missing.
+    """
+    for name, kind in kinds.items():
+        if name in values and not _is(values[name], kind):
+            raise ValueError(f"{where}: {name} is {values[name]!r}")
+        if name in required and name not in values:
+            raise ValueError(f"{where}: {name} is missing")
+
+
+def built(kind: type[_Built], values: Mapping[str, Any], where: str) -> _Built:
+    """A dataclass from what a file says of its fields."""
+    hints = get_type_hints(kind)
+    if unknown := sorted(values.keys() - hints.keys()):
+        raise ValueError(f"{where}: {unknown[0]} is unknown")
+    require(values, hints, where)
+    return kind(**values)
+
+
+def _is(value: object, kind: Any) -> bool:
+    """Whether a value out of JSON is of the type a field is annotated with."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in arguments
+    if origin in (Union, UnionType):
+        return any(_is(value, argument) for argument in arguments)
+    if origin is list:
+        return isinstance(value, list) and all(_is(item, arguments[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is(item, arguments[1]) for item in value.values())
+    if kind is Any:
+        return True
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a run.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}); train again with: dsh train") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged; train again with: dsh train")
+    return content
+
+
+def read_tensors(path: Path, run: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+    """Tensors of a file of a run, all or those named; no other is read from the disk."""
+    with opened(path, names, run) as file:
+        return {name: file.get_tensor(name) for name in names or file.keys()}
+
+
+@contextlib.contextmanager
+def opened(path: Path, names: Sequence[str], run: Path) -> Iterator[Any]:
+    """A safetensors file of a run that has the tensors named."""
+    again = f"train again with: dsh train --like {run}"
+    if not path.is_file():
+        raise RunError(f"{path} is missing; {again}")
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            held = set(file.keys())
+            if missing := [name for name in names if name not in held]:
+                raise RunError(f"{path} lacks {missing[0]!r}; {again}")
+            yield file
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path} is damaged ({error}); {again}") from error
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file, whole or not at all."""
+    _write(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    write_arrays(path, {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()})
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write a safetensors file from arrays that may lie on disk themselves: none is copied into memory.
+
+    The format: the length of a JSON header in 8 bytes, the header, then the arrays end to end.
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    # wide types first, so that each array is aligned
+    ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
+    for name, array in ordered:
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": _DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    _write(path, len(text).to_bytes(8, "little"), text, *(np.ascontiguousarray(array).data for _, array in ordered))
+
+
+def _write(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file whole or not at all."""
+    with written(path, "choose another --out") as scratch:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("wb") as file:
+            for part in parts:
+                file.write(part)

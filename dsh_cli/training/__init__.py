@@ -1,0 +1,1 @@
+"""Training: what a run does, from a request to a saved network."""

@@ -1,0 +1,225 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsh_cli.config import TrainConfig
+from dsh_cli.data import Splits
+from dsh_cli.errors import DataError, DshError, Interrupted, RunError
+from dsh_cli.model import HashNet
+from dsh_cli.network.device import choose_device
+from dsh_cli.retrieval import mean_average_precision
+from dsh_cli.runs.folders import create, discard
+from dsh_cli.runs.run import Run
+from dsh_cli.training.batches import Batches
+from dsh_cli.training.events import EpochStats, Listener, Plan, TrainResult
+from dsh_cli.training.losses import dsh_loss
+from dsh_cli.training.measuring import encode_dataset, measured
+from dsh_cli.training.objective import Centers
+from dsh_cli.training.recipe import model_config, settle
+from dsh_cli.training.start import _network, _optimizer, _schedule, _state, restore
+from dsh_cli.weights import Taken
+
+_LOOK = 50  # steps between looks at whether the loss is finite: each makes a GPU wait, and loses it about a step
+
+
+def train(
+    config: TrainConfig,
+    splits: Splits,
+    out: str | None = None,
+    resume: Run | None = None,
+    listeners: Sequence[Listener] = (),
+) -> TrainResult:
+    """Train a network, save its run, and measure it.
+
+    One seed on one machine gives identical weights, whether or not the training was interrupted in between.
+
+    Args:
+        config: what to do; its open choices are made from the data, and saved.
+        splits: from `load_splits(config)`.
+        out: the run folder; None makes one under `runs/`.
+        resume: an unfinished run to go on with, in place of `out`.
+        listeners: told what happens.
+
+    Raises:
+        UsageError: `out` is taken, the device is not there, or the backbone is not one, or not for such pictures.
+        WeightsError: the weights to start from cannot be had, or do not fit. No run is made then.
+        DshError: the loss or a weight is not finite. The run keeps the state of its last whole epoch.
+        Interrupted: Ctrl-C; the run stays, unfinished.
+    """
+    device = choose_device(config.device)
+    if resume is not None and resume.names() != splits.names():
+        raise RunError(
+            f"the pictures of {resume.config.data} are not those {resume.path} began with; "
+            f"train anew with: dsh train --like {resume.path}"
+        )
+    recipe = resume.config if resume else settle(config, splits)
+    model = resume.model if resume else model_config(config, splits)
+    with _listening(listeners), _deterministic(recipe.seed):
+        net, taken = _network(recipe, model, splits, resume)
+        run = resume or create(recipe, model, splits, out)
+        try:
+            with run.held():
+                return _train(run, net, taken, splits, device, listeners)
+        except KeyboardInterrupt as interrupt:
+            done = Run.open(run.path).metrics.get("epochs_done", 0)
+            raise Interrupted(
+                f"stopped after {done} of {run.config.epochs} epochs; {run.path} is marked unfinished. "
+                f"Go on with: dsh train --resume {run.path}"
+            ) from interrupt
+        except DshError:
+            if resume is None:
+                discard(run)  # nothing half-written
+            raise
+
+
+def _compiled(net: HashNet, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The network as a compiled function of the same weights.
+
+    Raises:
+        DshError: this machine cannot compile.
+    """
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    try:
+        torch.compile(torch.sin)(torch.ones(8, device=device))  # on something small: what it says is long, and late
+    except BackendCompilerFailed as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise DshError(
+            f"--compile: PyTorch cannot compile on this machine ({reason}); "
+            "install a C++ compiler such as g++, or leave --compile out"
+        ) from error
+    return torch.compile(net)
+
+
+def _train(
+    run: Run,
+    net: HashNet,
+    taken: Taken | None,
+    splits: Splits,
+    device: torch.device,
+    listeners: Sequence[Listener],
+) -> TrainResult:
+    config = run.config
+    net = net.to(device).to(memory_format=torch.channels_last)
+    forward = _compiled(net, device) if config.compile else net
+    # bfloat16 has the range of float32, so small gradients need no scaling as they do in float16.
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=config.amp)
+    batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device, config.per_class)
+    optimizer = _optimizer(net, config)
+    schedule = _schedule(optimizer, config, steps=len(batches) * config.epochs)
+    first, seconds = restore(run, net, optimizer)
+    with warnings.catch_warnings(action="ignore"):  # the optimizer took these steps before it was interrupted
+        for _ in range(first * len(batches)):
+            schedule.step()
+    started = time.perf_counter()
+    centers = Centers.of(run, splits.train, device)
+    if not first:
+        seconds += time.perf_counter() - started
+    for listener in listeners:
+        listener.on_start(Plan(run, str(device), len(batches), batches.batch_size, first, taken, centers.told))
+
+    net.train()
+    for epoch in range(first, config.epochs):
+        started, waited_before = time.perf_counter(), batches.waited
+        totals, done = torch.zeros(4, device=device), 0
+        centers.prepare(net, epoch)
+        torch.manual_seed((config.seed * 1_000_003 + epoch) % 2**63)  # of dropout, the same in a resumed run
+        for done, (images, labels) in enumerate(batches.epoch(epoch), 1):
+            with precision:
+                relaxed = forward(images).float()  # (B, k)
+            loss, pair, quantization = dsh_loss(relaxed, labels, config.margin, config.alpha)
+            center = centers.term(relaxed, labels, epoch + (done - 1) / len(batches))
+            loss = loss + center
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if config.clip is not None:
+                torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip)
+            optimizer.step()
+            schedule.step()
+            totals += torch.stack([loss, pair, quantization, center]).detach()
+            if done % _LOOK == 0:
+                _require_finite([totals], run, epoch, f"step {done} of {len(batches)}")
+            for listener in listeners:
+                listener.on_batch(epoch + 1, done, totals)
+        if not done:
+            raise DataError(f"none of the pictures of {config.data} could be read in epoch {epoch + 1}")
+        # the device waits, once an epoch
+        loss_mean, pair_mean, quantization_mean, center_mean = (totals / done).tolist()
+        elapsed = time.perf_counter() - started
+        rate = len(batches) * batches.batch_size / elapsed
+        # The last step of an epoch may spoil weights that no loss has seen yet.
+        state = _state(net, optimizer, epoch + 1)
+        _require_finite([totals, *state.values()], run, epoch, f"its last step, {len(batches)}")
+        validation = encode_dataset(net, splits.validation)
+        value = mean_average_precision(validation) if len(validation) > 1 else None
+        waited = (batches.waited - waited_before) / elapsed
+        stats = EpochStats(
+            epoch=epoch + 1,
+            loss=loss_mean,
+            pair=pair_mean,
+            quantization=quantization_mean,
+            center=center_mean,
+            images_per_second=rate,
+            validation=validation,
+            validation_map=value,
+            waited=waited,
+            notes=batches.new_notes(),
+        )
+        seconds += time.perf_counter() - started
+        run.write_state({**state, "seconds": torch.tensor(seconds, dtype=torch.float64)}, epochs_done=epoch + 1)
+        for listener in listeners:
+            listener.on_epoch(stats)
+
+    result = measured(run, net, splits, seconds)
+    for listener in listeners:
+        listener.on_end(result)
+    return result
+
+
+@contextmanager
+def _listening(listeners: Sequence[Listener]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+@contextmanager
+def _deterministic(seed: int) -> Iterator[None]:
+    """Seed PyTorch, and give the caller's random state and settings back afterwards."""
+    before = torch.are_deterministic_algorithms_enabled()
+    settings: Any = torch.utils.deterministic  # its attributes are made at run time
+    fill_before = settings.fill_uninitialized_memory
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        settings.fill_uninitialized_memory = False  # nothing here reads such; it costs a third
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+            settings.fill_uninitialized_memory = fill_before
+
+
+def _require_finite(tensors: Sequence[Tensor], run: Run, epoch: int, step: str) -> None:
+    """Stop where a loss, a weight or a moment is infinite or no number; the last whole epoch stays saved."""
+    if all(bool(tensor.isfinite().all()) for tensor in tensors):
+        return
+    config = run.config
+    precision = ", leave --amp out" if config.amp else ""  # rounding, and on tiny maps a kernel of PyTorch's, do it too
+    kept = f"; {run.path} stays as it was after {epoch} of {config.epochs} epochs" if epoch else ""
+    raise DshError(
+        f"the loss is not finite in epoch {epoch + 1}, by {step}: training has diverged. "
+        f"Try --lr {min(config.lr / 10, TrainConfig.lr):g} or --clip {(config.clip or 10) / 10:g}{precision}, "
+        f"and see that --margin and --alpha are not extreme{kept}"
+    )

@@ -1,0 +1,74 @@
+"""The codes of all pictures of a run, and what they are worth."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsh_cli import images
+from dsh_cli.codes import CodeSet, binarize, pack
+from dsh_cli.config import UNSEEN
+from dsh_cli.data import Dataset, Splits, in_order
+from dsh_cli.encoding import Encoder
+from dsh_cli.metrics import class_table
+from dsh_cli.model import HashNet
+from dsh_cli.pictures import PictureFiles
+from dsh_cli.protocols import compared
+from dsh_cli.retrieval import mean_average_precision
+from dsh_cli.runs.run import Run
+from dsh_cli.training.events import TrainResult
+
+
+def measured(run: Run, net: HashNet, splits: Splits, seconds: float) -> TrainResult:
+    """Encode all pictures, measure them, and save the run as finished."""
+    codes = {split: encode_dataset(net, part) for split, part in splits.parts().items()}
+    table = class_table(codes["test"], "test")
+    value = mean_average_precision(*compared(run.config.protocol, codes.__getitem__, UNSEEN in codes))
+    result = TrainResult(run, seconds, value, table)
+    metrics = {
+        "epochs": run.config.epochs,
+        "seconds": round(seconds, 3),
+        "map": result.map,
+        "min_class_distance": table.min_class_distance,
+        "class_distance_bound": table.bound.distance if table.bound else None,
+        "device": str(net.mean.device),
+    }
+    return replace(result, run=run.write_results(net, codes, metrics))
+
+
+def encode_dataset(net: HashNet, dataset: Dataset) -> CodeSet:
+    """Codes of a dataset, with all that a run keeps of it; pictures that cannot be read are left out.
+
+    Thumbnails of pictures in files are kept in a file of their own while they are needed, so that memory does not
+    grow with them.
+    """
+    rows, relaxed = [np.zeros(0, np.int64)], [np.zeros((0, net.config.bits), np.float32)]
+    encoder = Encoder(net)
+    size = images.thumbnail_size(dataset.images.shape[1], dataset.images.shape[2])
+    thumbnails = _room((len(dataset), *size, dataset.images.shape[3]), isinstance(dataset.images, PictureFiles))
+    done = 0
+    for batch in dataset.read(in_order(len(dataset), encoder.at_once)):
+        rows.append(batch.rows)
+        relaxed.append(encoder.relaxed(batch.images))
+        thumbnails[done : done + len(batch.rows)] = images.thumbnails(batch.images)
+        done += len(batch.rows)
+    encoded, outputs = np.concatenate(rows), np.concatenate(relaxed)
+    return CodeSet(
+        bits=net.config.bits,
+        packed=pack(binarize(outputs)),
+        labels=dataset.labels[encoded],
+        classes=dataset.classes,
+        names=[dataset.names[row] for row in encoded],
+        relaxed=outputs.astype(np.float16),
+        thumbnails=thumbnails[:done],
+    )
+
+
+def _room(shape: tuple[int, ...], on_disk: bool) -> NDArray[np.uint8]:
+    if not on_disk or not shape[0]:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile() as file:  # which lives as long as it is mapped
+        return np.memmap(file, np.uint8, "w+", shape=shape)

@@ -1,0 +1,101 @@
+"""Where a training starts: network, normalisation, optimizer, schedule, and the state it goes on from."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsh_cli.config import ModelConfig, Recipe
+from dsh_cli.data import Dataset, Splits
+from dsh_cli.errors import DataError, RunError
+from dsh_cli.model import HashNet
+from dsh_cli.runs.run import Run
+from dsh_cli.weights import Taken, take_file, take_pretrained
+
+_STEP_AT = (0.6, 0.85)  # shares of the training at which the `step` schedule divides the rate by ten
+_SAMPLE = 2000  # pictures in files that mean and deviation are taken from
+_MOMENTUM = 0.9  # of SGD, as in the DSH authors' released code
+
+
+def _network(config: Recipe, model: ModelConfig, splits: Splits, resume: Run | None) -> tuple[HashNet, Taken | None]:
+    """The network a training starts from, normalisation included, and what weights it took over."""
+    net = HashNet(model)
+    net.require_size()
+    taken = None
+    if resume is None or not resume.begun:  # else all comes from its state
+        if config.pretrained:
+            taken = take_pretrained(net)
+        elif config.weights is not None:
+            taken = take_file(net, config.weights)
+        if taken is None or not taken.normalised:
+            fit_normalisation(net, splits.train, config.seed)
+    if config.freeze:
+        net.freeze()
+    return net, taken
+
+
+def fit_normalisation(net: HashNet, dataset: Dataset, seed: int) -> None:
+    """Set mean and deviation per channel to those of the training pictures, or of a sample of those in files."""
+    pictures = dataset.images
+    if not isinstance(pictures, np.ndarray):
+        sample = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:_SAMPLE])
+        pictures = np.concatenate([batch.images for batch in dataset.read([sample])])
+        if not len(pictures):
+            raise DataError(f"none of {len(sample):,} pictures of {dataset.source} can be read; are they still there?")
+    # From histograms: exact, and no float copy of the set.
+    for channel in range(pictures.shape[3]):
+        counts = np.bincount(pictures[..., channel].ravel(), minlength=256)
+        levels = np.arange(256) / 255
+        mean = float(np.average(levels, weights=counts))
+        deviation = float(np.sqrt(np.average((levels - mean) ** 2, weights=counts)))
+        planes = slice(channel, None, pictures.shape[3])  # all of them for grey pictures
+        net.mean[planes] = mean
+        net.std[planes] = max(deviation, 1 / 255)  # a set of one colour has none
+
+
+def _optimizer(net: HashNet, config: Recipe) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, config.lr, momentum=_MOMENTUM, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def _schedule(optimizer: torch.optim.Optimizer, config: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    # Schedulers plan one step more than is taken, for `step` is also called after the last batch.
+    if config.schedule == "one-cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps + 1)
+    drops = [int(steps * share) for share in _STEP_AT] if config.schedule == "step" else []
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, drops)
+
+
+def _state(net: HashNet, optimizer: torch.optim.Optimizer, epochs_done: int) -> dict[str, Tensor]:
+    """Weights and optimizer moments as flat tensors. Shuffles need no state: they follow the epoch."""
+    state = {f"net.{name}": value for name, value in net.state_dict().items()}
+    for name, parameter in net.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():  # frozen ones have none
+            state[f"optimizer.{name}.{key}"] = value
+    # Here as well as in metrics.json, for the two files are not written at one moment.
+    return {**state, "epochs_done": torch.tensor(epochs_done)}
+
+
+def restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """Undo `_state` where the run has one; returns the epochs done and the seconds they took."""
+    state = run.load_state()
+    if not state:
+        return 0, 0.0
+    try:
+        net.load_state_dict({name: state[f"net.{name}"] for name in net.state_dict()})
+        for name, parameter in net.named_parameters():
+            prefix = f"optimizer.{name}."
+            optimizer.state[parameter] = {
+                # moments in the layout of their parameter and steps on its device: fused optimizers rely on both
+                key.removeprefix(prefix): (
+                    torch.empty_like(parameter).copy_(value) if value.dim() else value.to(parameter.device)
+                )
+                for key, value in state.items()
+                if key.startswith(prefix)
+            }
+        return int(state["epochs_done"]), float(state["seconds"])
+    except (KeyError, RuntimeError) as error:
+        raise RunError(f"{run.path / 'state.safetensors'} is damaged ({error}); train again with: dsh train") from error
