@@ -21,7 +21,7 @@ from torch import nn
 from dsh_cli import Run, class_table, views
 from dsh_cli.embedding import Embedding, Projection, embed, of_run
 from dsh_cli.explore import write_page
-from dsh_cli.model import Shortcut
+from dsh_cli.network.model import Shortcut
 from dsh_cli.plots import COLOURS, embedding, save
 from dsh_cli.training.losses import pair_term
 

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 from _report import append
 
-from dsh_cli import Run, TrainConfig, images, load_splits, train
-from dsh_cli.encoding import Encoder, encode_files
+from dsh_cli import Run, TrainConfig, load_splits, train
 from dsh_cli.index.index import Index, ReadyCodes
-from dsh_cli.pictures import Intake
+from dsh_cli.network.encoding import Encoder, encode_files
+from dsh_cli.pictures import find
+from dsh_cli.pictures.reading import Intake
 from dsh_cli.search import nearest
 from dsh_cli.threads import default_workers
 
@@ -110,7 +111,7 @@ def encoding(folder: str, model: str) -> None:
     run = Run.open(model)
     net = run.load_model()
     encoder = Encoder(net)
-    paths = list(images.find(folder))
+    paths = list(find.find(folder))
     intake = Intake(run.model.image_size, run.model.channels, default_workers())
     pictures = np.stack([picture for _, picture in intake.read(paths)])
     ways = {

@@ -29,9 +29,10 @@ from torch import Tensor, nn
 from dsh_cli import TrainConfig, load_splits
 from dsh_cli.codes import CodeSet, binarize, pack
 from dsh_cli.config import ModelConfig
-from dsh_cli.data import Dataset, Splits
-from dsh_cli.encoding import relaxed_codes
-from dsh_cli.model import HashNet
+from dsh_cli.data.dataset import Dataset
+from dsh_cli.data.splits import Splits
+from dsh_cli.network.encoding import relaxed_codes
+from dsh_cli.network.model import HashNet
 from dsh_cli.retrieval import mean_average_precision
 from dsh_cli.training.batches import Batches
 from dsh_cli.training.losses import dsh_loss
@@ -73,7 +74,7 @@ class ReferenceNet(nn.Module):
         return self.head(self.body((images - 0.1307) / 0.3081))
 
     def folded(self) -> nn.Module:
-        """A copy to encode with, as `dsh_cli.encoding` asks a network for; nothing in it is folded."""
+        """A copy to encode with, as `dsh_cli.network.encoding` asks a network for; nothing in it is folded."""
         return copy.deepcopy(self).eval()
 
 

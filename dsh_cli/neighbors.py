@@ -12,10 +12,11 @@ from itertools import groupby, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli import images, search
+from dsh_cli import search
 from dsh_cli.codes import CodeSet, Packed, from_hex, hamming, looks_like_code, parse, to_hex, to_words
 from dsh_cli.errors import DshError, UsageError
 from dsh_cli.metrics import ClassTable, class_table
+from dsh_cli.pictures import find
 from dsh_cli.runs.run import Run
 
 K = 10  # neighbours of a query, where neither their number nor a radius is asked for
@@ -322,7 +323,7 @@ def parse_queries(texts: Iterable[str], bits: int) -> Iterator[Query]:
             except UsageError as error:
                 yield Query(text, False, error=str(error))
         else:
-            for path in images.expand([text]):
+            for path in find.expand([text]):
                 yield Query(path, True)
 
 
@@ -333,7 +334,7 @@ def encoded(run: Run, queries: Iterable[Query], device: str = "auto", workers: i
         if not pending:
             yield from group
             continue
-        from dsh_cli.encoding import encode_files
+        from dsh_cli.network.encoding import encode_files
 
         net = net or run.load_model(device)
         for item in encode_files(net, (query.name for query in group), workers):

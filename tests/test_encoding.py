@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dsh_cli.config import ModelConfig
-from dsh_cli.encoding import Encoder
-from dsh_cli.model import HashNet
+from dsh_cli.network.encoding import Encoder
+from dsh_cli.network.model import HashNet
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsh_cli import images
 from dsh_cli.errors import ImageError
+from dsh_cli.pictures import decode, find
 
 
 def encoded(image, format="PNG", **options):
@@ -35,8 +35,8 @@ RED = Image.new("RGB", (16, 16), (200, 30, 30))
 
 
 def test_grey_is_repeated_and_colour_becomes_luma():
-    assert (images.decode(encoded(GREY), 16, 3) == np.asarray(GREY)[..., None]).all()
-    assert images.decode(encoded(RED), 16, 1)[0, 0, 0] == np.asarray(RED.convert("L"))[0, 0]
+    assert (decode.decode(encoded(GREY), 16, 3) == np.asarray(GREY)[..., None]).all()
+    assert decode.decode(encoded(RED), 16, 1)[0, 0, 0] == np.asarray(RED.convert("L"))[0, 0]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"])
@@ -44,37 +44,37 @@ def test_every_mode_of_png_in_one_and_three_channels(mode):
     image = Image.new("L", (20, 12), 255)
     image = Image.fromarray(np.full((12, 20), 65535, np.uint16)) if mode.startswith("I") else image.convert(mode)
     for channels in (1, 3):
-        assert (images.decode(encoded(image), 8, channels) == 255).all()
+        assert (decode.decode(encoded(image), 8, channels) == 255).all()
 
 
 def test_sixteen_bits_keep_their_high_byte():
     wide = Image.fromarray((np.asarray(GREY).astype(np.uint16) << 8) + 0x7F)
-    assert (images.decode(encoded(wide), 16, 1)[..., 0] == np.asarray(GREY)).all()
+    assert (decode.decode(encoded(wide), 16, 1)[..., 0] == np.asarray(GREY)).all()
 
 
 @pytest.mark.parametrize(("top", "expected"), [(1.0, 255), (255.0, 255)])
 def test_floats_hold_zero_to_one_or_zero_to_255(top, expected):
     image = Image.fromarray(np.full((9, 9), top, np.float32))
-    assert images.decode(encoded(image, "TIFF"), 8, 1).max() == expected
+    assert decode.decode(encoded(image, "TIFF"), 8, 1).max() == expected
 
 
 def test_transparency_is_laid_over_white():
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
-    assert (images.decode(encoded(clear), 8, 3) == 255).all()
+    assert (decode.decode(encoded(clear), 8, 3) == 255).all()
     palette = Image.new("P", (8, 8), 0)
     palette.putpalette([10, 20, 30])
-    assert (images.decode(encoded(palette, transparency=0), 8, 3) == 255).all()
+    assert (decode.decode(encoded(palette, transparency=0), 8, 3) == 255).all()
 
 
 def test_cmyk():
-    pixels = images.decode(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"), 16, 3)
+    pixels = decode.decode(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"), 16, 3)
     assert np.abs(pixels[0, 0].astype(int) - [255, 0, 0]).max() < 12
 
 
 def test_the_first_frame_of_an_animation_counts():
     frames = [Image.new("L", (8, 8), value) for value in (50, 200)]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert np.abs(images.decode(data, 8, 1).astype(int) - 50).max() <= 1
+    assert np.abs(decode.decode(data, 8, 1).astype(int) - 50).max() <= 1
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
@@ -89,26 +89,26 @@ def test_exif_orientation_is_applied(format, orientation):
     exif[0x0112] = orientation
     data = encoded(Image.fromarray(corner), format, exif=exif)
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-    difference = np.abs(images.decode(data, 16, 3).astype(int) - np.asarray(expected))
+    difference = np.abs(decode.decode(data, 16, 3).astype(int) - np.asarray(expected))
     assert difference.max() <= 2
 
 
 def test_the_largest_centred_square_is_taken():
     wide = Image.new("L", (30, 10), 0)
     wide.paste(255, (10, 0, 20, 10))
-    assert (images.decode(encoded(wide), 10, 1) == 255).all()
+    assert (decode.decode(encoded(wide), 10, 1) == 255).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
 def test_extreme_shapes(shape):
-    assert images.decode(encoded(Image.new("L", shape, 9)), 28, 1).shape == (28, 28, 1)
+    assert decode.decode(encoded(Image.new("L", shape, 9)), 28, 1).shape == (28, 28, 1)
 
 
 def test_ordinary_jpegs_give_the_pixels_pillow_gives():
     rng = np.random.default_rng(0)
     smooth = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((32, 32), Image.Resampling.BICUBIC)
     data = encoded(smooth, "JPEG", quality=90)
-    assert np.abs(images.decode(data, 32, 3).astype(int) - np.asarray(Image.open(io.BytesIO(data)))).max() <= 2
+    assert np.abs(decode.decode(data, 32, 3).astype(int) - np.asarray(Image.open(io.BytesIO(data)))).max() <= 2
 
 
 WRONG = {
@@ -128,15 +128,15 @@ def test_what_is_no_picture_is_an_image_error(kind, tmp_path):
     file = tmp_path / "x.png"
     file.write_bytes(data)
     with pytest.raises(ImageError, match=message):
-        images.read(file, 28, 1)
+        decode.read(file, 28, 1)
 
 
 def test_paths_that_are_no_files(tmp_path):
     for path, message in [(tmp_path / "none.png", "no such file"), (tmp_path, "folder without pictures")]:
         with pytest.raises(ImageError, match=message):
-            images.read(path, 28, 1)
+            decode.read(path, 28, 1)
     with pytest.raises(ImageError):
-        images.read("nul\0.png", 28, 1)
+        decode.read("nul\0.png", 28, 1)
 
 
 def test_folders_are_searched_in_order_and_hidden_files_skipped(tmp_path):
@@ -144,11 +144,11 @@ def test_folders_are_searched_in_order_and_hidden_files_skipped(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
-    found = [path.removeprefix(f"{tmp_path}/") for path in images.find(tmp_path)]
+    found = [path.removeprefix(f"{tmp_path}/") for path in find.find(tmp_path)]
     assert found == ["a.gif", "b/1.jpg", "b/2.PNG", "b/c/3.webp"]
 
 
 def test_thumbnails_shrink_only_what_is_large():
     small = np.zeros((2, 28, 28, 1), np.uint8)
-    assert images.thumbnails(small) is small
-    assert images.thumbnails(np.zeros((2, 96, 96, 3), np.uint8)).shape == (2, 48, 48, 3)
+    assert decode.thumbnails(small) is small
+    assert decode.thumbnails(np.zeros((2, 96, 96, 3), np.uint8)).shape == (2, 48, 48, 3)

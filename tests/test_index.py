@@ -15,11 +15,11 @@ import pytest
 from conftest import dsh, dsh_json, dsh_process, one_line_error
 from PIL import Image
 
-from dsh_cli import images
 from dsh_cli.codes import pack, to_hex
 from dsh_cli.errors import DataError, DshError, ImageError, IndexStateError, UsageError
 from dsh_cli.index import table
 from dsh_cli.index.index import Index, ReadyCodes, Report
+from dsh_cli.pictures import decode
 from dsh_cli.runs.run import Run
 from dsh_cli.search import nearest
 
@@ -131,10 +131,10 @@ def test_what_is_unchanged_is_not_even_read_and_what_changed_keeps_its_place(run
     os.utime(f"{folder}/one/0002.png", (1, 1))  # touched
     pictures(f"{folder}/two", 1, start=9, seed=9)  # new
     reads, decoded = [], []
-    read, decode = images.read_bytes, images.decode
+    read, pixels = decode.read_bytes, decode.decode
     with monkeypatch.context() as patch:
-        patch.setattr(images, "read_bytes", lambda p: (reads.append(p), read(p))[1])
-        patch.setattr(images, "decode", lambda *a: (decoded.append(a), decode(*a))[1])
+        patch.setattr(decode, "read_bytes", lambda p: (reads.append(p), read(p))[1])
+        patch.setattr(decode, "decode", lambda *a: (decoded.append(a), pixels(*a))[1])
         report = Index.open("i").add(run, [folder])
     assert counts(report) == (1, 1, 7, 0, 0) and report.rows == 9
     assert sorted(reads) == [f"{folder}/{name}.png" for name in ("one/0001", "one/0002", "two/0009")]  # once each
@@ -507,7 +507,7 @@ def test_the_fingerprint_follows_what_decides_the_codes(run, digits_run, tmp_pat
     config["model"]["image_size"] += 1
     (other / "config.json").write_text(json.dumps(config))
     assert Run.open(other).fingerprint != run.fingerprint
-    monkeypatch.setattr("dsh_cli.images.INTAKE", 99)
+    monkeypatch.setattr("dsh_cli.pictures.decode.INTAKE", 99)
     assert Run.open(digits_run).fingerprint != run.fingerprint
     (other / "model.safetensors").unlink()
     with pytest.raises(DshError, match=r"model\.safetensors.*dsh train"):
@@ -554,7 +554,7 @@ def test_a_uri_goes_the_way_of_object_storage(run, folder, tmp_path):
 
 WRITER = """
 import os, sys, time
-import dsh_cli.encoding, dsh_cli.training.loop, lance
+import dsh_cli.network.encoding, dsh_cli.training.loop, lance
 from dsh_cli.runs.run import Run
 from dsh_cli.index.index import Index
 uri, run, commit_rows, pace, *paths = sys.argv[1:]
@@ -744,14 +744,14 @@ def test_ctrl_c_keeps_what_was_done(run, folder):
 
 
 def test_a_file_that_vanishes_while_it_is_read(run, folder, monkeypatch):
-    read = images.read_bytes
+    read = decode.read_bytes
 
     def vanishing(path):
         if path.endswith("two/0001.png"):
             raise ImageError("no such file or directory")
         return read(path)
 
-    monkeypatch.setattr(images, "read_bytes", vanishing)
+    monkeypatch.setattr(decode, "read_bytes", vanishing)
     assert counts(Index.open("i").add(run, [folder])) == (7, 0, 0, 0, 1)
 
 

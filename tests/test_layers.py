@@ -14,13 +14,12 @@ PACKAGE = Path(dsh_cli.__file__).parent
 # Rooms, which are folders or files of the package. A file imports from rooms of rows above its own, and within a room
 # no imports go in a circle.
 ROWS = [
-    {"errors", "threads", "network"},
-    {"config", "files", "network.device"},
-    {"codes", "bounds", "images", "sources", "model", "compiled"},
-    {"centers", "pictures", "metrics", "search", "weights"},
-    {"data", "retrieval"},
+    {"errors", "threads"},
+    {"config", "files"},
+    {"codes", "bounds", "pictures", "compiled"},
+    {"centers", "metrics", "search", "network"},
+    {"retrieval", "data"},
     {"runs"},
-    {"encoding"},
     {"index", "embedding", "protocols"},
     {"training"},
     {"listeners", "neighbors"},

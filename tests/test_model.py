@@ -5,7 +5,8 @@ from torchvision.models.regnet import BlockParams
 
 from dsh_cli.config import ModelConfig
 from dsh_cli.errors import UsageError
-from dsh_cli.model import HashNet, check_backbone, preset
+from dsh_cli.network.model import HashNet
+from dsh_cli.network.presets import check_backbone, preset
 
 
 @pytest.mark.parametrize("backbone", ["resnet9", "small-resnet", "dsh-cnn"])

@@ -17,8 +17,8 @@ import pytest
 from conftest import dsh, dsh_json, dsh_process, one_line_error
 from PIL import Image, ImageOps
 
-from dsh_cli import images
 from dsh_cli.errors import ImageError
+from dsh_cli.pictures import decode, find
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX files and limits")
 
@@ -100,11 +100,12 @@ def test_a_format_that_runs_programs_never_does(tmp_path):
         (tmp_path / name).write_bytes(data)
     program = """
 import sys
-from dsh_cli import images
+from dsh_cli.pictures import decode
+from dsh_cli.pictures import find
 for path in sys.argv[1:]:
     try:
-        images.read(path, 8, 3)
-    except images.ImageError as error:
+        decode.read(path, 8, 3)
+    except decode.ImageError as error:
         print(error)
 """
     done = subprocess.run(
@@ -119,13 +120,14 @@ def test_bombs_take_neither_memory_nor_time():
     """Each in a process of its own would be slow: all in one, whose peak is that of the worst."""
     program = """
 import resource, time, odd_pictures as odd
-from dsh_cli import images
+from dsh_cli.pictures import decode
+from dsh_cli.pictures import find
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for name, data in odd.bombs().items():
     started = time.process_time()
     try:
-        images.decode(data, 32, 3)
-    except images.ImageError:
+        decode.decode(data, 32, 3)
+    except decode.ImageError:
         pass
     assert time.process_time() - started < 2, name
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
@@ -145,11 +147,11 @@ def path_with(folder):
 
 def test_small_files_that_unfold_for_minutes_are_refused():
     compressed = odd.bombs()["gzip.fits"]
-    assert images.decode(compressed, 8, 1).shape == (8, 8, 1)
+    assert decode.decode(compressed, 8, 1).shape == (8, 8, 1)
     wide = compressed.replace(b"ZNAXIS1 =                    8", b"ZNAXIS1 =                 8000")
     wide = wide.replace(b"ZNAXIS2 =                    8", b"ZNAXIS2 =                 8000")
     with pytest.raises(ImageError, match="more than 4 million pixels"):
-        images.decode(wide, 8, 1)
+        decode.decode(wide, 8, 1)
 
 
 def test_a_jpeg_of_very_many_scans_is_refused_unless_they_lie_behind_its_end():
@@ -157,16 +159,16 @@ def test_a_jpeg_of_very_many_scans_is_refused_unless_they_lie_behind_its_end():
     start = whole.rindex(b"\xff\xc4", 0, whole.rindex(b"\xff\xda"))
     scan = whole[start:-2]
     with pytest.raises(ImageError, match="too many scans"):
-        images.decode(whole[:-2] + 600 * scan + whole[-2:], 32, 1)
-    assert not images.decode(whole + 600 * scan, 32, 1).any()  # as where a film follows the picture
+        decode.decode(whole[:-2] + 600 * scan + whole[-2:], 32, 1)
+    assert not decode.decode(whole + 600 * scan, 32, 1).any()  # as where a film follows the picture
 
 
 def test_files_larger_than_a_picture_can_be_are_not_read(tmp_path):
     sparse = tmp_path / "sparse.png"
     sparse.touch()
-    os.truncate(sparse, images.MAX_BYTES + 1)
+    os.truncate(sparse, decode.MAX_BYTES + 1)
     with pytest.raises(ImageError, match="larger than 1 GiB"):
-        images.read(sparse, 32, 1)
+        decode.read(sparse, 32, 1)
 
 
 def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path):
@@ -175,7 +177,7 @@ def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path):
 
     def read():
         with pytest.raises(ImageError, match="not a regular file"):
-            images.read(tmp_path / "pipe.png", 32, 1)
+            decode.read(tmp_path / "pipe.png", 32, 1)
         failed.set()
 
     threading.Thread(target=read, daemon=True).start()
@@ -190,7 +192,7 @@ def test_folders_nested_deeper_than_calls_can_be(tmp_path):
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(len(inspect.stack()) + 100)
     try:
-        found = list(images.find(tmp_path))
+        found = list(find.find(tmp_path))
     finally:
         sys.setrecursionlimit(limit)
     assert found == [str(deep / "x.png"), str(tmp_path / "e.png")]
@@ -216,7 +218,7 @@ def test_mutated_pictures_are_pixels_or_an_image_error(capfd):
                     del data[at : at + int(rng.integers(40))]
         for channels in (1, 3):
             try:
-                pixels = images.decode(bytes(data), 32, channels)
+                pixels = decode.decode(bytes(data), 32, channels)
             except ImageError as error:
                 outcomes.add("error")
                 assert "\n" not in str(error)
@@ -243,7 +245,7 @@ def by_pillow(data, size, channels):
 
 
 def furthest(data, size, channels):
-    return np.abs(images.decode(data, size, channels) - by_pillow(data, size, channels)).max()
+    return np.abs(decode.decode(data, size, channels) - by_pillow(data, size, channels)).max()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -276,34 +278,34 @@ def test_other_colours_are_those_of_pillow(mode):
 
 def test_sixteen_bits_in_grey_and_colour_keep_the_high_byte():
     wide = np.random.default_rng(0).integers(0, 65536, (24, 24, 3), np.uint16)
-    assert (images.decode(odd.png16(wide), 24, 3) == wide >> 8).all()
-    assert (images.decode(odd.png16(wide[..., 0]), 24, 1) == wide[..., :1] >> 8).all()
+    assert (decode.decode(odd.png16(wide), 24, 3) == wide >> 8).all()
+    assert (decode.decode(odd.png16(wide[..., 0]), 24, 1) == wide[..., :1] >> 8).all()
 
 
 @pytest.mark.parametrize("mode", ["I", "I;16", "I;16B", "F"])
 def test_wide_greys_look_as_they_do_in_eight_bits(mode):
     data = odd.encoded(odd.picture(mode), "TIFF")
     narrow = odd.encoded(odd.picture("L"))
-    assert np.abs(images.decode(data, 24, 1).astype(int) - images.decode(narrow, 24, 1)).max() <= 1
+    assert np.abs(decode.decode(data, 24, 1).astype(int) - decode.decode(narrow, 24, 1)).max() <= 1
 
 
 @pytest.mark.parametrize("name", [name for name in odd.HOSTILE_EXIF if name != "orientation-two"])  # the first counts
 def test_hostile_exif_leaves_sound_pixels_upright_in_every_format(name):
     files = odd.special()
-    upright = images.decode(odd.encoded(odd.picture("RGB")), 24, 3)
+    upright = decode.decode(odd.encoded(odd.picture("RGB")), 24, 3)
     for format in ("png", "webp", "jpeg"):
-        pixels = images.decode(files[f"exif-{name}.{format}"], 24, 3)
+        pixels = decode.decode(files[f"exif-{name}.{format}"], 24, 3)
         assert np.abs(pixels.astype(int) - upright).mean() < 12  # webp and jpeg lose a little
 
 
 def test_large_pictures_are_converted_in_bands_as_if_at_once(monkeypatch):
     for mode in ("P", "LA", "RGBA", "I;16", "F", "CMYK"):
         data = odd.encoded(odd.picture(mode, (40, 50)), "TIFF")
-        at_once = images.decode(data, 24, 3)
+        at_once = decode.decode(data, 24, 3)
         with monkeypatch.context() as patch:
-            patch.setattr(images, "_BAND", 7)
-            patch.setattr(images, "_LARGE", 100)
-            assert (images.decode(data, 24, 3) == at_once).all()
+            patch.setattr(decode, "_BAND", 7)
+            patch.setattr(decode, "_LARGE", 100)
+            assert (decode.decode(data, 24, 3) == at_once).all()
 
 
 # Names
@@ -492,14 +494,14 @@ def test_a_read_only_folder(read_only, photos):
 
 
 def test_files_that_vanish_between_listing_and_reading(tmp_path, digits_run):
-    from dsh_cli.encoding import encode_files
+    from dsh_cli.network.encoding import encode_files
     from dsh_cli.runs.run import Run
 
     for i in range(4):
         (tmp_path / f"{i}.png").write_bytes(odd.encoded(odd.picture("L", seed=i)))
 
     def listed():
-        for path in images.find(tmp_path):
+        for path in find.find(tmp_path):
             if path.endswith("2.png"):
                 os.remove(path)
             yield path

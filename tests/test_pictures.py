@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsh_cli import images
 from dsh_cli.errors import DshError, ImageError
-from dsh_cli.pictures import Intake, PictureCache
+from dsh_cli.pictures import decode
+from dsh_cli.pictures.cache import PictureCache
+from dsh_cli.pictures.reading import Intake
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_workers_read_ahead_but_not_without_end(files):
 
 def test_reading_ahead_goes_on_while_the_caller_works(files, monkeypatch):
     """Two batches that take a while to decode are there at once after a caller that was busy for as long."""
-    monkeypatch.setattr(images, "read", lambda path, size, channels: time.sleep(0.01) or np.zeros((8, 8, 1), np.uint8))
+    monkeypatch.setattr(decode, "read", lambda path, size, channels: time.sleep(0.01) or np.zeros((8, 8, 1), np.uint8))
     results = Intake(8, 1, 2).read(files)
     next(results)
     time.sleep(0.7)
@@ -88,11 +89,11 @@ def test_no_thread_is_left_behind(files):
 def test_a_cached_picture_is_neither_decoded_nor_read_again(files, tmp_path, monkeypatch):
     cache = PictureCache(tmp_path / "cache", 8, 1)
     before = greys(Intake(8, 1, 2, cache).read(files))
-    monkeypatch.setattr(images, "decode", lambda *arguments: pytest.fail("decoded again"))
+    monkeypatch.setattr(decode, "decode", lambda *arguments: pytest.fail("decoded again"))
     del files[42]  # which has no picture to keep
     del before[42]
     again = PictureCache(tmp_path / "cache", 8, 1)
-    monkeypatch.setattr(images, "read_bytes", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(decode, "read_bytes", lambda path: pytest.fail("read again"))
     assert greys(Intake(8, 1, 2, again).read(files)) == before
 
 
@@ -102,7 +103,7 @@ def test_the_cache_goes_by_content(files, tmp_path, monkeypatch):
     copy = tmp_path / "moved elsewhere.png"
     shutil.copy(files[7], copy)
     with monkeypatch.context() as patched:
-        patched.setattr(images, "decode", lambda *arguments: pytest.fail("the same content was decoded again"))
+        patched.setattr(decode, "decode", lambda *arguments: pytest.fail("the same content was decoded again"))
         assert greys(Intake(8, 1, 1, cache).read([str(copy)])) == [14]
     Image.new("L", (40, 30), 99).save(files[7])
     os.utime(files[7], ns=(1, 1))

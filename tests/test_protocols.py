@@ -8,9 +8,9 @@ import pytest
 from conftest import DIGITS, dsh, dsh_json, one_line_error
 from test_checkpoint import edit
 
-from dsh_cli import data
 from dsh_cli.codes import CodeSet, unpack
 from dsh_cli.config import PROTOCOLS, TrainConfig
+from dsh_cli.data import dataset, splits
 from dsh_cli.protocols import compared, evaluate_run, sizes
 from dsh_cli.retrieval import evaluate
 from dsh_cli.runs.run import Run
@@ -20,8 +20,8 @@ from dsh_cli.runs.run import Run
 def pooled_run(tmp_path_factory):
     """A run on digits under the protocol cifar10, of 100 queries and 500 pictures to train on."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "POOLED_QUERIES", 100)
-        patch.setattr(data, "POOLED_TRAIN", 500)
+        patch.setattr(dataset, "POOLED_QUERIES", 100)
+        patch.setattr(dataset, "POOLED_TRAIN", 500)
         out = tmp_path_factory.mktemp("runs") / "pooled"
         result = dsh(*DIGITS, "--protocol", "cifar10", "--out", out, "--json")
     assert result.exit_code == 0, result.stderr
@@ -78,8 +78,8 @@ def test_what_a_pooled_run_answers(pooled_run):
 
 
 def test_a_pooled_run_can_be_taken_again_and_resumed(pooled_run, monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "POOLED_QUERIES", 100)
-    monkeypatch.setattr(data, "POOLED_TRAIN", 500)
+    monkeypatch.setattr(dataset, "POOLED_QUERIES", 100)
+    monkeypatch.setattr(dataset, "POOLED_TRAIN", 500)
     dsh_json("train", "--like", pooled_run, "--epochs", 2, "--out", tmp_path / "again", "--quiet")
     again = Run.open(tmp_path / "again")
     assert (again.config.protocol, again.names()) == ("cifar10", Run.open(pooled_run).names())
@@ -185,7 +185,7 @@ def test_the_seed_draws_the_classes_held_out(splits_held):
 
 @pytest.fixture
 def splits_held():
-    return lambda seed: data.load_splits(TrainConfig(data="digits", seed=seed, hold_out_classes=4))
+    return lambda seed: splits.load_splits(TrainConfig(data="digits", seed=seed, hold_out_classes=4))
 
 
 def test_what_cannot_be_held_out_or_measured_is_refused(digits_run, held_run, photos):

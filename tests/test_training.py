@@ -21,7 +21,7 @@ from dsh_cli.board import TensorBoard
 from dsh_cli.codes import CodeSet, pack, to_hex, unpack
 from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
 from dsh_cli.listeners import CollapseAlarm
-from dsh_cli.model import HashNet
+from dsh_cli.network.model import HashNet
 from dsh_cli.runs.run import Run
 from dsh_cli.training import loop, objective
 from dsh_cli.training.events import EpochStats, Plan, Quiet

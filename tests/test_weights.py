@@ -14,12 +14,13 @@ import torch
 from conftest import dsh, dsh_json, one_line_error
 from torchvision import models
 
-from dsh_cli import weights
 from dsh_cli.config import ModelConfig
 from dsh_cli.errors import WeightsError
-from dsh_cli.model import HashNet, preset
+from dsh_cli.network import weights
+from dsh_cli.network.model import HashNet
+from dsh_cli.network.presets import preset
+from dsh_cli.network.weights import take_file, take_pretrained
 from dsh_cli.runs.run import Run
-from dsh_cli.weights import take_file, take_pretrained
 
 NAME = "mobilenet_v3_small"
 

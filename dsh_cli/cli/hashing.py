@@ -47,15 +47,16 @@ def hash_pictures(
     form = form_of(form, as_json)
     run = find_run(model, quiet)
 
-    from dsh_cli import images, views
-    from dsh_cli.encoding import Encoded, encode_files
+    from dsh_cli import views
+    from dsh_cli.network.encoding import Encoded, encode_files
+    from dsh_cli.pictures import find
 
     net = run.load_model(device)
     shown: list[Encoded] = []
     failed = False
     on_screen = form != "table" and sys.stdout.isatty()  # the codes themselves show the progress
     with status(quiet or on_screen, "hashing pictures") as progress:
-        for done, item in enumerate(encode_files(net, images.expand(arguments(paths, null)), workers), 1):
+        for done, item in enumerate(encode_files(net, find.expand(arguments(paths, null)), workers), 1):
             progress(done)
             if item.error is not None:
                 failed = True

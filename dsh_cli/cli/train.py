@@ -26,7 +26,7 @@ from dsh_cli.config import DATASETS, MAX_BITS, Augment, Centers, Device, Optimiz
 from dsh_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from dsh_cli.data import Splits
+    from dsh_cli.data.splits import Splits
     from dsh_cli.runs.run import Run
     from dsh_cli.training.events import Listener
 
@@ -255,8 +255,8 @@ def train(
         raise UsageError("TensorBoard cannot write into a path that is not UTF-8; add --no-tensorboard")
 
     from dsh_cli import views
-    from dsh_cli.model import check_backbone
     from dsh_cli.network.device import choose_device
+    from dsh_cli.network.presets import check_backbone
     from dsh_cli.runs.folders import require_free
     from dsh_cli.training import loop
 
@@ -314,7 +314,7 @@ def _what_to_train(
 
 
 def _read_data(config: TrainConfig, quiet: bool) -> Splits:
-    from dsh_cli.data import load_splits
+    from dsh_cli.data.splits import load_splits
     from dsh_cli.views import listed
 
     with status(quiet, "reading pictures") as progress:

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli import images
 from dsh_cli.errors import ImageError, UsageError, reason
 from dsh_cli.index.rows import Entry, Known
 from dsh_cli.index.table import DIGEST
-from dsh_cli.pictures import Picture
+from dsh_cli.pictures import decode
+from dsh_cli.pictures.decode import Picture
 
 Labeller = Callable[[str, str], str | None]  # given path and file -> label
 
@@ -68,9 +68,9 @@ def look_at(
 
 def content(name: str, known: bytes | None, size: int, channels: int) -> tuple[bytes, Picture | None]:
     """Read a file once: the hash of its content, and its picture unless that hash is known."""
-    data = images.read_bytes(name)
+    data = decode.read_bytes(name)
     digest = hashlib.blake2b(data, digest_size=DIGEST).digest()
-    return digest, None if digest == known else images.decode(data, size, channels)
+    return digest, None if digest == known else decode.decode(data, size, channels)
 
 
 def labeller_of(labels: str | None) -> Labeller | None:
@@ -84,7 +84,7 @@ def labeller_of(labels: str | None) -> Labeller | None:
     if not os.path.isfile(labels):
         raise UsageError(f"--labels {labels}: no such file; give folder, none, or a CSV file of path,label")
 
-    from dsh_cli.data import list_labels
+    from dsh_cli.data.listing import list_labels
 
     listing = list_labels(Path(labels))
     known = {path: label for part in listing.parts.values() for path, label in part}

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli import images
 from dsh_cli.codes import Packed
 from dsh_cli.config import MAX_BITS
 from dsh_cli.errors import ImageError, IndexStateError, UsageError
@@ -22,7 +21,8 @@ from dsh_cli.files import written
 from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_at, matches
 from dsh_cli.index.rows import Counts, Entry, Failure, Known, Writer, among
 from dsh_cli.index.table import DIGEST, Table, fixed, order_of
-from dsh_cli.pictures import Picture
+from dsh_cli.pictures import find
+from dsh_cli.pictures.decode import Picture
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -215,16 +215,16 @@ class Index:
             net = run.load_model(device)
             writer = Writer(self._table, run.model.bits, run.fingerprint, commit_rows)
             known, seen = Known(self._table), set[int]()
-            total = sum(1 for _ in images.expand(given)) if progress else 0
+            total = sum(1 for _ in find.expand(given)) if progress else 0
 
-            from dsh_cli.encoding import Encoder
+            from dsh_cli.network.encoding import Encoder
 
             encoder = Encoder(net)
 
             def read(named: tuple[str, str]) -> tuple[Found, Picture | None]:
                 return look_at(*named, known, relative_to, labeller, encoder.size, encoder.channels)
 
-            files = ((root, name) for root in given for name in images.expand([root]))
+            files = ((root, name) for root in given for name in find.expand([root]))
             try:
                 for done, ((_, name), found, packed) in enumerate(encoder.each(files, read, workers), 1):
                     if found.entry is None:
@@ -363,7 +363,7 @@ class Index:
         Raises:
             IndexStateError: there is no index, or it is of another model or damaged.
         """
-        from dsh_cli.encoding import Encoder
+        from dsh_cli.network.encoding import Encoder
 
         self._require_commit()
         self.require(run)

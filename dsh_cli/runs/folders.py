@@ -21,8 +21,8 @@ from dsh_cli.runs.storage import write_json
 if TYPE_CHECKING:
     import torch
 
-    from dsh_cli.data import Splits
-    from dsh_cli.model import HashNet
+    from dsh_cli.data.splits import Splits
+    from dsh_cli.network.model import HashNet
 
 RUNS = Path("runs")
 _PACKAGES = ("dsh-cli", "torch", "torchvision", "numpy")

@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli import images
 from dsh_cli.codes import CodeSet, Packed
 from dsh_cli.config import UNSEEN, ModelConfig, Recipe
 from dsh_cli.errors import RunError, UsageError, reason
+from dsh_cli.pictures import decode
 from dsh_cli.runs.storage import (
     built,
     opened,
@@ -46,7 +46,7 @@ from dsh_cli.runs.storage import (
 if TYPE_CHECKING:
     import torch
 
-    from dsh_cli.model import HashNet
+    from dsh_cli.network.model import HashNet
 
 FORMAT = 1  # of the run folder; a reader refuses a larger number
 # what the small files say, and of what type
@@ -98,7 +98,7 @@ class Run:
             RunError: there are no weights.
         """
         self._require_finished()
-        settings = {"model": dataclasses.asdict(self.model), "intake": images.INTAKE}
+        settings = {"model": dataclasses.asdict(self.model), "intake": decode.INTAKE}
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
         weights = self.path / "model.safetensors"
         try:
@@ -212,8 +212,8 @@ class Run:
             UsageError: there is no such device.
             RunError: the weights are missing, damaged, or not those of this network.
         """
-        from dsh_cli.model import HashNet
         from dsh_cli.network.device import choose_device
+        from dsh_cli.network.model import HashNet
 
         self._require_finished()
         place = choose_device(device) if isinstance(device, str) else device

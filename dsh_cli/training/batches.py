@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dsh_cli.config import Augment
-from dsh_cli.data import Dataset
-from dsh_cli.encoding import to_float
-from dsh_cli.pictures import PictureFiles
+from dsh_cli.data.dataset import Dataset
+from dsh_cli.network.encoding import to_float
+from dsh_cli.pictures.reading import PictureFiles
 
 _SHIFT = {"digits": 0.075, "photos": 0.125}  # of the side, each way; the latter is CIFAR's usual 4 of 32 pixels
 _TURN = math.radians(10)  # each way, for digits

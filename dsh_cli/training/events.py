@@ -12,7 +12,7 @@ from dsh_cli.runs.run import Run
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dsh_cli.weights import Taken
+    from dsh_cli.network.weights import Taken
 
 
 @dataclass(frozen=True)

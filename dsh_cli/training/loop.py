@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from dsh_cli.config import TrainConfig
-from dsh_cli.data import Splits
+from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DataError, DshError, Interrupted, RunError
-from dsh_cli.model import HashNet
 from dsh_cli.network.device import choose_device
+from dsh_cli.network.model import HashNet
+from dsh_cli.network.weights import Taken
 from dsh_cli.retrieval import mean_average_precision
 from dsh_cli.runs.folders import create, discard
 from dsh_cli.runs.run import Run
@@ -26,7 +27,6 @@ from dsh_cli.training.measuring import encode_dataset, measured
 from dsh_cli.training.objective import Centers
 from dsh_cli.training.recipe import model_config, settle
 from dsh_cli.training.start import _network, _optimizer, _schedule, _state, restore
-from dsh_cli.weights import Taken
 
 _LOOK = 50  # steps between looks at whether the loss is finite: each makes a GPU wait, and loses it about a step
 

@@ -8,14 +8,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli import images
 from dsh_cli.codes import CodeSet, binarize, pack
 from dsh_cli.config import UNSEEN
-from dsh_cli.data import Dataset, Splits, in_order
-from dsh_cli.encoding import Encoder
+from dsh_cli.data.dataset import Dataset, in_order
+from dsh_cli.data.splits import Splits
 from dsh_cli.metrics import class_table
-from dsh_cli.model import HashNet
-from dsh_cli.pictures import PictureFiles
+from dsh_cli.network.encoding import Encoder
+from dsh_cli.network.model import HashNet
+from dsh_cli.pictures import decode
+from dsh_cli.pictures.reading import PictureFiles
 from dsh_cli.protocols import compared
 from dsh_cli.retrieval import mean_average_precision
 from dsh_cli.runs.run import Run
@@ -47,13 +48,13 @@ def encode_dataset(net: HashNet, dataset: Dataset) -> CodeSet:
     """
     rows, relaxed = [np.zeros(0, np.int64)], [np.zeros((0, net.config.bits), np.float32)]
     encoder = Encoder(net)
-    size = images.thumbnail_size(dataset.images.shape[1], dataset.images.shape[2])
+    size = decode.thumbnail_size(dataset.images.shape[1], dataset.images.shape[2])
     thumbnails = _room((len(dataset), *size, dataset.images.shape[3]), isinstance(dataset.images, PictureFiles))
     done = 0
     for batch in dataset.read(in_order(len(dataset), encoder.at_once)):
         rows.append(batch.rows)
         relaxed.append(encoder.relaxed(batch.images))
-        thumbnails[done : done + len(batch.rows)] = images.thumbnails(batch.images)
+        thumbnails[done : done + len(batch.rows)] = decode.thumbnails(batch.images)
         done += len(batch.rows)
     encoded, outputs = np.concatenate(rows), np.concatenate(relaxed)
     return CodeSet(

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dsh_cli.centers import Codewords, assign, construct
 from dsh_cli.codes import pack, unpack
-from dsh_cli.data import Dataset
-from dsh_cli.encoding import Encoder
-from dsh_cli.model import HashNet
+from dsh_cli.data.dataset import Dataset
+from dsh_cli.network.encoding import Encoder
+from dsh_cli.network.model import HashNet
 from dsh_cli.runs.run import Run
 from dsh_cli.training.losses import center_term, choice_term
 

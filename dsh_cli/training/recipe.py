@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from dsh_cli.config import OWN_BACKBONES, ModelConfig, Recipe, TrainConfig
-from dsh_cli.data import Dataset, Splits, default_augment
+from dsh_cli.data.dataset import Dataset
+from dsh_cli.data.splits import Splits, default_augment
 from dsh_cli.network.device import choose_device
 
 # By default, of grey and of colour pictures: 4 epochs of MNIST, see benchmarks/quality.py, and 12 of CIFAR-10, whose

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from dsh_cli.config import ModelConfig, Recipe
-from dsh_cli.data import Dataset, Splits
+from dsh_cli.data.dataset import Dataset
+from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DataError, RunError
-from dsh_cli.model import HashNet
+from dsh_cli.network.model import HashNet
+from dsh_cli.network.weights import Taken, take_file, take_pretrained
 from dsh_cli.runs.run import Run
-from dsh_cli.weights import Taken, take_file, take_pretrained
 
 _STEP_AT = (0.6, 0.85)  # shares of the training at which the `step` schedule divides the rate by ten
 _SAMPLE = 2000  # pictures in files that mean and deviation are taken from

@@ -12,7 +12,7 @@ from rich.text import Text
 from dsh_cli.views.shared import lines_table, printable
 
 if TYPE_CHECKING:
-    from dsh_cli.encoding import Encoded
+    from dsh_cli.network.encoding import Encoded
 
 
 def hashed_line(item: Encoded) -> str:

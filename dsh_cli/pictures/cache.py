@@ -1,4 +1,4 @@
-"""Pictures in files: read in order by worker threads, ahead of whoever asks, through an optional cache on disk."""
+"""Resized pictures on disk."""
 
 from __future__ import annotations
 
@@ -6,66 +6,15 @@ import hashlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dsh_cli import images
 from dsh_cli.errors import DshError, ImageError, reason
-from dsh_cli.threads import ahead, default_workers
-
-Picture = NDArray[np.uint8]  # (size, size, channels)
-# Pictures a worker takes at a time, at most, and their bytes: handing over costs as much as decoding a small one.
-_CHUNK, _CHUNK_BYTES = 64, 256 << 10
-_AHEAD, _AHEAD_BYTES = 1024, 64 << 20  # pictures read before they are asked for, at most, and their bytes
-
-
-@dataclass(frozen=True)
-class Intake:
-    """How files become pictures: (size, size, channels) each, by so many workers, through a cache or not.
-
-    Workers are threads, since the decoders release the interpreter's lock: nothing is spawned, pickled or left behind.
-    """
-
-    size: int
-    channels: int
-    workers: int = field(default_factory=default_workers)
-    cache: PictureCache | None = None
-
-    def read(self, paths: Iterable[str]) -> Iterator[tuple[str, Picture | ImageError]]:
-        """Each path with its picture, or with why there is none, in order; see `ahead`."""
-        each = self.size**2 * self.channels  # bytes
-        chunk = max(1, min(_CHUNK, _CHUNK_BYTES // each))
-        return ahead(paths, self._read_chunk, self.workers, chunk, min(_AHEAD, _AHEAD_BYTES // each))
-
-    def _read_chunk(self, paths: Sequence[str]) -> list[Picture | ImageError]:
-        if self.cache is not None:
-            return self.cache.read(paths)
-        return [_or_error(path, self.size, self.channels) for path in paths]
-
-
-@dataclass(frozen=True)
-class PictureFiles:
-    """Pictures that stay in their files, in place of an array: for sets larger than memory should hold."""
-
-    paths: tuple[str, ...]
-    intake: Intake
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """That of the array these pictures would make: (n, size, size, channels)."""
-        return len(self.paths), self.intake.size, self.intake.size, self.intake.channels
-
-    def __getitem__(self, chosen: NDArray[np.bool_]) -> PictureFiles:
-        """The pictures where `chosen` (n,) is true."""
-        return replace(self, paths=tuple(path for path, keep in zip(self.paths, chosen, strict=True) if keep))
+from dsh_cli.pictures import decode
+from dsh_cli.pictures.decode import Picture
 
 
 class PictureCache:
@@ -79,7 +28,7 @@ class PictureCache:
     def __init__(self, folder: Path, size: int, channels: int) -> None:
         self.size, self.channels = size, channels
         self._bytes = size * size * channels  # of a picture; what is stored with another length is damaged
-        self.path = folder / f"pictures-{size}x{size}x{channels}-v{images.INTAKE}.sqlite"
+        self.path = folder / f"pictures-{size}x{size}x{channels}-v{decode.INTAKE}.sqlite"
         self.problem: str | None = None
         self._lock = threading.Lock()  # one connection for all workers: what they wait for is decoding
         try:
@@ -111,7 +60,7 @@ class PictureCache:
         contents: dict[str, bytes] = {}
         for path in stamps.keys() - found.keys():
             try:
-                contents[path] = images.read_bytes(path)
+                contents[path] = decode.read_bytes(path)
             except ImageError as error:
                 found[path] = error
         if contents:
@@ -141,7 +90,7 @@ class PictureCache:
             pixels = stored.get(digest, fresh.get(digest))
             try:
                 if pixels is None:
-                    pixels = fresh[digest] = images.decode(contents[path], self.size, self.channels)
+                    pixels = fresh[digest] = decode.decode(contents[path], self.size, self.channels)
                 found[path] = pixels
             except ImageError as error:
                 found[path] = error
@@ -172,10 +121,3 @@ class PictureCache:
                 self._db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", known)
         except sqlite3.Error as error:
             self.problem = f"{self.path} takes no more pictures ({error}); from now on they are decoded each time"
-
-
-def _or_error(path: str, size: int, channels: int) -> Picture | ImageError:
-    try:
-        return images.read(path, size, channels)
-    except ImageError as error:
-        return error

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +14,11 @@ from torch.fx.experimental.optimization import fuse
 
 from dsh_cli.config import OWN_BACKBONES, ModelConfig
 from dsh_cli.errors import UsageError
+from dsh_cli.network.presets import FROM_TENSORFLOW, check_backbone, preset
 
 _NINE = {1: (16, 16, 64, 128), 3: (16, 48, 96, 192)}  # channels of stem and stages of the ResNet-9, for grey and colour
 _NINE_SIDE = 32  # pixels across its first maps, about; larger pictures get there by the stem's stride
 _WIDTHS = (16, 32, 64)  # channels of the three stages of the small ResNet
-_FROM_TENSORFLOW = ("googlenet", "inception_v3")  # their weights expect -1 to 1; torchvision converts inside the net
 _STRIDES = ((16, 1), (24, 2), (48, 3))  # of the stem, for pictures below so many pixels; 4 for larger ones
 
 
@@ -100,59 +98,13 @@ class HashNet(nn.Module):
             self.train(training)
 
 
-def check_backbone(name: str) -> None:
-    """Refuse a name that no network has.
-
-    Raises:
-        UsageError: the message has the closest names.
-    """
-    if name in OWN_BACKBONES:
-        return
-    from torchvision import models  # takes seconds
-
-    names = [*OWN_BACKBONES, *models.list_models(module=models)]
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
-        raise UsageError(
-            f"--backbone {name}: there is no such network; "
-            + (f"did you mean {', '.join(close)}?" if close else f"try {', '.join(names[:2])}, resnet18, vit_b_16")
-        )
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Torchvision's best weights of a network, and what they expect."""
-
-    url: str
-    image_size: int  # pixels, square
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-def preset(name: str) -> Preset:
-    """What torchvision says of the weights of one of its networks; fetches nothing.
-
-    Raises:
-        UsageError: there is no such network.
-    """
-    from torchvision import models
-
-    check_backbone(name)
-    weights = models.get_model_weights(name).DEFAULT
-    expected = weights.transforms()
-    mean, std = tuple(expected.mean), tuple(expected.std)
-    if name in _FROM_TENSORFLOW:
-        mean = std = (0.5, 0.5, 0.5)
-    return Preset(weights.url, expected.crop_size[0], mean, std)
-
-
 def _torchvision(name: str, image_size: int) -> tuple[nn.Module, int]:
     """A network of torchvision without its last layer, and the number of features it then gives."""
     check_backbone(name)
     from torchvision import models
 
     options: dict[str, Any] = {}
-    if name in _FROM_TENSORFLOW:
+    if name in FROM_TENSORFLOW:
         options = {"aux_logits": False, "init_weights": True}
     elif name.startswith("vit"):
         options = {"image_size": image_size}

@@ -12,10 +12,8 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import cache
 from threading import Lock
 
 import numpy as np
@@ -116,48 +114,6 @@ def thumbnails(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
         image = Image.fromarray(picture[..., 0] if channels == 1 else picture)
         target[...] = np.asarray(image.resize(small[::-1], Image.Resampling.BOX)).reshape(target.shape)
     return reduced
-
-
-@cache
-def suffixes() -> frozenset[str]:
-    """Suffixes of the formats Pillow can open, in lower case with their dot."""
-    return frozenset(ext for ext, name in Image.registered_extensions().items() if name in Image.OPEN)
-
-
-def find(root: str | os.PathLike[str]) -> Iterator[str]:
-    """Picture files below a folder, by suffix, in sorted order; what is hidden is skipped.
-
-    A folder that cannot be listed is given itself, so that reading it says why.
-    """
-    pending = [os.fspath(root)]  # a stack, for folders may be nested deeper than calls can be
-    folders = set(pending)
-    while pending:
-        path = pending.pop()
-        if path not in folders:
-            yield path
-            continue
-        folders.remove(path)
-        try:
-            with os.scandir(path) as entries:
-                found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name, reverse=True)
-        except OSError:
-            yield path
-            continue
-        for entry in found:
-            if entry.is_dir(follow_symlinks=False):
-                folders.add(entry.path)
-                pending.append(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in suffixes():
-                pending.append(entry.path)
-
-
-def expand(paths: Iterable[str]) -> Iterator[str]:
-    """Each file as given, each folder as the pictures below it, or itself if it has none."""
-    for path in paths:
-        below = find(path) if os.path.isdir(path) else iter(())
-        first = next(below, path)
-        yield first
-        yield from below
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -323,3 +279,6 @@ def _orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 def _too_large(limit: int = MAX_PIXELS) -> str:
     return f"more than {limit // 1_000_000} million pixels, the limit against decompression bombs"
+
+
+Picture = NDArray[np.uint8]  # (size, size, channels)

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsh_cli import images
 from dsh_cli.codes import CodeSet, Packed, binarize, pack
 from dsh_cli.errors import ImageError
-from dsh_cli.model import HashNet
-from dsh_cli.pictures import Picture
+from dsh_cli.network.model import HashNet
+from dsh_cli.pictures import decode, find
+from dsh_cli.pictures.decode import Picture
 from dsh_cli.threads import ahead, default_workers
 
 _Item = TypeVar("_Item")
@@ -132,7 +132,7 @@ def encode_files(net: HashNet, paths: Iterable[str], workers: int | None = None)
 
     def read(path: str) -> tuple[str | None, Picture | None]:
         try:
-            return None, images.read(path, size, channels)
+            return None, decode.read(path, size, channels)
         except ImageError as error:
             return str(error), None
 
@@ -147,7 +147,7 @@ def encode(net: HashNet, paths: str | os.PathLike[str] | Sequence[str | os.PathL
         ImageError: one of them cannot be read; `encode_files` goes on instead.
     """
     given = [paths] if isinstance(paths, (str, os.PathLike)) else paths
-    found = list(encode_files(net, images.expand(os.fspath(path) for path in given)))
+    found = list(encode_files(net, find.expand(os.fspath(path) for path in given)))
     for item in found:
         if item.error is not None:
             raise ImageError(f"{item.path}: {item.error}")

@@ -18,7 +18,8 @@ from torch import Tensor
 from dsh_cli.config import OWN_BACKBONES
 from dsh_cli.errors import WeightsError
 from dsh_cli.files import STALLED, socket_timeout
-from dsh_cli.model import HashNet, preset
+from dsh_cli.network.model import HashNet
+from dsh_cli.network.presets import preset
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which checkpoints keep the weights
 _PREFIXES = ("", "backbone.", "module.", "model.", "_orig_mod.")  # of a run; data parallel, Lightning, compiled nets

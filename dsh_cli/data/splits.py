@@ -1,0 +1,283 @@
+"""Data as a run asks for it: read, and split by a seed."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from platformdirs import user_cache_path
+
+from dsh_cli.config import DATASETS, PROTOCOLS, SPLITS, UNSEEN, Augment, TrainConfig
+from dsh_cli.data.dataset import Dataset, Progress, in_order
+from dsh_cli.data.listing import LABEL_FILES, Listing, list_folder, list_labels, sort_classes
+from dsh_cli.data.named import load_named
+from dsh_cli.errors import DataError, ImageError, UsageError
+from dsh_cli.pictures import decode
+from dsh_cli.pictures.cache import PictureCache
+from dsh_cli.pictures.reading import Intake, PictureFiles
+from dsh_cli.threads import default_workers
+
+NATIVE_UP_TO = 64  # pixels: pictures no larger keep their size by default
+LARGE = 128  # pixels: the default size of all others
+VALIDATION = 1000  # training pictures held out, at most; and no more than a tenth
+POOLED_QUERIES, POOLED_TRAIN = 1000, 5000  # pictures drawn from a whole set by cifar10 and cifar10-1
+TEST_SHARE = 0.2  # of each class, where a set comes without a test part
+_AUGMENT: dict[str, Augment] = {"mnist": "digits", "digits": "digits"}  # all others: photos
+_READ_AT_ONCE = 64  # pictures between two looks at the progress
+_PROBED = 1000  # headers read to choose size and channels of a folder
+# Streams of random numbers, so that one seed serves all.
+_TEST_STREAM, _VALIDATION_STREAM, _POOL_STREAM, _CLASS_STREAM = 1, 2, 3, 4
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Disjoint parts of one dataset. Validation informs; it is never trained on, nor used to choose."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+    database: Dataset | None = None  # what a pooled protocol neither trains on nor looks up
+    unseen: Dataset | None = None  # pictures of classes held out, which would have been trained on
+
+    def parts(self) -> dict[str, Dataset]:
+        """The splits there are, by name."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        more = {"database": self.database, UNSEEN: self.unseen}
+        return {**parts, **{name: part for name, part in more.items() if part is not None}}
+
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """Names of the pictures, by split."""
+        return {split: part.names for split, part in self.parts().items()}
+
+
+def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits:
+    """Read the data a run asks for and split it by the run's seed.
+
+    Raises:
+        DataError: the data is missing, damaged, or cannot be learned from.
+    """
+    if config.pretrained and config.image_size is None:
+        from dsh_cli.network.presets import preset
+
+        config = replace(config, image_size=preset(config.backbone).image_size)
+    validation = None
+    if config.data in DATASETS:
+        train, test = load_named(config)
+    elif os.path.isdir(config.data):
+        train, validation, test = _load_listing(list_folder(Path(config.data)), config, progress)
+    elif os.path.lexists(config.data):
+        if Path(config.data).suffix.lower() not in LABEL_FILES:
+            raise DataError(
+                f"{config.data} is a file; training takes a folder with a folder per class, or a CSV file of path,label"
+            )
+        train, validation, test = _load_listing(list_labels(Path(config.data)), config, progress)
+    elif os.path.isabs(config.data):
+        raise DataError(
+            f"there is no folder or file {config.data} any more; move the pictures back, or train on those at their "
+            "new place with: dsh train FOLDER --like RUN"
+        )
+    else:
+        raise DataError(
+            f"no dataset named {config.data!r}, and no such folder or file. "
+            f"Named sets: {', '.join(DATASETS)}; or give a folder with a folder per class, or a CSV file of path,label"
+        )
+    _require_learnable(train, test is not None)
+    skipped = train.skipped
+    database = None
+    if PROTOCOLS[config.protocol].pooled:
+        pool = _joined([part for part in (train, validation, test) if part is not None])
+        train, test, database = _draw(pool, config)
+        validation = None
+    elif test is None:
+        held_out = _hold_out(train.labels, _test_counts(train.labels), [config.seed, _TEST_STREAM])
+        test, train = train.take(held_out), train.take(~held_out)
+    if validation is None:
+        held_out = _hold_out(train.labels, _validation_counts(train.labels), [config.seed, _VALIDATION_STREAM])
+        validation, train = train.take(held_out), train.take(~held_out)
+    unseen = None
+    if config.hold_out_classes:
+        classes = _drawn_classes(train, config)
+        validation = validation.take(~np.isin(validation.labels, classes))
+        of_them = np.isin(train.labels, classes)
+        unseen, train = train.take(of_them), train.take(~of_them)
+    return Splits(replace(train, skipped=skipped), validation, test, database, unseen)
+
+
+def default_augment(data: str) -> Augment:
+    """The augmentation that fits a set: digits must not be mirrored, pictures of things may."""
+    return _AUGMENT.get(data, "photos")
+
+
+def _load_listing(
+    listing: Listing, config: TrainConfig, progress: Progress | None
+) -> tuple[Dataset, Dataset | None, Dataset | None]:
+    """Training, validation and test part, the latter two where the listing has them."""
+    if "train" not in listing.parts:
+        raise DataError(
+            f"{listing.source} has no pictures to train on; put them under train/, or in a label file leave split empty"
+        )
+    classes = tuple(sort_classes({label for _, label in listing.parts["train"]}))
+    numbers = {label: number for number, label in enumerate(classes)}
+    files = [(path, label, part) for part in SPLITS for path, label in listing.parts.get(part, ())]
+    for path, label, _ in files:
+        if label not in numbers:
+            raise DataError(
+                f"{path} is of class {label!r}, which has no pictures to train on; rename the class, or leave it out"
+            )
+    paths = tuple(path for path, _, _ in files)
+    pictures = _picture_files(listing.source, paths, config)
+    labels = np.array([numbers[label] for _, label, _ in files], np.int64)
+    everything = Dataset(pictures, labels, classes, paths, listing.source, listing.skipped)
+    readable = np.ones(len(paths), bool)
+    if _fits(pictures.shape, config):
+        everything, readable = _into_memory(everything, progress)
+    part_of = np.array([part for _, _, part in files])
+
+    def part(name: str) -> Dataset:
+        return replace(everything.take(readable & (part_of == name)), skipped=everything.skipped)
+
+    validation, test = (part(name) if name in listing.parts else None for name in SPLITS[1:])
+    return part("train"), validation, test
+
+
+def _picture_files(source: str, paths: tuple[str, ...], config: TrainConfig) -> PictureFiles:
+    """The files as pictures of one size and colour, chosen from their headers where the request leaves them open."""
+    shapes = _probe(source, paths)
+    size = config.image_size
+    if size is None:
+        side = int(np.median([min(shape.width, shape.height) for shape in shapes]))
+        size = side if side <= NATIVE_UP_TO else LARGE
+    intake = Intake(size, 1 if all(shape.grey for shape in shapes) else 3, config.workers or default_workers())
+    pictures = PictureFiles(paths, intake)
+    if config.cache == "off" or (config.cache == "auto" and _fits(pictures.shape, config)):
+        return pictures  # what memory holds is decoded only once
+    folder = user_cache_path("dsh") / "pictures" if config.cache == "auto" else Path(config.cache).expanduser()
+    return replace(pictures, intake=replace(intake, cache=PictureCache(folder, size, intake.channels)))
+
+
+def _fits(shape: tuple[int, ...], config: TrainConfig) -> bool:
+    return math.prod(shape) <= config.memory * 2**30
+
+
+def _probe(source: str, paths: Sequence[str]) -> list[decode.Shape]:
+    """Headers of pictures spread evenly over `paths`; those that cannot be read are left out."""
+    shapes, reason = [], ""
+    for path in paths[:: max(1, len(paths) // _PROBED)]:
+        try:
+            shapes.append(decode.probe(path))
+        except ImageError as error:
+            reason = reason or f"{path}: {error}"
+    if not shapes:
+        raise DataError(f"none of the pictures of {source} can be read ({reason})")
+    return shapes
+
+
+def _into_memory(dataset: Dataset, progress: Progress | None) -> tuple[Dataset, NDArray[np.bool_]]:
+    """The dataset with its pictures as an array, and which of them (n,) could be read."""
+    pixels = np.zeros(dataset.images.shape, np.uint8)
+    readable = np.zeros(len(dataset), bool)
+    skipped = list(dataset.skipped)
+    done = 0
+    for batch in dataset.read(in_order(len(dataset), _READ_AT_ONCE)):
+        pixels[batch.rows] = batch.images
+        readable[batch.rows] = True
+        skipped += batch.skipped
+        done += len(batch.rows) + len(batch.skipped)
+        if progress is not None:
+            progress(done, len(dataset))
+    return replace(dataset, images=pixels, skipped=tuple(skipped)), readable
+
+
+def _require_learnable(train: Dataset, has_test: bool) -> None:
+    if len(train.classes) < 2:
+        raise DataError(
+            f"{train.source} has one class only, {train.classes[0]!r}; hashing learns from pairs of different classes"
+        )
+    needed, why = (2, "to train on") if has_test else (3, "2 to train on and 1 to test, for it has no test/ folder")
+    counts = np.bincount(train.labels, minlength=len(train.classes))
+    few = int(counts.argmin())
+    if counts[few] < needed:
+        raise DataError(
+            f"class {train.classes[few]!r} of {train.source} has {_pictures(int(counts[few]))}; "
+            f"each class needs {needed}: {why}"
+        )
+
+
+def _pictures(count: int) -> str:
+    return "1 readable picture" if count == 1 else f"{count} readable pictures"
+
+
+def _test_counts(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pictures of each class to test on: a fifth, at least one, and two stay."""
+    counts = np.bincount(labels)
+    return np.minimum(np.maximum(1, np.round(counts * TEST_SHARE).astype(np.int64)), counts - 2)
+
+
+def _validation_counts(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pictures of each class to validate on, in proportion, and two stay."""
+    return np.minimum(_shares(labels, min(VALIDATION, len(labels) // 10)), np.maximum(np.bincount(labels) - 2, 0))
+
+
+def _shares(labels: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """So many pictures of each class that they are `total`, in proportion (largest remainders)."""
+    quotas = np.bincount(labels) * total / len(labels)
+    shares = np.floor(quotas).astype(np.int64)
+    most_cut = np.argsort(shares - quotas, kind="stable")
+    shares[most_cut[: total - shares.sum()]] += 1
+    return shares
+
+
+def _draw(pool: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset, Dataset]:
+    """Training pictures, queries and database of a pooled protocol: disjoint, and each class in proportion."""
+    needed = POOLED_QUERIES + POOLED_TRAIN
+    if len(pool) <= needed:
+        raise DataError(
+            f"--protocol {config.protocol} takes {POOLED_QUERIES:,} queries and {POOLED_TRAIN:,} pictures to train on, "
+            f"and the rest as database; {pool.source} has {len(pool):,}, so take another protocol, such as paper"
+        )
+    held_out = _hold_out(pool.labels, _shares(pool.labels, POOLED_QUERIES), [config.seed, _TEST_STREAM])
+    queries, rest = pool.take(held_out), pool.take(~held_out)
+    shares = _shares(rest.labels, POOLED_TRAIN)
+    if shares.min() < 2:
+        raise DataError(
+            f"--protocol {config.protocol} leaves class {pool.classes[int(shares.argmin())]!r} of {pool.source} fewer "
+            "than 2 of its pictures to train on; take another protocol, such as paper, or leave the class out"
+        )
+    chosen = _hold_out(rest.labels, shares, [config.seed, _POOL_STREAM])
+    return rest.take(chosen), queries, rest.take(~chosen)
+
+
+def _drawn_classes(dataset: Dataset, config: TrainConfig) -> NDArray[np.int64]:
+    """Numbers of the classes to hold out."""
+    classes = len(dataset.classes)
+    if config.hold_out_classes > classes - 2:
+        raise UsageError(
+            f"--hold-out-classes {config.hold_out_classes}: {config.data} has {classes} classes, and two must be left "
+            f"to train on; hold out {max(0, classes - 2)} at most"
+        )
+    return np.sort(np.random.default_rng([config.seed, _CLASS_STREAM]).permutation(classes)[: config.hold_out_classes])
+
+
+def _joined(parts: Sequence[Dataset]) -> Dataset:
+    """Parts of one dataset, one after the other."""
+    files = [part.images for part in parts if isinstance(part.images, PictureFiles)]
+    arrays = [part.images for part in parts if isinstance(part.images, np.ndarray)]
+    images = (
+        replace(files[0], paths=tuple(path for f in files for path in f.paths)) if files else np.concatenate(arrays)
+    )
+    names = tuple(name for part in parts for name in part.names)
+    return replace(parts[0], images=images, labels=np.concatenate([part.labels for part in parts]), names=names)
+
+
+def _hold_out(labels: NDArray[np.int64], counts: NDArray[np.int64], seed: list[int]) -> NDArray[np.bool_]:
+    """A random mask (n,) with `counts[c]` pictures of each class c."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(len(labels), bool)
+    for label, count in enumerate(counts):
+        mask[rng.permutation(np.flatnonzero(labels == label))[:count]] = True
+    return mask
