@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from dsh_cli import CodeSet, TrainConfig, evaluate, evaluate_run, train
-from dsh_cli.codes import pack
+from dsh_cli.analysis.protocols import compared
+from dsh_cli.codes.bits import pack
 from dsh_cli.config import UNSEEN, Recipe
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits
 from dsh_cli.network.device import choose_device
 from dsh_cli.network.encoding import to_float
 from dsh_cli.network.model import HashNet
-from dsh_cli.protocols import compared
 from dsh_cli.training.batches import Batches
 from dsh_cli.training.loop import _deterministic
 from dsh_cli.training.recipe import model_config, settle

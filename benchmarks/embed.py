@@ -10,7 +10,7 @@ import argparse
 from _report import append
 
 from dsh_cli import Projection, Run, embed
-from dsh_cli.embedding import of_run
+from dsh_cli.analysis.embedding import of_run
 
 CASES = (("tsne", 2000, 15), ("umap", 10_000, 45))  # points, and seconds they may take
 

@@ -19,8 +19,9 @@ from statistics import median
 
 import numpy as np
 
-from dsh_cli.codes import CodeSet, hamming, pack, unpack
-from dsh_cli.retrieval import Evaluation, evaluate
+from dsh_cli.analysis.retrieval import Evaluation, evaluate
+from dsh_cli.codes.bits import hamming, pack, unpack
+from dsh_cli.codes.sets import CodeSet
 
 BITS, QUERIES, DATABASE, CLASSES = 48, 10_000, 60_000, 10
 REPEATS = 5

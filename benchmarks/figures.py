@@ -19,7 +19,7 @@ from rich.console import Console
 from torch import nn
 
 from dsh_cli import Run, class_table, views
-from dsh_cli.embedding import Embedding, Projection, embed, of_run
+from dsh_cli.analysis.embedding import Embedding, Projection, embed, of_run
 from dsh_cli.explore import write_page
 from dsh_cli.network.model import Shortcut
 from dsh_cli.plots import COLOURS, embedding, save

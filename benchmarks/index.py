@@ -20,11 +20,11 @@ import numpy as np
 from _report import append
 
 from dsh_cli import Run, TrainConfig, load_splits, train
+from dsh_cli.codes.nearest import nearest
 from dsh_cli.index.index import Index, ReadyCodes
 from dsh_cli.network.encoding import Encoder, encode_files
 from dsh_cli.pictures import find
 from dsh_cli.pictures.reading import Intake
-from dsh_cli.search import nearest
 from dsh_cli.threads import default_workers
 
 BITS, ROWS, MANY, K = 64, 1_000_000, 10_000_000, 10

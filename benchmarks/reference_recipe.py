@@ -27,13 +27,14 @@ from _report import append
 from torch import Tensor, nn
 
 from dsh_cli import TrainConfig, load_splits
-from dsh_cli.codes import CodeSet, binarize, pack
+from dsh_cli.analysis.retrieval import mean_average_precision
+from dsh_cli.codes.bits import binarize, pack
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import ModelConfig
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits
 from dsh_cli.network.encoding import relaxed_codes
 from dsh_cli.network.model import HashNet
-from dsh_cli.retrieval import mean_average_precision
 from dsh_cli.training.batches import Batches
 from dsh_cli.training.losses import dsh_loss
 from dsh_cli.training.recipe import settle

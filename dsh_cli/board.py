@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from dsh_cli.codes import CodeSet, sample, taken, unpack
-from dsh_cli.embedding import Embedding
+from dsh_cli.analysis.classes import HardestPairs, Pair, class_table, hardest_pairs
+from dsh_cli.analysis.embedding import Embedding
+from dsh_cli.codes.bits import unpack
+from dsh_cli.codes.sets import CodeSet, sample, taken
 from dsh_cli.errors import DshError
-from dsh_cli.metrics import HardestPairs, Pair, class_table, hardest_pairs
 from dsh_cli.runs.run import Run
 from dsh_cli.training.events import EpochStats, Plan, Quiet, TrainResult
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dsh_cli.embedding import Embedding
+from dsh_cli.analysis.embedding import Embedding
 from dsh_cli.files import written
 from dsh_cli.plots import COLOURS, MARKERS, class_name, free_place, heading, short
 from dsh_cli.views.shared import printable

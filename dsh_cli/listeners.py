@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from dsh_cli.metrics import code_health
+from dsh_cli.analysis.health import code_health
 from dsh_cli.training.events import EpochStats, Plan, Quiet
 
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait

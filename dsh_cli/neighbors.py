@@ -12,18 +12,18 @@ from itertools import groupby, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli import search
-from dsh_cli.codes import CodeSet, Packed, from_hex, hamming, looks_like_code, parse, to_hex, to_words
+from dsh_cli.analysis.calibration import Calibration, calibrate
+from dsh_cli.analysis.classes import ClassTable, class_table
+from dsh_cli.codes import nearest
+from dsh_cli.codes.bits import Packed, from_hex, hamming, looks_like_code, parse, to_hex
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DshError, UsageError
-from dsh_cli.metrics import ClassTable, class_table
 from dsh_cli.pictures import find
 from dsh_cli.runs.run import Run
 
 K = 10  # neighbours of a query, where neither their number nor a radius is asked for
 
 _BATCH = 256  # queries looked up at once
-_HELD_OUT = 1000  # pictures compared for the calibration, at most
-_WORDS = 1 << 26  # of 64 bits compared for it, at most: a fifth of a second
 
 
 @dataclass(frozen=True)
@@ -79,25 +79,6 @@ class Answer:
     def sharing(self) -> int:
         """Neighbours of the predicted class."""
         return sum(neighbor.label == self.predicted.label for neighbor in self.neighbors)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How often two pictures at a distance are of one class, by pairs of a held-out and a training picture of a run.
-
-    Held out is the validation split, or the test split where a run has no validation pictures. Pictures without a
-    label are left out. Of more pictures than can be compared at once some are taken, evenly over the split.
-    """
-
-    split: str  # the held-out one
-    queries: int  # held-out pictures compared
-    database: int  # training pictures compared with each
-    pairs: NDArray[np.int64]  # (k + 1,) by distance
-    same: NDArray[np.int64]  # (k + 1,) those of one class
-
-    def rate(self, distance: int) -> float | None:
-        """The share of the pairs at a distance that are of one class; None where there are none."""
-        return float(self.same[distance] / self.pairs[distance]) if self.pairs[distance] else None
 
 
 @dataclass(frozen=True)
@@ -271,39 +252,14 @@ class Finder:
     def _class_codes(self) -> Packed:
         return from_hex([row.code for row in self._classes.classes if row.code is not None], self.database.bits)
 
-    def _look_up(self, packed: Packed) -> Iterable[search.Found]:
+    def _look_up(self, packed: Packed) -> Iterable[nearest.Found]:
         codes, bits = self.database.packed, self.database.bits
         if self.k is None:
             assert self.radius is not None
-            return search.within(codes, packed, bits, self.radius)
-        rows, distances = search.nearest(codes, packed, bits, self.k)
+            return nearest.within(codes, packed, bits, self.radius)
+        rows, distances = nearest.nearest(codes, packed, bits, self.k)
         limits = (distances <= (bits if self.radius is None else self.radius)).sum(axis=1)
         return [(rows[i, :limit], distances[i, :limit]) for i, limit in enumerate(limits)]
-
-
-def calibrate(held_out: CodeSet, train: CodeSet, split: str) -> Calibration:
-    """Count the pairs of a held-out and a training picture, and those of one class, by their distance."""
-    width = -(-held_out.bits // 64)  # words of a code
-    queries, labels = _sampled(held_out, _HELD_OUT)
-    database, database_labels = _sampled(train, max(1, _WORDS // (width * max(1, len(queries)))))
-    order = np.argsort(database_labels, kind="stable")  # so that one class is one slice
-    database, database_labels = database[order], database_labels[order]
-    starts, ends = (np.searchsorted(database_labels, labels, side) for side in ("left", "right"))
-    pairs, same = np.zeros((2, held_out.bits + 1), np.int64)
-    for query, start, end in zip(queries, starts, ends, strict=True):
-        distances = np.bitwise_count(database ^ query)  # (m, words)
-        between = distances[:, 0] if width == 1 else distances.sum(axis=1, dtype=np.int16)
-        pairs += np.bincount(between, minlength=len(pairs))
-        same += np.bincount(between[start:end], minlength=len(same))
-    return Calibration(split, len(queries), len(database), pairs, same)
-
-
-def _sampled(codes: CodeSet, most: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """At most so many codes that have a label, evenly over the split, as (n, words), and their labels."""
-    rows = np.flatnonzero(codes.labels >= 0)
-    if len(rows) > most:
-        rows = rows[np.arange(most) * len(rows) // most]
-    return to_words(codes.packed[rows]), codes.labels[rows]
 
 
 def is_code(text: str) -> bool:

@@ -20,8 +20,8 @@ from dsh_cli.views.shared import printable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from dsh_cli.embedding import Embedding
-    from dsh_cli.retrieval import Evaluation
+    from dsh_cli.analysis.embedding import Embedding
+    from dsh_cli.analysis.retrieval import Evaluation
 
 Points = Literal["thumbnails", "dots", "codes"]
 

@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dsh_cli.cli import app
-from dsh_cli.codes import from_hex
+from dsh_cli.codes.bits import from_hex
 from dsh_cli.errors import DshError
 
 DIGITS = ["train", "digits", "--epochs", "12", "--batch-size", "64", "--quiet", "--no-tensorboard"]

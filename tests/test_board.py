@@ -21,10 +21,11 @@ from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
 from werkzeug.test import Client
 
 from dsh_cli import TrainConfig, load_splits, train
+from dsh_cli.analysis.classes import HardestPairs, Pair, hardest_pairs
 from dsh_cli.board import TensorBoard, pair_panel, pairs_markdown, sprite, write_projector
-from dsh_cli.codes import CodeSet, pack
+from dsh_cli.codes.bits import pack
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import Interrupted
-from dsh_cli.metrics import HardestPairs, Pair, hardest_pairs
 from dsh_cli.runs.run import Run
 from dsh_cli.training.events import EpochStats, Plan, Quiet
 

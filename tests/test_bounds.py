@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from dsh_cli.bounds import _TABLE, class_distance_bound
+from dsh_cli.codes.bounds import _TABLE, class_distance_bound
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from dsh_cli.bounds import class_distance_bound
-from dsh_cli.centers import assign, construct, hadamard, minimum_distance
+from dsh_cli.codes.bounds import class_distance_bound
+from dsh_cli.codes.centers import assign, construct, hadamard, minimum_distance
 from dsh_cli.errors import UsageError
 
 

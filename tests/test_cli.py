@@ -14,7 +14,7 @@ import pytest
 from conftest import DIGITS, dsh, dsh_json, dsh_process, one_line_error
 from PIL import Image
 
-from dsh_cli.codes import from_hex, hamming, to_hex
+from dsh_cli.codes.bits import from_hex, hamming, to_hex
 from dsh_cli.runs.run import Run
 
 COMMANDS = ["train", "hash", "table", "neighbors", "evaluate", "info"]

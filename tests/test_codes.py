@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dsh_cli.codes import binarize, from_hex, hamming, pack, to_binary, to_hex, unpack
+from dsh_cli.codes.bits import binarize, from_hex, hamming, pack, to_binary, to_hex, unpack
 from dsh_cli.errors import UsageError
 
 bit_rows = st.integers(1, 70).flatmap(lambda k: hnp.arrays(bool, st.tuples(st.integers(1, 5), st.just(k))))
@@ -69,7 +69,7 @@ def test_hamming_of_single_codes_drops_their_axis():
 def test_hamming_in_blocks_equals_hamming_at_once(monkeypatch):
     packed = np.random.default_rng(0).integers(0, 256, (50, 6), np.uint8)
     at_once = hamming(packed, packed)
-    monkeypatch.setattr("dsh_cli.codes._BLOCK_BYTES", 1000)
+    monkeypatch.setattr("dsh_cli.codes.bits._BLOCK_BYTES", 1000)
     assert (hamming(packed, packed) == at_once).all()
 
 

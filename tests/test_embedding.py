@@ -15,8 +15,9 @@ from sklearn.manifold import trustworthiness as sklearn_trustworthiness
 from test_board import Projector
 
 from dsh_cli import plots
-from dsh_cli.codes import CodeSet, hamming, pack, unpack
-from dsh_cli.embedding import Projection, embed, of_run, trustworthiness
+from dsh_cli.analysis.embedding import Projection, embed, of_run, trustworthiness
+from dsh_cli.codes.bits import hamming, pack, unpack
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DataError, UsageError
 from dsh_cli.runs.run import Run
 
@@ -182,7 +183,7 @@ def test_the_same_seed_gives_the_same_bytes(suffix, monkeypatch):
 
 
 def test_places_that_cannot_be_written_are_refused_before_anything_is_computed(digits_run, monkeypatch):
-    monkeypatch.setattr("dsh_cli.embedding.embed", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr("dsh_cli.analysis.embedding.embed", lambda *_: pytest.fail("computed"))
     Path("folder.png").mkdir()
     Path("locked").mkdir()
     Path("link.png").symlink_to("nowhere/x.png")

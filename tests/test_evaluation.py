@@ -12,7 +12,7 @@ from test_checkpoint import edit
 from test_metrics import code_set
 
 from dsh_cli import plots, views
-from dsh_cli.retrieval import evaluate, spread
+from dsh_cli.analysis.retrieval import evaluate, spread
 from dsh_cli.runs.run import Run
 
 CONTRACT = [

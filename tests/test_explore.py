@@ -10,8 +10,8 @@ from conftest import dsh, one_line_error
 from test_embedding import made
 
 from dsh_cli import explore
-from dsh_cli.codes import hamming
-from dsh_cli.embedding import Projection, embed, of_run
+from dsh_cli.analysis.embedding import Projection, embed, of_run
+from dsh_cli.codes.bits import hamming
 from dsh_cli.runs.run import Run
 
 # Where a row of the page's data is on the screen, and what its parts say.

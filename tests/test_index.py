@@ -15,13 +15,13 @@ import pytest
 from conftest import dsh, dsh_json, dsh_process, one_line_error
 from PIL import Image
 
-from dsh_cli.codes import pack, to_hex
+from dsh_cli.codes.bits import pack, to_hex
+from dsh_cli.codes.nearest import nearest
 from dsh_cli.errors import DataError, DshError, ImageError, IndexStateError, UsageError
 from dsh_cli.index import table
 from dsh_cli.index.index import Index, ReadyCodes, Report
 from dsh_cli.pictures import decode
 from dsh_cli.runs.run import Run
-from dsh_cli.search import nearest
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.png")
 

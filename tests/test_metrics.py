@@ -4,8 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dsh_cli.codes import CodeSet, from_hex, pack, unpack
-from dsh_cli.metrics import Pair, class_table, code_health, hardest_pairs
+from dsh_cli.analysis.classes import Pair, class_table, hardest_pairs
+from dsh_cli.analysis.health import code_health
+from dsh_cli.codes.bits import from_hex, pack, unpack
+from dsh_cli.codes.sets import CodeSet
 
 
 def code_set(texts, labels, bits=8, classes=("a", "b", "c")):
@@ -45,7 +47,7 @@ def test_code_health():
 
 @pytest.mark.parametrize("block", [1 << 22, 100])
 def test_bit_correlation_is_numpys(block, monkeypatch):
-    monkeypatch.setattr("dsh_cli.metrics._BLOCK", block)
+    monkeypatch.setattr("dsh_cli.analysis.classes._BLOCK", block)
     codes = random_codes(90, 11, 2, 4)
     table = np.abs(np.corrcoef(unpack(codes.packed, 11).T.astype(float)))
     expected = table[np.triu_indices(11, 1)].max()

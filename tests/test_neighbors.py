@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_layers import HEAVY, loaded_after
 
-from dsh_cli import neighbors, search
-from dsh_cli.codes import from_hex, hamming, looks_like_code, parse, to_hex
+from dsh_cli import neighbors
+from dsh_cli.analysis import calibration
+from dsh_cli.codes import nearest
+from dsh_cli.codes.bits import from_hex, hamming, looks_like_code, parse, to_hex
 from dsh_cli.errors import UsageError
 from dsh_cli.runs.run import Run
 from dsh_cli.runs.storage import write_arrays
@@ -106,12 +108,12 @@ def test_search_is_what_a_slow_search_finds(bits, count, k, seed):
     text = [f"{int.from_bytes(rng.bytes(9), 'big') >> (72 - bits):0{-(-bits // 4)}x}" for _ in range(count + 3)]
     packed = from_hex(text, bits)
     database, queries, radius = packed[:count], packed[count:], min(bits, k)
-    rows, distances = search.nearest(database, queries, bits, k)
+    rows, distances = nearest.nearest(database, queries, bits, k)
     assert rows.dtype == np.int64 and distances.dtype == np.int32 and rows.shape == (3, min(k, count))
     for i, query in enumerate(queries):
         slow = sorted((int(hamming(query, code)), row) for row, code in enumerate(database))
         assert list(zip(distances[i].tolist(), rows[i].tolist(), strict=True)) == slow[:k]
-        within_rows, within_distances = search.within(database, queries, bits, radius)[i]
+        within_rows, within_distances = nearest.within(database, queries, bits, radius)[i]
         expected = [pair for pair in slow if pair[0] <= radius]
         assert list(zip(within_distances.tolist(), within_rows.tolist(), strict=True)) == expected
 
@@ -210,7 +212,7 @@ def test_calibration_of_more_than_can_be_compared_takes_some_evenly(monkeypatch)
                  for n in (40, 200)]  # fmt: skip
     monkeypatch.setattr(neighbors, "_HELD_OUT", 10)
     monkeypatch.setattr(neighbors, "_WORDS", 500)
-    known = neighbors.calibrate(*run_codes, "test")
+    known = calibration.calibrate(*run_codes, "test")
     assert (known.queries, known.database, known.pairs.sum()) == (10, 50, 500)
     assert (known.same <= known.pairs).all()
 

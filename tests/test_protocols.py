@@ -8,11 +8,12 @@ import pytest
 from conftest import DIGITS, dsh, dsh_json, one_line_error
 from test_checkpoint import edit
 
-from dsh_cli.codes import CodeSet, unpack
+from dsh_cli.analysis.protocols import compared, evaluate_run, sizes
+from dsh_cli.analysis.retrieval import evaluate
+from dsh_cli.codes.bits import unpack
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import PROTOCOLS, TrainConfig
 from dsh_cli.data import dataset, splits
-from dsh_cli.protocols import compared, evaluate_run, sizes
-from dsh_cli.retrieval import evaluate
 from dsh_cli.runs.run import Run
 
 

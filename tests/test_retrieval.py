@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_metrics import code_set, random_codes
 
-from dsh_cli import retrieval
-from dsh_cli.codes import CodeSet, hamming, pack
+from dsh_cli.analysis import retrieval
+from dsh_cli.analysis.counting import tallies
+from dsh_cli.analysis.retrieval import ap_bounds, evaluate, mean_average_precision, precision_at, spread, tie_aware_ap
+from dsh_cli.codes.bits import hamming, pack
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DataError, UsageError
-from dsh_cli.retrieval import ap_bounds, evaluate, mean_average_precision, precision_at, spread, tallies, tie_aware_ap
 
 
 def average_precision(relevant, at=None):

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsh_cli import search
-from dsh_cli.codes import pack, unpack
+from dsh_cli.codes.bits import pack, unpack
+from dsh_cli.codes.nearest import nearest, within
 from dsh_cli.errors import UsageError
-from dsh_cli.search import nearest, within
 
 LENGTHS = [1, 7, 8, 9, 12, 24, 31, 32, 33, 48, 63, 64, 65, 100, 128, 129, 160, 200, 256, 300, 512, 700, 1024]
 
@@ -59,7 +58,7 @@ def test_ties_keep_their_order_in_every_way_of_searching(threads, room, monkeypa
 
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads)
-    monkeypatch.setattr(search, "_COUNTED", room)
+    monkeypatch.setattr("dsh_cli.codes.nearest._COUNTED", room)
     try:
         rng = np.random.default_rng(0)
         for bits in (1, 8, 48, 64):
@@ -104,5 +103,5 @@ def test_codes_of_another_length_and_no_neighbours():
 
 
 def test_importing_it_does_not_import_faiss():
-    script = "import sys, dsh_cli.search; sys.exit('faiss' in sys.modules)"
+    script = "import sys, dsh_cli.codes.nearest; sys.exit('faiss' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], env=os.environ).returncode == 0

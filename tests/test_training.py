@@ -18,7 +18,8 @@ from conftest import dsh_json
 
 from dsh_cli import TrainConfig, class_table, load, load_splits, mean_average_precision, train
 from dsh_cli.board import TensorBoard
-from dsh_cli.codes import CodeSet, pack, to_hex, unpack
+from dsh_cli.codes.bits import pack, to_hex, unpack
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
 from dsh_cli.listeners import CollapseAlarm
 from dsh_cli.network.model import HashNet

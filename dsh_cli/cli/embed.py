@@ -60,8 +60,8 @@ def embed(
     if dims != 2 and points not in (None, "dots"):
         raise UsageError(f"--points {points} and --dims {dims} contradict each other; three dimensions have dots")
 
-    from dsh_cli import embedding as core
     from dsh_cli import plots, views
+    from dsh_cli.analysis import embedding as core
 
     if tensorboard and not is_utf8(str(model or "")):
         raise UsageError("TensorBoard cannot write into a path that is not UTF-8; leave --tensorboard out")

@@ -26,7 +26,7 @@ from dsh_cli.config import Classes, Device, ProtocolName
 from dsh_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from dsh_cli.retrieval import Evaluation
+    from dsh_cli.analysis.retrieval import Evaluation
     from dsh_cli.runs.run import Run
 
 
@@ -84,7 +84,8 @@ def evaluate(
     if query is not None and classes is not None:
         raise UsageError("--query and --classes contradict each other; give one of them")
 
-    from dsh_cli import plots, retrieval, views
+    from dsh_cli import plots, views
+    from dsh_cli.analysis import retrieval
 
     if pr_curve is not None:
         plots.require_writable(pr_curve, "choose another --pr-curve FILE")
@@ -126,7 +127,7 @@ def _require_different(runs: list[Run]) -> None:
 
 
 def _of_run(run: Run, protocol: str | None, at: tuple[int, ...], classes: Classes, quiet: bool) -> Evaluation:
-    from dsh_cli.protocols import evaluate_run
+    from dsh_cli.analysis.protocols import evaluate_run
 
     with status(quiet, f"measuring {run.path}"):
         evaluation = evaluate_run(run, protocol, at, classes)
@@ -139,7 +140,7 @@ def _of_folders(
     run: Run, query: str, database: str, at: tuple[int, ...], device: Device, workers: int | None, quiet: bool
 ) -> tuple[Evaluation, bool]:
     """The measures, and whether pictures could not be read."""
-    from dsh_cli.protocols import evaluate_folders
+    from dsh_cli.analysis.protocols import evaluate_folders
 
     with status(quiet, "hashing pictures") as progress:
         result = evaluate_folders(run, query, database, at, device, workers, progress)
@@ -150,7 +151,7 @@ def _of_folders(
 
 def _say(evaluation: Evaluation, asked: list[int], quiet: bool) -> None:
     """What a reader of the figures should know of them."""
-    from dsh_cli.protocols import FOLDERS
+    from dsh_cli.analysis.protocols import FOLDERS
     from dsh_cli.views import listed
 
     where = f"protocol {evaluation.protocol}: {evaluation.queries:,} queries, {evaluation.database:,} database"

@@ -87,7 +87,8 @@ def neighbors(
         raise UsageError("--not-label takes away all that --label names; drop one of them")
     run = find_run(model, quiet)
 
-    from dsh_cli import codes, report, views
+    from dsh_cli import report, views
+    from dsh_cli.codes import bits
     from dsh_cli.neighbors import Finder, Query, index_database, is_code, split_database
 
     wanted = label or (), not_label or ()
@@ -96,7 +97,7 @@ def neighbors(
     else:
         database = index_database(index, run, *wanted, relative_to or "")
     for text in filter(is_code, queries):
-        codes.parse(text, run.model.bits)  # a malformed one ends it before anything is done
+        bits.parse(text, run.model.bits)  # a malformed one ends it before anything is done
     finder = Finder(run, database, k, radius)
     if k is not None and k > len(database):
         notice(f"the {database.name} has only {len(database):,} to choose from", quiet)

@@ -22,7 +22,7 @@ def table(
 ) -> None:
     """Show the code of each class, its variants, and how far apart the classes are."""
     from dsh_cli import views
-    from dsh_cli.metrics import class_table
+    from dsh_cli.analysis.classes import class_table
 
     form = form_of(form, as_json)
     run = find_run(model, quiet)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.codes import Packed
+from dsh_cli.codes.bits import Packed
 from dsh_cli.config import MAX_BITS
 from dsh_cli.errors import ImageError, IndexStateError, UsageError
 from dsh_cli.files import written

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.codes import Packed
+from dsh_cli.codes.bits import Packed
 from dsh_cli.index.table import DIGEST, Table, fixed, of_rows
 
 _COMMIT_SECONDS, _COMMIT_SHARE = 10.0, 0.05  # seconds of work lost to a kill, at most, or this share of what was done

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.codes import Packed
+from dsh_cli.codes.bits import Packed
 from dsh_cli.errors import IndexStateError, UsageError, reason
 
 if TYPE_CHECKING:

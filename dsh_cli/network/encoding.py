@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsh_cli.codes import CodeSet, Packed, binarize, pack
+from dsh_cli.codes.bits import Packed, binarize, pack
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import ImageError
 from dsh_cli.network.model import HashNet
 from dsh_cli.pictures import decode, find

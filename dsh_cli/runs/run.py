@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.codes import CodeSet, Packed
+from dsh_cli.codes.bits import Packed
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import UNSEEN, ModelConfig, Recipe
 from dsh_cli.errors import RunError, UsageError, reason
 from dsh_cli.pictures import decode

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from dsh_cli.codes import CodeSet
-from dsh_cli.metrics import ClassTable
+from dsh_cli.analysis.classes import ClassTable
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.runs.run import Run
 
 if TYPE_CHECKING:

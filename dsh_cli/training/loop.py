@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dsh_cli.analysis.retrieval import mean_average_precision
 from dsh_cli.config import TrainConfig
 from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DataError, DshError, Interrupted, RunError
 from dsh_cli.network.device import choose_device
 from dsh_cli.network.model import HashNet
 from dsh_cli.network.weights import Taken
-from dsh_cli.retrieval import mean_average_precision
 from dsh_cli.runs.folders import create, discard
 from dsh_cli.runs.run import Run
 from dsh_cli.training.batches import Batches

@@ -8,17 +8,18 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.codes import CodeSet, binarize, pack
+from dsh_cli.analysis.classes import class_table
+from dsh_cli.analysis.protocols import compared
+from dsh_cli.analysis.retrieval import mean_average_precision
+from dsh_cli.codes.bits import binarize, pack
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import UNSEEN
 from dsh_cli.data.dataset import Dataset, in_order
 from dsh_cli.data.splits import Splits
-from dsh_cli.metrics import class_table
 from dsh_cli.network.encoding import Encoder
 from dsh_cli.network.model import HashNet
 from dsh_cli.pictures import decode
 from dsh_cli.pictures.reading import PictureFiles
-from dsh_cli.protocols import compared
-from dsh_cli.retrieval import mean_average_precision
 from dsh_cli.runs.run import Run
 from dsh_cli.training.events import TrainResult
 

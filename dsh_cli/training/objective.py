@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsh_cli.centers import Codewords, assign, construct
-from dsh_cli.codes import pack, unpack
+from dsh_cli.codes.bits import pack, unpack
+from dsh_cli.codes.centers import Codewords, assign, construct
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.network.encoding import Encoder
 from dsh_cli.network.model import HashNet

@@ -12,7 +12,7 @@ from rich.text import Text
 from dsh_cli.views.shared import View, counted, field, lines_table, or_dash, printable
 
 if TYPE_CHECKING:
-    from dsh_cli.metrics import ClassTable
+    from dsh_cli.analysis.classes import ClassTable
     from dsh_cli.runs.run import Run
 
 _WIDE = 90  # columns from which a third variant is shown

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dsh_cli.views.shared import View, pairs_table, plain_record, printable
 
 if TYPE_CHECKING:
-    from dsh_cli.embedding import Embedding
+    from dsh_cli.analysis.embedding import Embedding
 
 
 def embedded(embedding: Embedding, out: str, split: str) -> View:

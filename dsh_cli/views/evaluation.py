@@ -12,7 +12,7 @@ from rich.text import Text
 from dsh_cli.views.shared import View, counted, field, lines_table, or_dash, pairs_table, plain_record, printable
 
 if TYPE_CHECKING:
-    from dsh_cli.retrieval import Evaluation, Spread
+    from dsh_cli.analysis.retrieval import Evaluation, Spread
 
 _CLASSES_SHOWN = 10
 

@@ -49,7 +49,7 @@ def hashed_table(items: Iterable[Encoded], width: int) -> RenderableType:
 
 def code_text(item: Encoded) -> str:
     """The hex code of a picture that has one."""
-    from dsh_cli.codes import to_hex
+    from dsh_cli.codes.bits import to_hex
 
     assert item.packed is not None
     return to_hex(item.packed[None], item.bits)[0]

@@ -10,7 +10,8 @@ from rich.text import Text
 from dsh_cli.views.shared import View, counted, field, lines_table, listed, or_dash, printable
 
 if TYPE_CHECKING:
-    from dsh_cli.neighbors import Answer, Calibration, Finder, Query
+    from dsh_cli.analysis.calibration import Calibration
+    from dsh_cli.neighbors import Answer, Finder, Query
 
 _LABEL = 16  # columns of a label, before it is folded
 _OTHERS = 41  # columns of a row but for label and code: rank, distance, gaps, and twenty for a path

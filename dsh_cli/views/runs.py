@@ -118,7 +118,7 @@ def _centers(run: Run) -> str:
 
 def _compared(run: Run) -> str:
     """The protocol in words, with its counts."""
-    from dsh_cli.protocols import sizes
+    from dsh_cli.analysis.protocols import sizes
 
     queries, database = sizes(run.config.protocol, run.counts)
     unseen = run.counts.get(UNSEEN, 0)

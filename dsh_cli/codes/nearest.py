@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.codes import Packed
+from dsh_cli.codes.bits import Packed
 from dsh_cli.errors import UsageError
 
 Found = tuple[NDArray[np.int64], NDArray[np.int32]]  # rows of the database, and their distances in bits

@@ -12,9 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.codes import CodeSet, from_hex, hamming, sample, taken, to_words, unpack
+from dsh_cli.analysis.classes import class_table
+from dsh_cli.codes.bits import from_hex, hamming, to_words, unpack
+from dsh_cli.codes.sets import CodeSet, sample, taken
 from dsh_cli.errors import DataError, UsageError
-from dsh_cli.metrics import class_table
 from dsh_cli.runs.run import Run
 
 Method = Literal["tsne", "umap", "pca"]

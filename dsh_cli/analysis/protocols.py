@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.codes import CodeSet
+from dsh_cli.analysis.retrieval import MAP_AT, Evaluation, evaluate
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import PROTOCOLS, UNSEEN, Classes
 from dsh_cli.data.dataset import Skipped
 from dsh_cli.data.listing import list_folder, sort_classes
 from dsh_cli.errors import DataError, UsageError
-from dsh_cli.retrieval import MAP_AT, Evaluation, evaluate
 from dsh_cli.runs.run import Run
 
 FOLDERS = "folders"  # the protocol of two folders given

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.bounds import DistanceBound, class_distance_bound
+from dsh_cli.codes.bounds import DistanceBound, class_distance_bound
 from dsh_cli.errors import UsageError
 
 Words = NDArray[np.uint8]  # (W, n) bits

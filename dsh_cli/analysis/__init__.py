@@ -1,0 +1,1 @@
+"""What codes are worth: measures, tables, projections. NumPy; free of torch."""
