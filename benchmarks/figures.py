@@ -18,11 +18,13 @@ from matplotlib.patches import FancyBboxPatch
 from rich.console import Console
 from torch import nn
 
-from dsh_cli import Run, class_table, views
+from dsh_cli import Run, class_table
 from dsh_cli.analysis.embedding import Embedding, Projection, embed, of_run
 from dsh_cli.explore import write_page
 from dsh_cli.network.model import Shortcut
-from dsh_cli.plots import COLOURS, embedding, save
+from dsh_cli.show.figures import embedding, save
+from dsh_cli.show.style import COLOURS
+from dsh_cli.show.views.table import class_codes
 from dsh_cli.training.losses import pair_term
 
 IMG = Path(__file__).parent.parent / "img"
@@ -81,7 +83,7 @@ def explore(made: Embedding, name: str) -> None:
 def table(run: Run) -> None:
     """What `dsh table` prints."""
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
-    console.print(views.class_codes(class_table(run.codes("test"), "test"), run).table(WIDTH))
+    console.print(class_codes(class_table(run.codes("test"), "test"), run).table(WIDTH))
     console.save_svg(str(IMG / "table.svg"), title="dsh table")
 
 

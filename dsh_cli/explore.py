@@ -19,8 +19,8 @@ from PIL import Image
 
 from dsh_cli.analysis.embedding import Embedding
 from dsh_cli.files import written
-from dsh_cli.plots import COLOURS, MARKERS, class_name, free_place, heading, short
-from dsh_cli.views.shared import printable
+from dsh_cli.show.style import COLOURS, MARKERS, class_name, free_place, heading, short
+from dsh_cli.show.views.shared import printable
 
 _DOT, _LARGEST = 7.0, 30.0  # pixels across a point
 _NEAREST = 12  # neighbours listed for a point

@@ -19,8 +19,8 @@ from dsh_cli.errors import DshError, ImageError
 from dsh_cli.files import saving
 from dsh_cli.neighbors import Answer, Finder, Neighbor
 from dsh_cli.pictures import decode
-from dsh_cli.views.neighbors import away, calibration, predicted_class, shared_class, short
-from dsh_cli.views.shared import counted, printable
+from dsh_cli.show.views.neighbors import away, calibration, predicted_class, shared_class, short
+from dsh_cli.show.views.shared import counted, printable
 
 CARDS = 500  # neighbours of a query with a picture on the page, at most
 

@@ -13,9 +13,9 @@ from test_training import identical, weights
 from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.errors import DataError, Interrupted, RunError
-from dsh_cli.listeners import Notes
 from dsh_cli.network.encoding import to_float
 from dsh_cli.runs.run import Run
+from dsh_cli.show.progress import Notes
 from dsh_cli.training.batches import Batches, augment
 from dsh_cli.training.events import Quiet
 from dsh_cli.training.recipe import settle

@@ -22,11 +22,12 @@ from werkzeug.test import Client
 
 from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.analysis.classes import HardestPairs, Pair, hardest_pairs
-from dsh_cli.board import TensorBoard, pair_panel, pairs_markdown, sprite, write_projector
 from dsh_cli.codes.bits import pack
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import Interrupted
 from dsh_cli.runs.run import Run
+from dsh_cli.show.projector import sprite, write_projector
+from dsh_cli.show.tensorboard import TensorBoard, pair_panel, pairs_markdown
 from dsh_cli.training.events import EpochStats, Plan, Quiet
 
 CONFIG = TrainConfig(data="digits", epochs=2, batch_size=64, device="cpu")
@@ -151,7 +152,7 @@ def test_the_hardest_pairs_shown_are_those_of_the_saved_codes(run):
 @pytest.fixture
 def small_sprites(monkeypatch):
     """64 pictures of 8 x 8 fill a sprite."""
-    monkeypatch.setattr("dsh_cli.board._SPRITE_SIDE", 64)
+    monkeypatch.setattr("dsh_cli.show.projector._SPRITE_SIDE", 64)
 
 
 def test_the_listener_leaves_every_random_state_alone(small_sprites, tmp_path):

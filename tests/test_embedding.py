@@ -14,12 +14,12 @@ from scipy.spatial.distance import cdist
 from sklearn.manifold import trustworthiness as sklearn_trustworthiness
 from test_board import Projector
 
-from dsh_cli import plots
 from dsh_cli.analysis.embedding import Projection, embed, of_run, trustworthiness
 from dsh_cli.codes.bits import hamming, pack, unpack
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DataError, UsageError
 from dsh_cli.runs.run import Run
+from dsh_cli.show import figures
 
 CONTRACT = ["method", "space", "points", "out", "trustworthiness", "silhouette", "seconds"]
 
@@ -178,7 +178,7 @@ def test_pictures_of_every_kind(digits_run, suffix, points):
 def test_the_same_seed_gives_the_same_bytes(suffix, monkeypatch):
     for number, time in ((1, "1"), (2, "1000000000")):
         monkeypatch.setenv("SOURCE_DATE_EPOCH", time)  # which Matplotlib would take the date from
-        plots.save(plots.embedding(embed(made(), Projection("pca")), "run", "test", "dots"), f"{number}{suffix}")
+        figures.save(figures.embedding(embed(made(), Projection("pca")), "run", "test", "dots"), f"{number}{suffix}")
     assert Path(f"1{suffix}").read_bytes() == Path(f"2{suffix}").read_bytes()
 
 
@@ -207,14 +207,14 @@ def test_a_picture_is_written_through_a_link_and_keeps_the_mode_of_what_was_ther
 
 def test_characters_without_a_font_are_told_of_in_a_line_and_do_not_warn(recwarn):
     codes = replace(made(), classes=("\U00013000", "b", "c", "d"))  # an Egyptian hieroglyph
-    (note,) = plots.save(plots.embedding(embed(codes, Projection("pca")), "run", "test", "dots"), "x.png")
+    (note,) = figures.save(figures.embedding(embed(codes, Projection("pca")), "run", "test", "dots"), "x.png")
     assert note.startswith("none of the fonts looked for has \U00013000")
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 
 def test_codes_as_points_have_no_dot_beneath():
     embedding = embed(made(noise=0.8), Projection("pca", "code"))
-    figure = plots.embedding(embedding, "run", "test", "codes")
+    figure = figures.embedding(embedding, "run", "test", "codes")
     texts = [text.get_text() for text in figure.axes[0].texts]
     drawn = sum(len(dots.get_offsets()) for dots in figure.axes[0].collections)
     written = [text for text in texts if text in embedding.codes.hex]
@@ -223,7 +223,7 @@ def test_codes_as_points_have_no_dot_beneath():
 
 def test_titles_legend_and_names_say_what_is_seen(digits_run):
     embedding = embed(of_run(Run.open(digits_run), "test"), Projection("pca"))
-    figure = plots.embedding(embedding, "runs $x$", "test", "thumbnails")
+    figure = figures.embedding(embedding, "runs $x$", "test", "thumbnails")
     title = figure.axes[0].get_title(loc="left")
     assert r"runs \$x\$: PCA of relaxed codes of 359 test pictures, 8 bits" in title
     assert f"trustworthiness {embedding.trustworthiness:.3f} (of 10 neighbours, Euclidean on relaxed codes)" in title
@@ -239,9 +239,9 @@ def test_a_hundred_classes_can_be_told_apart_and_their_names_do_not_overlap():
     centers = np.random.default_rng(0).normal(size=(100, 16))
     codes = replace(codes, labels=labels, classes=tuple(f"class {i}" for i in range(100)),
                     relaxed=centers[labels].astype(np.float16))  # fmt: skip
-    styles = plots._styles(labels, 100)
+    styles = figures._styles(labels, 100)
     assert len(set(styles.values())) == 100
-    figure = plots.embedding(embed(codes, Projection("tsne")), "run", "test", "dots")
+    figure = figures.embedding(embed(codes, Projection("tsne")), "run", "test", "dots")
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     overlapping = sum(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
@@ -259,7 +259,7 @@ def test_thumbnails_do_not_hide_one_another():
     rng = np.random.default_rng(0)
     places = rng.random((500, 2)) * 300
     some = embed(made(500), Projection("pca"))
-    kept = plots._with_room(places, np.full(500, 28.0), some)
+    kept = figures._with_room(places, np.full(500, 28.0), some)
     apart = cdist(places[kept], places[kept], "chebyshev")
     assert apart[~np.eye(len(kept), dtype=bool)].min() >= 28
     left = np.setdiff1d(np.arange(500), kept)
@@ -337,7 +337,7 @@ def test_codes_alone_are_enough_for_the_space_of_codes_and_not_for_the_other():
 def test_odd_names_of_runs_and_classes_are_drawn():
     codes = replace(made(40), classes=("$x$ \udcff", "a\nb", "c" * 200, "\x1b[31m"))
     embedding = embed(codes, Projection("pca"))
-    figure = plots.embedding(embedding, "cost$\\oops$ \udcff\n", "test", "thumbnails")
+    figure = figures.embedding(embedding, "cost$\\oops$ \udcff\n", "test", "thumbnails")
     figure.canvas.draw()
-    plots.save(figure, "odd.svg")
+    figures.save(figure, "odd.svg")
     assert "cost" in figure.axes[0].get_title(loc="left")

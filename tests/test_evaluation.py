@@ -11,9 +11,10 @@ from PIL import Image
 from test_checkpoint import edit
 from test_metrics import code_set
 
-from dsh_cli import plots, views
 from dsh_cli.analysis.retrieval import evaluate, spread
 from dsh_cli.runs.run import Run
+from dsh_cli.show import figures
+from dsh_cli.show.views.evaluate import evaluated, evaluated_runs
 
 CONTRACT = [
     "protocol", "classes", "bits", "queries", "database", "map", "map_best", "map_worst", "map_at", "precision_at",
@@ -81,7 +82,7 @@ def small():
 def test_golden_table_at_width_80(capsys):
     from dsh_cli.cli.shared import show
 
-    show(views.evaluated(small(), "runs/mine"), "table")
+    show(evaluated(small(), "runs/mine"), "table")
     expected = """\
 runs/mine
 protocol paper, 4 bits: 4 queries against 5 pictures
@@ -111,7 +112,7 @@ bits: 1 in 20% to 60% of pictures; largest correlation of two 1.00
 
 
 def test_golden_plain_and_json_forms():
-    view = views.evaluated(replace(small(), seconds=0.25), "runs/mine")
+    view = evaluated(replace(small(), seconds=0.25), "runs/mine")
     lines = dict(line.split("\t") for line in view.plain)
     assert list(lines)[:9] == [
         "protocol", "classes", "bits", "queries", "database", "map", "map_best", "map_worst", "map_at.2"
@@ -129,7 +130,7 @@ def test_golden_tables_of_several_runs(capsys):
     one = small()
     two = replace(one, map=one.map + 0.1)
     runs = {"runs/one": one, "runs/two": two}
-    view = views.evaluated_runs(runs, spread([one, two]))
+    view = evaluated_runs(runs, spread([one, two]))
     show(view, "table")
     expected = """\
 protocol paper, 4 bits: 4 queries against 5 pictures
@@ -201,7 +202,7 @@ def test_the_picture_has_a_curve_for_each_run(digits_run, other_run, tmp_path):
     dsh_json("evaluate", *runs, "--pr-curve", tmp_path / "curve.png")
     assert Image.open(tmp_path / "curve.png").size == (960, 720)
     evaluations = {str(path): evaluate(*_compared(path)) for path in (digits_run, other_run)}
-    (axes,) = plots.precision_recall(evaluations).axes
+    (axes,) = figures.precision_recall(evaluations).axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("recall", "precision")
     assert "8 bits" in axes.get_title() and "359 queries, 1,295 pictures" in axes.get_title()
     assert len(axes.lines) == len(axes.get_legend().get_texts()) == 2
@@ -216,7 +217,7 @@ def _compared(path):
 
 
 def test_names_of_runs_are_no_formulas(tmp_path):
-    plots.save(plots.precision_recall({r"run $\frac$ _x": small()}), str(tmp_path / "curve.svg"))
+    figures.save(figures.precision_recall({r"run $\frac$ _x": small()}), str(tmp_path / "curve.svg"))
     assert (tmp_path / "curve.svg").stat().st_size > 1000
 
 

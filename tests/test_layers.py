@@ -22,13 +22,8 @@ ROWS = [
     {"runs"},
     {"analysis", "index"},
     {"training", "neighbors"},
-    {"listeners"},
-    {"board"},
-    {"views.shared"},
-    {"plots"},
-    {"views.classes", "views.hashing", "views.embedding", "views.evaluation", "views.index", "views.neighbors"},
-    {"views.runs", "report", "explore"},
-    {"views"},
+    {"show"},
+    {"report", "explore"},
     {"cli"},
     {"__main__", ""},
 ]
@@ -40,8 +35,8 @@ def name_of(file: Path) -> str:
 
 
 def room_of(module: str) -> str:
-    """The room a module is in: itself, or the folder around it."""
-    return module if module in ROW_OF else module.rpartition(".")[0]
+    """The folder right below the package that a module is in, or itself."""
+    return module.partition(".")[0]
 
 
 MODULES = {name_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}

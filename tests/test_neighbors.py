@@ -286,7 +286,7 @@ def test_long_codes_and_paths_fit_the_terminal_and_every_bit_that_differs_is_cou
         shown = dsh("neighbors", query, "--model", run, "--format", "table", env={"COLUMNS": str(width)}).stdout
         assert max(map(len, shown.splitlines())) <= width
         assert query[:20] in shown
-    from dsh_cli.views.neighbors import marked
+    from dsh_cli.show.views.neighbors import marked
 
     for number in numbers[1:]:
         for room in (30, 80):

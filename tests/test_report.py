@@ -18,7 +18,7 @@ from PIL import Image
 from test_neighbors import TRAIN, small_run
 
 from dsh_cli import report
-from dsh_cli.views.neighbors import away
+from dsh_cli.show.views.neighbors import away
 
 DATA = Path(os.environ["DSH_DATA"]).resolve() if os.environ.get("DSH_DATA") else None  # before conftest forgets it
 

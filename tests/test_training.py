@@ -17,13 +17,13 @@ import torch
 from conftest import dsh_json
 
 from dsh_cli import TrainConfig, class_table, load, load_splits, mean_average_precision, train
-from dsh_cli.board import TensorBoard
 from dsh_cli.codes.bits import pack, to_hex, unpack
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
-from dsh_cli.listeners import CollapseAlarm
 from dsh_cli.network.model import HashNet
 from dsh_cli.runs.run import Run
+from dsh_cli.show.progress import CollapseAlarm
+from dsh_cli.show.tensorboard import TensorBoard
 from dsh_cli.training import loop, objective
 from dsh_cli.training.events import EpochStats, Plan, Quiet
 from dsh_cli.training.recipe import settle

@@ -60,8 +60,9 @@ def embed(
     if dims != 2 and points not in (None, "dots"):
         raise UsageError(f"--points {points} and --dims {dims} contradict each other; three dimensions have dots")
 
-    from dsh_cli import plots, views
     from dsh_cli.analysis import embedding as core
+    from dsh_cli.show import figures
+    from dsh_cli.show.views.embed import embedded
 
     if tensorboard and not is_utf8(str(model or "")):
         raise UsageError("TensorBoard cannot write into a path that is not UTF-8; leave --tensorboard out")
@@ -82,7 +83,7 @@ def embed(
         raise UsageError("--dims 3: a page is flat; take a picture such as .png, or --dims 2")
     if page and points is not None:
         raise UsageError("--points is for pictures; a page has dots, and shows a picture where the pointer is")
-    plots.require_writable(file, "choose another --out FILE", _PAGES)
+    figures.require_writable(file, "choose another --out FILE", _PAGES)
     notes: tuple[str, ...] = ()
     with steps(quiet, "reading codes") as tell:
         codes = core.of_run(run, split)
@@ -93,9 +94,9 @@ def embed(
 
             write_page(file, embedding, run.path.name, split)
         else:
-            notes = plots.save(plots.embedding(embedding, run.path.name, split, points or "thumbnails"), file)
+            notes = figures.save(figures.embedding(embedding, run.path.name, split, points or "thumbnails"), file)
         if tensorboard:
-            from dsh_cli.board import write_embedding
+            from dsh_cli.show.projector import write_embedding
 
             write_embedding(run, embedding, split)
             notes = (
@@ -104,4 +105,4 @@ def embed(
             )
     for note in (*embedding.notes, *notes):
         notice(note, quiet)
-    show(views.embedded(embedding, file, split), form)
+    show(embedded(embedding, file, split), form)

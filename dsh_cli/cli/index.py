@@ -83,7 +83,7 @@ def add(
     run = find_run(model, quiet)
 
     from dsh_cli.index.index import Index
-    from dsh_cli.views.shared import counted
+    from dsh_cli.show.views.shared import counted
 
     with _bar(quiet) as progress:
         report = Index.open(uri).add(
@@ -177,11 +177,11 @@ def export(
 
 def _finish(report: Report, form: Form) -> None:
     """Show what came of it; what failed fails the command."""
-    from dsh_cli import views
+    from dsh_cli.show.views.index import index_report
 
     for failure in report.failed:
         complain(f"{failure.path}: {failure.error}")
-    show(views.index_report(report), form)
+    show(index_report(report), form)
     if report.failed:
         raise typer.Exit(1)
 

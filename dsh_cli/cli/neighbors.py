@@ -87,9 +87,10 @@ def neighbors(
         raise UsageError("--not-label takes away all that --label names; drop one of them")
     run = find_run(model, quiet)
 
-    from dsh_cli import report, views
+    from dsh_cli import report
     from dsh_cli.codes import bits
     from dsh_cli.neighbors import Finder, Query, index_database, is_code, split_database
+    from dsh_cli.show.views import neighbors as view
 
     wanted = label or (), not_label or ()
     if index is None:
@@ -113,9 +114,9 @@ def neighbors(
                 failed = True
                 complain(f"{answer.name}: {answer.error}" if answer.picture else f"{answer.error}")
                 if form == "json":
-                    show(views.unread(answer), form)
+                    show(view.unread(answer), form)
                 continue
-            show(views.neighbors(answer, finder), form)
+            show(view.neighbors(answer, finder), form)
             if page is not None:
                 page.add(answer)
     if html is not None and page is not None and page.written:

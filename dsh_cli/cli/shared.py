@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dsh_cli.runs.run import Run
-    from dsh_cli.views import View
+    from dsh_cli.show.views.shared import View
 
 _live: Console | None = None  # what has a live line on stderr, which others must not write into
 
@@ -213,7 +213,7 @@ def print_table(table: Callable[[int], RenderableType]) -> None:
 
 def write(line: str) -> None:
     """A line of a result: as it is for programs, and for people nothing that a terminal would obey."""
-    from dsh_cli.views import printable
+    from dsh_cli.show.views.shared import printable
 
     if sys.stdout.isatty():
         line = "\t".join(map(printable, line.split("\t")))
@@ -234,7 +234,7 @@ def notice(text: str, quiet: bool) -> None:
     if not quiet:
         from rich.text import Text
 
-        from dsh_cli.views import printable
+        from dsh_cli.show.views.shared import printable
 
         Console(stderr=True).print(Text(printable(text), style="dim"), soft_wrap=True)
 
@@ -243,7 +243,7 @@ def complain(text: str, kind: Literal["error", "warning"] = "error", live: Conso
     """A line on stderr that says what is wrong, by the console of a live line if there is one."""
     from rich.text import Text
 
-    from dsh_cli.views import printable
+    from dsh_cli.show.views.shared import printable
 
     style = "bold red" if kind == "error" else "bold yellow"
     (live or _live or Console(stderr=True)).print(Text.assemble((f"{kind}: ", style), printable(text)), soft_wrap=True)

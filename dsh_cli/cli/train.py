@@ -254,10 +254,10 @@ def train(
     if config.tensorboard and not is_utf8(out or resume or ""):
         raise UsageError("TensorBoard cannot write into a path that is not UTF-8; add --no-tensorboard")
 
-    from dsh_cli import views
     from dsh_cli.network.device import choose_device
     from dsh_cli.network.presets import check_backbone
     from dsh_cli.runs.folders import require_free
+    from dsh_cli.show.views.train import trained
     from dsh_cli.training import loop
 
     require_free(out)
@@ -265,7 +265,7 @@ def train(
     check_backbone(config.backbone)
     splits = _read_data(config, quiet)
     listeners = _listeners(config, quiet)
-    show(views.trained(loop.train(config, splits, out, unfinished, listeners)), form)
+    show(trained(loop.train(config, splits, out, unfinished, listeners)), form)
 
 
 def _what_to_train(
@@ -315,7 +315,7 @@ def _what_to_train(
 
 def _read_data(config: TrainConfig, quiet: bool) -> Splits:
     from dsh_cli.data.splits import load_splits
-    from dsh_cli.views import listed
+    from dsh_cli.show.views.shared import listed
 
     with status(quiet, "reading pictures") as progress:
         splits = load_splits(config, progress)
@@ -337,7 +337,7 @@ def _read_data(config: TrainConfig, quiet: bool) -> Splits:
 
 
 def _listeners(config: TrainConfig, quiet: bool) -> list[Listener]:
-    from dsh_cli import board, listeners
+    from dsh_cli.show import progress, tensorboard
 
     console = Console(stderr=True)
 
@@ -348,9 +348,9 @@ def _listeners(config: TrainConfig, quiet: bool) -> list[Listener]:
     if not quiet:
         on_terminal = console.is_terminal
         chosen.append(
-            listeners.ProgressBar(console) if on_terminal else listeners.Lines(lambda text: notice(text, quiet))
+            progress.ProgressBar(console) if on_terminal else progress.Lines(lambda text: notice(text, quiet))
         )
-    chosen += [listeners.Notes(warn), listeners.CollapseAlarm(warn)]
+    chosen += [progress.Notes(warn), progress.CollapseAlarm(warn)]
     if config.tensorboard:
-        chosen.append(board.TensorBoard())
+        chosen.append(tensorboard.TensorBoard())
     return chosen

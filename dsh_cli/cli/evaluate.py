@@ -84,11 +84,12 @@ def evaluate(
     if query is not None and classes is not None:
         raise UsageError("--query and --classes contradict each other; give one of them")
 
-    from dsh_cli import plots, views
     from dsh_cli.analysis import retrieval
+    from dsh_cli.show import figures
+    from dsh_cli.show.views.evaluate import evaluated, evaluated_runs
 
     if pr_curve is not None:
-        plots.require_writable(pr_curve, "choose another --pr-curve FILE")
+        figures.require_writable(pr_curve, "choose another --pr-curve FILE")
     given: list[str | None] = (
         [*models] if models else [os.environ.get("DSH_MODEL")]
     )  # which, as an option's, would be split at blanks
@@ -105,12 +106,12 @@ def evaluate(
             failed = failed or unread
         evaluations[str(run.path)] = evaluation
     view = (
-        views.evaluated(evaluation, str(run.path))
+        evaluated(evaluation, str(run.path))
         if len(evaluations) == 1
-        else views.evaluated_runs(evaluations, retrieval.spread(list(evaluations.values())))
+        else evaluated_runs(evaluations, retrieval.spread(list(evaluations.values())))
     )
     if pr_curve is not None:
-        for note in plots.save(plots.precision_recall(evaluations), pr_curve):
+        for note in figures.save(figures.precision_recall(evaluations), pr_curve):
             notice(note, quiet)
     _say(evaluation, at or [], quiet)
     show(view, form)
@@ -152,7 +153,7 @@ def _of_folders(
 def _say(evaluation: Evaluation, asked: list[int], quiet: bool) -> None:
     """What a reader of the figures should know of them."""
     from dsh_cli.analysis.protocols import FOLDERS
-    from dsh_cli.views import listed
+    from dsh_cli.show.views.shared import listed
 
     where = f"protocol {evaluation.protocol}: {evaluation.queries:,} queries, {evaluation.database:,} database"
     notice(where + (", self-matches excluded" if evaluation.itself else ""), quiet)

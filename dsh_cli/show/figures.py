@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from dsh_cli.errors import DshError, UsageError
 from dsh_cli.files import written
-from dsh_cli.views.shared import printable
+from dsh_cli.show.style import COLOURS, MARKERS, ROOM, class_name, free_place, heading, short
+from dsh_cli.show.views.shared import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,25 +24,18 @@ if TYPE_CHECKING:
     from dsh_cli.analysis.embedding import Embedding
     from dsh_cli.analysis.retrieval import Evaluation
 
-Points = Literal["thumbnails", "dots", "codes"]
 
-# Ten colours that people with any colour vision tell apart: Petroff, Accessible Color Sequences for Data
-# Visualization, 2021.
-COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
-METHODS = {"tsne": "t-SNE", "umap": "UMAP", "pca": "PCA"}  # as people write them
+Points = Literal["thumbnails", "dots", "codes"]
 
 _DPI = 150  # of pictures made of pixels
 _LABEL = 60  # characters of a run's name that a legend has room for
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">")  # which with ten colours make a hundred classes
 _SIDE, _LEGEND_WIDTH = 10.0, 1.6  # inches of an embedding, and of a column of its legend
-_ROOM = 1.07  # half a side of its plane, whose points reach 1, with room for the largest thumbnail there
 _DOT = 14.0  # square points of a dot
 _CANVAS = 1500  # pixels of the layer of thumbnails, square
 _THUMBNAIL, _LARGEST = 32, 96  # pixels of a thumbnail there, with its border, and of one where few leave room
 _ROOMY = 1000  # points, from which down thumbnails grow
 _BORDER = 2
 _LEGEND, _LEGEND_ROWS = 120, 40
-_CLASS = 18  # characters of a class that a legend has room for
 _FEW = 20  # classes whose names are large
 _FORMATS = (".png", ".svg", ".pdf")
 # Fonts for what Matplotlib's own lacks, where they are installed.
@@ -167,7 +161,7 @@ def _embedding(figure: Figure, embedding: Embedding, run: str, split: str, point
     axes: Any = figure.add_subplot(projection=None if flat else "3d")
     if flat:
         axes.set_aspect("equal")
-        axes.set(xlim=(-_ROOM, _ROOM), ylim=(-_ROOM, _ROOM), xticks=[], yticks=[])
+        axes.set(xlim=(-ROOM, ROOM), ylim=(-ROOM, ROOM), xticks=[], yticks=[])
     else:
         axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
         axes.computed_zorder = False  # or points in front would hide names
@@ -195,7 +189,7 @@ def _embedding(figure: Figure, embedding: Embedding, run: str, split: str, point
         size = 9 * min(2.0, float(embedding.counts[row]) ** 0.125)
         _halo(axes, embedding.points[row], codes.hex[row], size, styles[int(codes.labels[row])][0], family="monospace")
     side = _thumbnail_side(embedding) if points == "thumbnails" else 1.5 * _DOT
-    _name_classes(axes, embedding, list(styles), side / _CANVAS * 2 * _ROOM)
+    _name_classes(axes, embedding, list(styles), side / _CANVAS * 2 * ROOM)
     shown = handles[:_LEGEND]
     title = f"{len(handles)} classes" + (f", the first {_LEGEND}" if len(handles) > _LEGEND else "")
     figure.legend(
@@ -219,32 +213,6 @@ def _styles(labels: NDArray[np.int64], classes: int) -> dict[int, tuple[str, str
     }
 
 
-def class_name(classes: Sequence[str], label: int) -> str:
-    """The name of a class, or what is said where a picture has none."""
-    return classes[label] if label >= 0 else "no label"
-
-
-def heading(embedding: Embedding, run: str, split: str) -> tuple[str, str]:
-    """Two lines that say what is seen, and how far it can be trusted."""
-    how, total = embedding.how, int(embedding.counts.sum())
-    what = (
-        f"relaxed codes of {total:,} {split} pictures"
-        if how.space == "relaxed"
-        else f"{len(embedding.codes):,} distinct codes of {total:,} {split} pictures"
-    )
-    of = "" if embedding.measured == len(embedding.points) else f"; both of {embedding.measured:,} points"
-    silhouette = (
-        ""
-        if embedding.silhouette is None
-        else (f", silhouette by class {embedding.silhouette:.3f} (Euclidean, in the picture)")
-    )
-    return (
-        f"{printable(run)}: {METHODS[how.method]} of {what}, {embedding.codes.bits} bits",
-        f"trustworthiness {embedding.trustworthiness:.3f} (of {embedding.near} neighbours, {embedding.metric})"
-        f"{silhouette}{of}",
-    )
-
-
 def _draw_thumbnails(axes: Any, embedding: Embedding, styles: Mapping[int, tuple[str, str]]) -> None:
     """One layer of all thumbnails that have room, over the dots of the others."""
     from matplotlib.colors import to_rgb
@@ -253,7 +221,7 @@ def _draw_thumbnails(axes: Any, embedding: Embedding, styles: Mapping[int, tuple
     codes = embedding.codes
     assert codes.thumbnails is not None
     layer = np.zeros((_CANVAS, _CANVAS, 4), np.uint8)
-    places = (embedding.points * (1, -1) / _ROOM + 1) / 2 * _CANVAS  # (n, 2) across and down
+    places = (embedding.points * (1, -1) / ROOM + 1) / 2 * _CANVAS  # (n, 2) across and down
     growth = np.minimum(2.0, embedding.counts**0.25)  # of codes that many pictures share
     sides = np.minimum(_LARGEST, _thumbnail_side(embedding) * growth)
     for row in _with_room(places, 0.75 * sides, embedding):
@@ -267,7 +235,7 @@ def _draw_thumbnails(axes: Any, embedding: Embedding, styles: Mapping[int, tuple
         colour = [round(255 * part) for part in to_rgb(styles[int(codes.labels[row])][0])]
         layer[top : top + side, left : left + side] = (*colour, 255)
         layer[top + _BORDER : top + side - _BORDER, left + _BORDER : left + side - _BORDER, :3] = np.asarray(image)
-    axes.imshow(layer, extent=(-_ROOM, _ROOM, -_ROOM, _ROOM), zorder=3, interpolation="antialiased")
+    axes.imshow(layer, extent=(-ROOM, ROOM, -ROOM, ROOM), zorder=3, interpolation="antialiased")
 
 
 def _thumbnail_side(embedding: Embedding) -> float:
@@ -276,7 +244,7 @@ def _thumbnail_side(embedding: Embedding) -> float:
 
 
 def _rows_with_room_for_codes(embedding: Embedding) -> list[int]:
-    places = (embedding.points / _ROOM + 1) / 2 * _CANVAS
+    places = (embedding.points / ROOM + 1) / 2 * _CANVAS
     width = 14.0 * -(-embedding.codes.bits // 4)  # pixels, about
     return _with_room(places, np.full(len(places), max(24.0, width)), embedding)
 
@@ -328,7 +296,7 @@ def _name_classes(axes: Any, embedding: Embedding, present: Sequence[int], side:
     """
     codes, flat, few = embedding.codes, embedding.how.dims == 2, len(present) <= _FEW
     size = 14 if few else 7
-    line = 2 * _ROOM * 1.3 * size / 72 / (_SIDE * 0.9)  # of the plane, a line of text
+    line = 2 * ROOM * 1.3 * size / 72 / (_SIDE * 0.9)  # of the plane, a line of text
     boxes: list[tuple[float, float, float]] = []  # centre, and half the width
     if not flat:
         axes.figure.draw_without_rendering()  # or it is not known where a place will be
@@ -353,19 +321,6 @@ def _name_classes(axes: Any, embedding: Embedding, present: Sequence[int], side:
         _halo(axes, np.array(free) if flat else place, name, size, "black", weight="bold")
 
 
-def free_place(
-    place: NDArray[np.float32], half: float, line: float, boxes: Sequence[tuple[float, float, float]], steps: int
-) -> tuple[float, float] | None:
-    """Where a name of half a width meets no other, up to so many lines above or below, inside the plane."""
-    across = float(np.clip(place[0], -_ROOM + half, _ROOM - half)) if half < _ROOM else 0.0
-    for step in range(steps + 1):
-        down = float(place[1]) + line * ((step + 1) // 2) * (1 if step % 2 else -1)
-        down = float(np.clip(down, -_ROOM + line / 2, _ROOM - line / 2))
-        if not any(abs(x - across) < half + w and abs(y - down) < line for x, y, w in boxes):
-            return across, down
-    return None
-
-
 def _on_screen(axes: Any, place: NDArray[np.float32]) -> NDArray[np.float32]:
     """Where a place in space is seen, in units of the plane."""
     from mpl_toolkits.mplot3d.proj3d import proj_transform
@@ -373,13 +328,7 @@ def _on_screen(axes: Any, place: NDArray[np.float32]) -> NDArray[np.float32]:
     across, down, _ = proj_transform(*place, axes.get_proj())
     box = axes.get_window_extent()
     pixels = axes.transData.transform((across, down))
-    return np.array((pixels - [box.x0, box.y0]) / box.size * 2 * _ROOM - _ROOM, np.float32)
-
-
-def short(name: str) -> str:
-    """A class's name with room in a legend, and nothing in it that a terminal or a page would obey."""
-    name = printable(name)
-    return name if len(name) <= _CLASS else name[: _CLASS - 3] + "..."
+    return np.array((pixels - [box.x0, box.y0]) / box.size * 2 * ROOM - ROOM, np.float32)
 
 
 def _plain(text: str) -> str:

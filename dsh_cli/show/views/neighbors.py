@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from dsh_cli.views.shared import View, counted, field, lines_table, listed, or_dash, printable
+from dsh_cli.show.views.shared import View, counted, field, lines_table, listed, or_dash, printable
 
 if TYPE_CHECKING:
     from dsh_cli.analysis.calibration import Calibration

@@ -47,9 +47,9 @@ def hash_pictures(
     form = form_of(form, as_json)
     run = find_run(model, quiet)
 
-    from dsh_cli import views
     from dsh_cli.network.encoding import Encoded, encode_files
     from dsh_cli.pictures import find
+    from dsh_cli.show.views.hash import hashed_json, hashed_line, hashed_table
 
     net = run.load_model(device)
     shown: list[Encoded] = []
@@ -62,13 +62,13 @@ def hash_pictures(
                 failed = True
                 complain(f"{item.path}: {item.error}")
             if form == "json":
-                write(views.hashed_json(item))
+                write(hashed_json(item))
             elif form == "table":
                 shown.append(item)
             elif item.error is None:
-                write(views.hashed_line(item))
+                write(hashed_line(item))
     if any(item.error is None for item in shown):
-        print_table(lambda width: views.hashed_table(shown, width))
+        print_table(lambda width: hashed_table(shown, width))
     sys.stdout.flush()
     if failed:
         raise typer.Exit(1)

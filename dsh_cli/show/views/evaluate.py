@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dsh_cli.views.shared import View, counted, field, lines_table, or_dash, pairs_table, plain_record, printable
+from dsh_cli.show.views.shared import View, counted, field, lines_table, or_dash, pairs_table, plain_record, printable
 
 if TYPE_CHECKING:
     from dsh_cli.analysis.retrieval import Evaluation, Spread

@@ -1,16 +1,19 @@
-"""What watches a training: a progress bar, plain lines, notes, the collapse alarm. `board.py` has TensorBoard."""
+"""What watches a training: a progress bar, plain lines, notes, the collapse alarm. `tensorboard.py` has TensorBoard."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from dsh_cli.analysis.health import code_health
 from dsh_cli.training.events import EpochStats, Plan, Quiet
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
 _WARM_UP = 200  # steps before which few codes are no cause for alarm

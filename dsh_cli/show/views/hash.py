@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.text import Text
 
-from dsh_cli.views.shared import lines_table, printable
+from dsh_cli.show.views.shared import lines_table, printable
 
 if TYPE_CHECKING:
     from dsh_cli.network.encoding import Encoded

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a training: curves, the class table, the hardest pairs, the projector."""
+"""What TensorBoard shows of a training: curves, the class table, the hardest pairs."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ import math
 import re
 import threading
 import unicodedata
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from dsh_cli.analysis.classes import HardestPairs, Pair, class_table, hardest_pairs
-from dsh_cli.analysis.embedding import Embedding
 from dsh_cli.codes.bits import unpack
 from dsh_cli.codes.sets import CodeSet, sample, taken
-from dsh_cli.errors import DshError
-from dsh_cli.runs.run import Run
+from dsh_cli.show.projector import class_of, one_line, saving, write_projector
 from dsh_cli.training.events import EpochStats, Plan, Quiet, TrainResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
 
 _PAIRS = 8  # hardest pairs shown of each kind
 _COMPARED = 1000  # pictures among which they are sought: half a million pairs
@@ -34,8 +33,6 @@ _PANEL_SIDE = 96  # pixels up to which a picture of a pair is enlarged
 _GAP = 8  # pixels between the pictures
 _FONT = 16  # pixels
 _CAPTION = 32  # characters of a class name in a caption
-_SPRITE_SIDE = 8192  # pixels: TensorBoard refuses larger sprites
-_POINTS = 100_000  # TensorBoard's projector asks for no more
 
 
 class TensorBoard(Quiet):
@@ -115,21 +112,13 @@ class TensorBoard(Quiet):
                 threading.excepthook = self.hook_before
 
     def _hook(self, failure: threading.ExceptHookArgs) -> None:
-        """TensorBoard's thread would print a traceback of an error that `_saving` is given as well."""
+        """TensorBoard's thread would print a traceback of an error that `saving` is given as well."""
         ours = type(failure.thread).__module__.startswith("tensorboard.")
         if not (ours and isinstance(failure.exc_value, OSError)):
             self.hook_before(failure)
 
     def _saving(self) -> AbstractContextManager[None]:
-        return _saving(self.folder, "train with --no-tensorboard")
-
-
-@contextmanager
-def _saving(folder: Path, instead: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DshError(f"cannot write {folder}: {error.strerror}; free space, or {instead}") from error
+        return saving(self.folder, "train with --no-tensorboard")
 
 
 def class_table_markdown(stats: EpochStats) -> str:
@@ -153,7 +142,7 @@ def pairs_markdown(codes: CodeSet, pairs: HardestPairs) -> str:
             continue
         parts += [f"**{title}**", "", "| | class | picture | class | picture | squared distance |", "|" + " --- |" * 6]
         for number, pair in enumerate(of_kind, 1):
-            sides = (f"{_cell(_class(codes, i))} | {_cell(codes.names[i])}" for i in (pair.first, pair.second))
+            sides = (f"{_cell(class_of(codes, i))} | {_cell(codes.names[i])}" for i in (pair.first, pair.second))
             parts.append(f"| {number} | {' | '.join(sides)} | {pair.distance:.2f} |")
         parts.append("")
     return "\n".join([*parts, f"among {len(codes):,} validation pictures, by relaxed codes; a picture is shown once"])
@@ -167,7 +156,7 @@ def pair_panel(codes: CodeSet, pairs: Sequence[Pair]) -> NDArray[np.uint8]:
     height, width = (side * factor for side in pictures.shape[1:3])
     font = ImageFont.load_default(_FONT)
     captions = [
-        f"{number}. {_caption(_class(codes, pair.first))}\n    and {_caption(_class(codes, pair.second))}\n"
+        f"{number}. {_caption(class_of(codes, pair.first))}\n    and {_caption(class_of(codes, pair.second))}\n"
         f"    squared distance {pair.distance:.2f}"
         for number, pair in enumerate(pairs, 1)
     ]
@@ -187,109 +176,13 @@ def pair_panel(codes: CodeSet, pairs: Sequence[Pair]) -> NDArray[np.uint8]:
     return np.asarray(panel)
 
 
-def write_projector(folder: Path, codes: CodeSet, epoch: int, seed: int) -> None:
-    """Write relaxed codes with their thumbnails, labels, codes and names as TensorBoard's projector reads them.
-
-    Of more pictures than a sprite or the projector takes, a sample with the shares of the classes is written.
-    Codes are marked with `#`, for TensorBoard turns texts that look like numbers (`06`, `1e5`) into numbers.
-
-    Args:
-        folder: becomes a run of its own in TensorBoard, which finds it also while it is running.
-        codes: n > 0 pictures with relaxed codes, thumbnails and names.
-        epoch: after which the codes were made.
-        seed: of the sample.
-    """
-    assert codes.relaxed is not None
-    rows = _with_room(codes, seed)
-    of = "" if len(rows) == len(codes) else f" of {len(codes):,}, a sample with the shares of the classes"
-    text = f"relaxed codes of validation pictures: {len(rows):,}{of}"
-    _write_points(folder, taken(codes, rows), codes.relaxed[rows], "validation_relaxed_codes", text, epoch)
-
-
-def write_embedding(run: Run, embedding: Embedding, split: str) -> None:
-    """Write the points of an embedding beside the run's relaxed codes, for TensorBoard's projector.
-
-    Raises:
-        DshError: they cannot be written.
-    """
-    how = embedding.how
-    rows = _with_room(embedding.codes, how.seed)
-    of = "" if len(rows) == len(embedding.codes) else f" of {len(embedding.codes):,}"
-    text = f"{how.method} of {split} pictures, {embedding.metric}: {len(rows):,}{of} points"
-    folder = run.path / "tensorboard" / how.method
-    with _saving(folder, "leave --tensorboard out"):
-        _write_points(folder, taken(embedding.codes, rows), embedding.points[rows], f"{split}_{how.method}", text, 0)
-
-
-def _with_room(codes: CodeSet, seed: int) -> NDArray[np.int64]:
-    """Rows of as many pictures as a sprite and the projector take."""
-    assert codes.thumbnails is not None
-    side = max(codes.thumbnails.shape[1:3])
-    return sample(codes.labels, min((_SPRITE_SIDE // side) ** 2, _POINTS), seed)
-
-
-def _write_points(
-    folder: Path, shown: CodeSet, vectors: NDArray[np.floating[Any]], name: str, text: str, step: int
-) -> None:
-    # Not SummaryWriter.add_embedding: it breaks on tabs in names, and prints to stdout where its folder exists.
-    from tensorboard.plugins.projector import ProjectorConfig, visualize_embeddings
-    from torch.utils.tensorboard import SummaryWriter
-
-    assert shown.thumbnails is not None
-    side = max(shown.thumbnails.shape[1:3])
-    folder.mkdir(parents=True, exist_ok=True)
-    # Text, for TensorBoard takes a binary file for text where its bytes happen to be UTF-8; 9 digits keep a float32.
-    np.savetxt(folder / "tensors.tsv", np.nan_to_num(vectors), fmt="%.9g", delimiter="\t")
-    rows = zip((_class(shown, i) for i in range(len(shown))), shown.hex, shown.names, strict=True)
-    lines = ["label\tcode\tname", *(f"{_line(label)}\t#{code}\t{_line(name)}" for label, code, name in rows)]
-    (folder / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    Image.fromarray(sprite(shown.thumbnails)).save(folder / "sprite.png")
-    config = ProjectorConfig()
-    embedding = config.embeddings.add(
-        tensor_name=name,
-        tensor_shape=vectors.shape,
-        tensor_path="tensors.tsv",
-        metadata_path="metadata.tsv",
-    )
-    embedding.sprite.image_path = "sprite.png"
-    embedding.sprite.single_image_dim.extend([side, side])
-    visualize_embeddings(str(folder), config)
-    # The event file comes last: with it TensorBoard sees the run, and looks for the files above.
-    writer = SummaryWriter(str(folder))
-    writer.add_text("projector/shown", text, step)
-    writer.close()
-
-
-def sprite(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(n, h, w, channels) pictures in a square grid, row by row, each centred on a black square: (S, S, 3).
-
-    The projector draws points as squares, and takes the grid to have as many rows as columns.
-    """
-    count, height, width, channels = thumbnails.shape
-    side, across = max(height, width), math.ceil(math.sqrt(count))
-    top, left = (side - height) // 2, (side - width) // 2
-    tiles = np.zeros((across * across, side, side, 3), np.uint8)
-    tiles[:count, top : top + height, left : left + width] = thumbnails  # grey fills all three channels
-    grid = tiles.reshape(across, across, side, side, 3).swapaxes(1, 2)
-    return grid.reshape(across * side, across * side, 3)
-
-
-def _class(codes: CodeSet, index: int) -> str:
-    return codes.classes[int(codes.labels[index])]
-
-
-def _line(text: str) -> str:
-    """A name as one line that can be written: no tabs or line ends, and `?` for undecodable bytes of a path."""
-    return " ".join(text.split()).encode("utf-8", "replace").decode("utf-8")
-
-
 def _cell(text: str) -> str:
     """A name as it stands in a Markdown table."""
-    return re.sub(r"([\\`*_|\[\]])", r"\\\1", html.escape(_line(text), quote=False))
+    return re.sub(r"([\\`*_|\[\]])", r"\\\1", html.escape(one_line(text), quote=False))
 
 
 def _caption(text: str) -> str:
     """A name in the letters of Pillow's default font, which are those of ASCII, and not too long."""
-    base = "".join(c for c in unicodedata.normalize("NFKD", _line(text)) if not unicodedata.combining(c))
+    base = "".join(c for c in unicodedata.normalize("NFKD", one_line(text)) if not unicodedata.combining(c))
     line = base.encode("ascii", "replace").decode("ascii")
     return line if len(line) <= _CAPTION else line[: _CAPTION - 3] + "..."

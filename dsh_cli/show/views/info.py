@@ -1,4 +1,4 @@
-"""A training's outcome, a run, and the runs there are."""
+"""What a run is, and the runs there are."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dsh_cli.config import UNSEEN
-from dsh_cli.views.classes import smallest_distance
-from dsh_cli.views.shared import (
+from dsh_cli.show.views.shared import (
     View,
     counted,
     field,
@@ -28,33 +27,6 @@ from dsh_cli.views.shared import (
 if TYPE_CHECKING:
     from dsh_cli.config import Recipe
     from dsh_cli.runs.run import Run
-    from dsh_cli.training.events import TrainResult
-
-
-def trained(result: TrainResult) -> View:
-    """What a training came to."""
-    table = result.table
-    bound = table.bound.distance if table.bound else None
-    run = result.run
-    record: dict[str, Any] = {
-        "run": str(run.path),
-        "dataset": run.config.data,
-        "bits": run.config.bits,
-        "epochs": run.config.epochs,
-        "seconds": round(result.seconds, 3),
-        "map": result.map,
-        "min_class_distance": table.min_class_distance,
-        "class_distance_bound": bound,
-    }
-    rows = {
-        "run": printable(record["run"]),
-        "data": f"{printable(run.config.data)}, {run.config.bits} bits, {counted(run.config.epochs, 'epoch')}",
-        "training": f"{result.seconds:.1f} s",
-        "mAP": f"{result.map:.4f}, tie-aware, {_compared(run)}",
-        "classes": smallest_distance(table) + _of_all(run),
-        "next": f"dsh table --model {printable(record['run'])}",
-    }
-    return View(lambda width: pairs_table(rows), plain_record(record), record)
 
 
 def run_info(run: Run) -> View:
@@ -92,8 +64,8 @@ def run_info(run: Run) -> View:
     if run.finished:
         smallest, bound = run.metrics.get("min_class_distance"), run.metrics.get("class_distance_bound")
         rows["training"] = f"{run.metrics['seconds']:.1f} s on {run.metrics['device']}"
-        rows["mAP"] = f"{run.metrics['map']:.4f}, tie-aware, {_compared(run)}"
-        rows["distance"] = f"{smallest} between the closest classes{_of_all(run)}; at most {bound} possible"
+        rows["mAP"] = f"{run.metrics['map']:.4f}, tie-aware, {compared(run)}"
+        rows["distance"] = f"{smallest} between the closest classes{of_all(run)}; at most {bound} possible"
     rows["versions"] = ", ".join(f"{name} {number}" for name, number in run.versions.items())
     rows["disk"] = size_text(run.size)
     return View(lambda width: pairs_table(rows), plain_record(flattened(record)), record)
@@ -103,7 +75,7 @@ def _held_out(run: Run) -> str:
     return listed(run.held_out()) if run.finished else str(run.config.hold_out_classes)
 
 
-def _of_all(run: Run) -> str:
+def of_all(run: Run) -> str:
     """What is to be said of a figure of all classes where some were held out."""
     held_out = run.config.hold_out_classes
     return f" (of all {len(run.classes)} classes, {held_out} held out)" if held_out else ""
@@ -116,7 +88,7 @@ def _centers(run: Run) -> str:
     return "no hash centers"
 
 
-def _compared(run: Run) -> str:
+def compared(run: Run) -> str:
     """The protocol in words, with its counts."""
     from dsh_cli.analysis.protocols import sizes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dsh_cli.views.shared import View, pairs_table, plain_record, printable
+from dsh_cli.show.views.shared import View, pairs_table, plain_record, printable
 
 if TYPE_CHECKING:
     from dsh_cli.analysis.embedding import Embedding

@@ -1,0 +1,35 @@
+"""`dsh info`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dsh_cli.cli.shared import Format, Json, app, complain, default_note, form_of, show
+from dsh_cli.errors import DshError
+
+
+@app.command(epilog="Example: [bold]dsh info[/] lists the runs, [bold]dsh info runs/mine[/] shows one")
+def info(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="Run folder." + default_note("list all"), show_default=False)
+    ] = None,
+    form: Format = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a run is, or list the runs under runs/."""
+    from dsh_cli.runs.folders import damaged_runs, list_runs
+    from dsh_cli.runs.run import Run
+    from dsh_cli.show.views.info import run_info, run_list
+
+    form = form_of(form, as_json)
+    if run is not None:
+        show(run_info(Run.open(run)), form)
+        return
+    runs = list_runs()
+    for problem in damaged_runs():
+        complain(problem, "warning")
+    if not runs and form != "json":
+        raise DshError("no runs under runs/; train one with: dsh train --bits 8")
+    show(run_list(runs), form)

@@ -1,0 +1,28 @@
+"""`dsh table`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from dsh_cli.cli.shared import Format, Json, Model, Quiet, app, find_run, form_of, show
+
+
+@app.command(epilog="Example: [bold]dsh table[/], or [bold]dsh table --model runs/mine --json[/]")
+def table(
+    model: Model = None,
+    split: Annotated[
+        Literal["train", "validation", "test", "unseen"], typer.Option(help="Which pictures of the run to tabulate.")
+    ] = "test",
+    form: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the code of each class, its variants, and how far apart the classes are."""
+    from dsh_cli.analysis.classes import class_table
+    from dsh_cli.show.views.table import class_codes
+
+    form = form_of(form, as_json)
+    run = find_run(model, quiet)
+    show(class_codes(class_table(run.codes(split), split), run), form)

@@ -1,0 +1,1 @@
+"""Results and trainings as people see them."""
