@@ -88,38 +88,38 @@ class TrainConfig:
             UsageError: an option is out of its range; the message names it.
         """
         checks = (
-            (bool(self.data), "DATA is empty; name a set, a folder or a CSV file"),
-            (self.protocol in PROTOCOLS, f"--protocol {self.protocol}: it is one of {', '.join(PROTOCOLS)}"),
-            (self.hold_out_classes >= 0, f"--hold-out-classes {self.hold_out_classes}: 0 or more"),
+            (bool(self.data), "`data` is empty; name a set, a folder or a CSV file"),
+            (self.protocol in PROTOCOLS, f"`protocol` {self.protocol}: it is one of {', '.join(PROTOCOLS)}"),
+            (self.hold_out_classes >= 0, f"`hold_out_classes` {self.hold_out_classes}: 0 or more"),
             (
                 not self.hold_out_classes or not PROTOCOLS[self.protocol].pooled,
-                f"--hold-out-classes and --protocol {self.protocol}, which draws from all classes, contradict each "
-                f"other; take --protocol {' or '.join(name for name, kind in PROTOCOLS.items() if not kind.pooled)}",
+                f"`hold_out_classes` and `protocol` {self.protocol}, which draws from all classes, contradict each "
+                f"other; take `protocol` {' or '.join(name for name, kind in PROTOCOLS.items() if not kind.pooled)}",
             ),
-            (1 <= self.bits <= MAX_BITS, f"--bits {self.bits}: a code has 1 to {MAX_BITS} bits"),
-            (self.image_size is None or 8 <= self.image_size <= 1024, f"--image-size {self.image_size}: 8 to 1024"),
-            (self.margin is None or 0 < self.margin < math.inf, f"--margin {self.margin}: above 0 (default: 2 * bits)"),
-            (0 <= self.alpha < math.inf, f"--alpha {self.alpha}: 0 or more"),
-            (0 <= self.center_weight < math.inf, f"--center-weight {self.center_weight}: a number of 0 or more"),
-            (self.epochs is None or self.epochs >= 1, f"--epochs {self.epochs}: 1 or more"),
-            (self.batch_size >= 2, f"--batch-size {self.batch_size}: 2 or more, for the loss is over pairs"),
-            (self.per_class is None or self.per_class >= 0, f"--per-class {self.per_class}: 0 or more"),
-            (self.workers is None or self.workers >= 1, f"--workers {self.workers}: 1 or more"),
-            (0 <= self.memory < math.inf, f"--memory {self.memory}: 0 GiB or more"),
-            (0 < self.lr < math.inf, f"--lr {self.lr}: above 0"),
-            (0 <= self.weight_decay < math.inf, f"--weight-decay {self.weight_decay}: 0 or more"),
-            (self.clip is None or self.clip > 0, f"--clip {self.clip}: above 0"),
+            (1 <= self.bits <= MAX_BITS, f"`bits` {self.bits}: a code has 1 to {MAX_BITS} bits"),
+            (self.image_size is None or 8 <= self.image_size <= 1024, f"`image_size` {self.image_size}: 8 to 1024"),
+            (self.margin is None or 0 < self.margin < math.inf, f"`margin` {self.margin}: above 0 (default: 2 * bits)"),
+            (0 <= self.alpha < math.inf, f"`alpha` {self.alpha}: 0 or more"),
+            (0 <= self.center_weight < math.inf, f"`center_weight` {self.center_weight}: a number of 0 or more"),
+            (self.epochs is None or self.epochs >= 1, f"`epochs` {self.epochs}: 1 or more"),
+            (self.batch_size >= 2, f"`batch_size` {self.batch_size}: 2 or more, for the loss is over pairs"),
+            (self.per_class is None or self.per_class >= 0, f"`per_class` {self.per_class}: 0 or more"),
+            (self.workers is None or self.workers >= 1, f"`workers` {self.workers}: 1 or more"),
+            (0 <= self.memory < math.inf, f"`memory` {self.memory}: 0 GiB or more"),
+            (0 < self.lr < math.inf, f"`lr` {self.lr}: above 0"),
+            (0 <= self.weight_decay < math.inf, f"`weight_decay` {self.weight_decay}: 0 or more"),
+            (self.clip is None or self.clip > 0, f"`clip` {self.clip}: above 0"),
             (
                 not self.pretrained or self.backbone not in OWN_BACKBONES,
-                f"--pretrained: there are no such weights of {self.backbone}; choose a network of torchvision, "
-                "such as --backbone resnet18",
+                f"`pretrained`: there are no such weights of {self.backbone}; choose a network of torchvision, "
+                "such as `backbone` resnet18",
             ),
-            (not self.pretrained or self.weights is None, "--pretrained and --weights: give one of them"),
+            (not self.pretrained or self.weights is None, "`pretrained` and `weights`: give one of them"),
             (
                 not self.freeze or self.pretrained or self.weights is not None,
-                "--freeze: there are no weights to freeze; give --pretrained or --weights as well",
+                "`freeze`: there are no weights to freeze; give `pretrained` or `weights` as well",
             ),
-            (0 <= self.seed < 2**63, f"--seed {self.seed}: 0 to 2^63 - 1"),
+            (0 <= self.seed < 2**63, f"`seed` {self.seed}: 0 to 2^63 - 1"),
         )
         for fine, message in checks:
             if not fine:  # NaN fails every comparison, so it is refused too

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import errno
+import re
+from collections.abc import Mapping
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: there is room for no more
 
 
+_FIELD = re.compile(r"`(\w+)(=\w+)?`")
+
+
 class DshError(Exception):
-    """Something the user can mend; the command line prints it in one line and exits with `exit_code`."""
+    """Something the user can mend; the command line prints it in one line and exits with `exit_code`.
+
+    What a message says of a field or parameter names it in backticks, such as "`bits` 0: a code has 1 to 1024 bits".
+    """
 
     exit_code = 1
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields and parameters that the message names."""
+        return tuple(name for name, _ in _FIELD.findall(str(self)))
 
 
 class UsageError(DshError):
@@ -43,6 +56,11 @@ class Interrupted(DshError):
     """Ctrl-C during a training; the message says how to go on."""
 
     exit_code = 130
+
+
+def worded(message: str, names: Mapping[str, str]) -> str:
+    """A message with other names for the fields it names, such as "`bits`" or "`compile=False`"; unknown ones stay."""
+    return _FIELD.sub(lambda found: names.get(found[0].strip("`"), found[0]), message)
 
 
 def reason(error: BaseException) -> str:

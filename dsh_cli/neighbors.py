@@ -124,7 +124,7 @@ def split_database(
         thumbnails=lambda wanted: run.thumbnails(chosen, wanted),
         narrowed=bool(labels or not_labels),
     )
-    return _not_empty(database, f"the {chosen} split of {run.path}", "choose another --split")
+    return _not_empty(database, f"the {chosen} split of {run.path}", "choose another `split`")
 
 
 def index_database(
@@ -191,7 +191,7 @@ class Finder:
 
     def __init__(self, run: Run, database: Database, k: int | None = None, radius: int | None = None) -> None:
         if radius is not None and not 0 <= radius <= database.bits:
-            raise UsageError(f"--radius {radius}: codes of {database.bits} bits differ in 0 to {database.bits}")
+            raise UsageError(f"`radius` {radius}: codes of {database.bits} bits differ in 0 to {database.bits}")
         self.run, self.database, self.radius = run, database, radius
         self.k = K if k is None and radius is None else k
 

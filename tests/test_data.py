@@ -226,7 +226,7 @@ def test_large_pictures_become_128_and_grey_ones_one_channel(tmp_path):
 
 
 def test_more_than_memory_holds_is_refused_at_once():
-    with pytest.raises(DataError, match=r"1,797 pictures of 4096 x 4096 .* --image-size"):
+    with pytest.raises(DataError, match=r"1,797 pictures of 4096 x 4096 .* `image_size`"):
         load_splits(TrainConfig(data="digits", image_size=4096))
 
 

@@ -137,7 +137,7 @@ def test_few_and_equal_points_make_a_picture_too(method):
     codes = made(40)
     equal = replace(codes, relaxed=np.ones_like(codes.relaxed))
     assert np.isfinite(embed(equal, Projection(method)).points).all()
-    with pytest.raises(DataError, match="1 distinct codes make no picture.*--space relaxed"):
+    with pytest.raises(DataError, match="1 distinct codes make no picture.*`space` relaxed"):
         embed(replace(codes, packed=codes.packed[:1].repeat(40, axis=0)), Projection(method, "code"))
 
 

@@ -77,7 +77,7 @@ def test_grey_pictures_are_seen_as_colour_pictures_without_colour():
 
 
 def test_names_that_are_none_get_the_closest():
-    with pytest.raises(UsageError, match=r"--backbone resnet81: there is no such network; did you mean resnet18"):
+    with pytest.raises(UsageError, match=r"`backbone` resnet81: there is no such network; did you mean resnet18"):
         check_backbone("resnet81")
     with pytest.raises(UsageError, match="try resnet9, small-resnet, resnet18"):
         HashNet(ModelConfig("?", 8, 3, 32))

@@ -167,10 +167,10 @@ def test_a_full_disk_stops_the_storing_and_not_the_reading(files, tmp_path):
 
 def test_a_damaged_cache_and_one_that_cannot_be_made_say_what_to_do(files, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DshError, match="--cache off"):
+    with pytest.raises(DshError, match="`cache` off"):
         PictureCache(tmp_path / "file", 8, 1)
     cache = PictureCache(tmp_path / "cache", 8, 1)
     cache._db.close()
     cache.path.write_bytes(b"this is no database, it is only a line of text repeated. " * 100)
-    with pytest.raises(DshError, match="--cache"):
+    with pytest.raises(DshError, match="`cache`"):
         PictureCache(tmp_path / "cache", 8, 1)

@@ -227,7 +227,7 @@ def test_what_cannot_be_measured_is_refused():
         evaluate(empty, codes)
     with pytest.raises(DataError, match="against 0 pictures"):
         evaluate(code_set(["00"], [0]))
-    with pytest.raises(UsageError, match="--at 0"):
+    with pytest.raises(UsageError, match="`at` 0"):
         evaluate(codes, at=(5, 0))
     with pytest.raises(UsageError, match="different length"):
         evaluate(codes, random_codes(3, 12, 3, 0))

@@ -208,13 +208,13 @@ def test_open_choices_are_made_from_the_data_and_saved(splits):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(splits, tmp_path):
-    with pytest.raises(DshError, match=r"not finite in epoch 1.*Try --lr"):
+    with pytest.raises(DshError, match=r"not finite in epoch 1.*Try `lr`"):
         train(replace(CONFIG, lr=1e30, schedule="constant"), splits, tmp_path / "run")
     assert not (tmp_path / "run").exists()  # nothing to go on from, so nothing is left
 
 
 def test_a_diverged_run_stops_long_before_its_epoch_ends(splits, tmp_path):
-    with pytest.raises(DshError, match="by step 50 of 161.* --clip 1,"):
+    with pytest.raises(DshError, match="by step 50 of 161.* `clip` 1,"):
         train(replace(CONFIG, lr=1e30, schedule="constant", batch_size=8), splits, tmp_path / "run")
 
 
@@ -243,7 +243,7 @@ def test_a_diverged_run_keeps_its_last_good_state(splits, tmp_path, monkeypatch,
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(splits, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(UsageError, match="--device cuda"):
+    with pytest.raises(UsageError, match="`device` cuda"):
         train(replace(CONFIG, device="cuda"), splits, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

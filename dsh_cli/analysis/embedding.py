@@ -47,11 +47,11 @@ class Projection:
             UsageError: an option is out of its range; the message names it.
         """
         checks = (
-            (self.dims in (2, 3), f"--dims {self.dims}: 2 or 3"),
-            (1 <= self.perplexity < math.inf, f"--perplexity {self.perplexity:g}: a number of 1 or more"),
-            (self.neighbors >= 2, f"--neighbors {self.neighbors}: 2 or more"),
-            (0 <= self.min_dist <= 1, f"--min-dist {self.min_dist:g}: 0 to 1"),
-            (0 <= self.seed < 2**32, f"--seed {self.seed}: 0 to 2^32 - 1"),
+            (self.dims in (2, 3), f"`dims` {self.dims}: 2 or 3"),
+            (1 <= self.perplexity < math.inf, f"`perplexity` {self.perplexity:g}: a number of 1 or more"),
+            (self.neighbors >= 2, f"`neighbors` {self.neighbors}: 2 or more"),
+            (0 <= self.min_dist <= 1, f"`min_dist` {self.min_dist:g}: 0 to 1"),
+            (0 <= self.seed < 2**32, f"`seed` {self.seed}: 0 to 2^32 - 1"),
         )
         for fine, message in checks:
             if not fine:
@@ -128,7 +128,7 @@ def embed(
     """
     how.check()
     if most < _LEAST:
-        raise UsageError(f"--sample {most}: {_LEAST} or more")
+        raise UsageError(f"`sample` {most}: {_LEAST} or more")
     if how.space == "relaxed" and codes.relaxed is None:
         raise UsageError("there are no relaxed codes; take space='code', or codes of a run")
     started = time.perf_counter()
@@ -143,8 +143,8 @@ def embed(
     if len(chosen) < _LEAST:
         what = "distinct codes" if how.space == "code" else "pictures"
         raise DataError(
-            f"{len(chosen)} {what} make no picture; take a larger split or --sample"
-            + (", or --space relaxed" if how.space == "code" else "")
+            f"{len(chosen)} {what} make no picture; take a larger split or `sample`"
+            + (", or `space` relaxed" if how.space == "code" else "")
         )
     points, notes = _points(vectors, how, progress)
     points = points - (points.max(axis=0) + points.min(axis=0)) / 2

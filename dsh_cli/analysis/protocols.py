@@ -82,7 +82,7 @@ def evaluate_run(
     held_out = UNSEEN in run.counts
     if classes != "all" and not held_out:
         raise UsageError(
-            f"--classes {classes}: {run.path} was trained on all classes; "
+            f"`classes` {classes}: {run.path} was trained on all classes; "
             f"keep some from it with dsh train --hold-out-classes"
         )
     queries, database = compared(name, run.codes, held_out, classes)
@@ -108,12 +108,12 @@ def evaluate_folders(
         DataError: a folder has no class folders with pictures.
     """
     parts = [_labelled(folder) for folder in ((query,) if _same(query, database) else (query, database))]
-    _require_untrained(run, [path for path, _ in parts[0]], f"--query {query}", os.path.realpath)
+    _require_untrained(run, [path for path, _ in parts[0]], f"`query` {query}", os.path.realpath)
     if len(parts) == 2:
         places = [{os.path.realpath(path) for path, _ in part} for part in parts]
         if both := places[0] & places[1]:
             raise UsageError(
-                f"{min(both)} and {len(both) - 1:,} more pictures are in both --query and --database, and would find "
+                f"{min(both)} and {len(both) - 1:,} more pictures are in both `query` and `database`, and would find "
                 "themselves; keep the two apart, or give one folder for both"
             )
     classes = tuple(sort_classes({label for part in parts for _, label in part}))
@@ -155,7 +155,7 @@ def _require_splits(run: Run, protocol: str) -> None:
     if own.pooled and not wanted.pooled and wanted.database != ("train",):
         raise UsageError(
             f"protocol {protocol} takes all test pictures of the data as queries, and {run.path} has trained on some "
-            f"of them, for --protocol {run.config.protocol} draws from all pictures; {again}"
+            f"of them, for `protocol` {run.config.protocol} draws from all pictures; {again}"
         )
 
 

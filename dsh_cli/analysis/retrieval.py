@@ -118,7 +118,7 @@ def evaluate(
     """
     started = time.perf_counter()
     if not all(k >= 1 for k in at):
-        raise UsageError(f"--at {min(at)}: mAP is over the first K pictures, 1 or more")
+        raise UsageError(f"`at` {min(at)}: mAP is over the first K pictures, 1 or more")
     items = queries if database is None else database
     reachable = len(items) - (database is None)
     if not len(queries) or reachable < 1:

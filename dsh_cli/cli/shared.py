@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
@@ -13,7 +14,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from dsh_cli.config import Device
-from dsh_cli.errors import DISK_FULL, DshError, UsageError
+from dsh_cli.errors import DISK_FULL, DshError, UsageError, worded
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -234,19 +235,39 @@ def notice(text: str, quiet: bool) -> None:
     if not quiet:
         from rich.text import Text
 
-        from dsh_cli.show.views.shared import printable
-
-        Console(stderr=True).print(Text(printable(text), style="dim"), soft_wrap=True)
+        Console(stderr=True).print(Text(_said(text), style="dim"), soft_wrap=True)
 
 
 def complain(text: str, kind: Literal["error", "warning"] = "error", live: Console | None = None) -> None:
     """A line on stderr that says what is wrong, by the console of a live line if there is one."""
     from rich.text import Text
 
+    style = "bold red" if kind == "error" else "bold yellow"
+    (live or _live or Console(stderr=True)).print(Text.assemble((f"{kind}: ", style), _said(text)), soft_wrap=True)
+
+
+def _said(text: str) -> str:
+    """A message of the core as the command line says it: its fields as options, and nothing a terminal would obey."""
     from dsh_cli.show.views.shared import printable
 
-    style = "bold red" if kind == "error" else "bold yellow"
-    (live or _live or Console(stderr=True)).print(Text.assemble((f"{kind}: ", style), printable(text)), soft_wrap=True)
+    return printable(worded(text, _flags()) if "`" in text else text)
+
+
+@cache
+def _flags() -> dict[str, str]:
+    """What the command line calls each field: `--bits`, `DATA`, and `--no-tensorboard` for `tensorboard=False`."""
+    names: dict[str, str] = {}
+    pending: list[Any] = [typer.main.get_command(app)]
+    while pending:
+        command = pending.pop()
+        pending += getattr(command, "commands", {}).values()
+        for parameter in command.params:
+            if parameter.param_type_name == "argument":
+                names.setdefault(parameter.name, parameter.metavar or parameter.name.upper())
+            else:
+                names[parameter.name] = max(parameter.opts, key=len)
+                names |= {f"{parameter.name}=False": flag for flag in parameter.secondary_opts}
+    return names
 
 
 def _end_quietly() -> NoReturn:

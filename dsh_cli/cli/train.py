@@ -194,7 +194,7 @@ def train(
             panel="Machine",
         ),
     ] = None,
-    compile_net: Annotated[
+    compile: Annotated[
         bool | None,
         option(
             "Train with torch.compile; takes a minute to start, and a C++ compiler.",
@@ -242,7 +242,7 @@ def train(
         "memory": memory,
         "cache": cache,
         "amp": amp,
-        "compile": compile_net,
+        "compile": compile,
         "tensorboard": tensorboard,
     }
     given = {name: value for name, value in asked.items() if value is not None}

@@ -139,7 +139,7 @@ def locate(name: str, data_root: str | None = None) -> Path:
                 tried.append(f"{source}: {_first_line(error)}")
     raise DataError(
         f"cannot find or download {name!r} (tried {'; '.join(tried)}). "
-        f"Put its files under a folder and name that with --data-root or $DSH_DATA ({wanted.folder}/"
+        f"Put its files under a folder and name that with `data_root` or $DSH_DATA ({wanted.folder}/"
         f"{wanted.files[0]}, ...), or start without any download: dsh train digits"
     )
 

@@ -137,5 +137,5 @@ def require_memory(count: int, size: int, channels: int) -> None:
     if (needed := count * size * size * channels) > MEMORY:
         raise DataError(
             f"{count:,} pictures of {size} x {size} pixels take {needed / 2**30:.0f} GiB of memory, more than the "
-            f"{MEMORY >> 30} GiB there may be; choose a smaller --image-size"
+            f"{MEMORY >> 30} GiB there may be; choose a smaller `image_size`"
         )

@@ -237,7 +237,7 @@ def _draw(pool: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset, Dataset
     needed = POOLED_QUERIES + POOLED_TRAIN
     if len(pool) <= needed:
         raise DataError(
-            f"--protocol {config.protocol} takes {POOLED_QUERIES:,} queries and {POOLED_TRAIN:,} pictures to train on, "
+            f"`protocol` {config.protocol} takes {POOLED_QUERIES:,} queries and {POOLED_TRAIN:,} pictures to train on, "
             f"and the rest as database; {pool.source} has {len(pool):,}, so take another protocol, such as paper"
         )
     held_out = _hold_out(pool.labels, _shares(pool.labels, POOLED_QUERIES), [config.seed, _TEST_STREAM])
@@ -245,7 +245,7 @@ def _draw(pool: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset, Dataset
     shares = _shares(rest.labels, POOLED_TRAIN)
     if shares.min() < 2:
         raise DataError(
-            f"--protocol {config.protocol} leaves class {pool.classes[int(shares.argmin())]!r} of {pool.source} fewer "
+            f"`protocol` {config.protocol} leaves class {pool.classes[int(shares.argmin())]!r} of {pool.source} fewer "
             "than 2 of its pictures to train on; take another protocol, such as paper, or leave the class out"
         )
     chosen = _hold_out(rest.labels, shares, [config.seed, _POOL_STREAM])
@@ -257,7 +257,7 @@ def _drawn_classes(dataset: Dataset, config: TrainConfig) -> NDArray[np.int64]:
     classes = len(dataset.classes)
     if config.hold_out_classes > classes - 2:
         raise UsageError(
-            f"--hold-out-classes {config.hold_out_classes}: {config.data} has {classes} classes, and two must be left "
+            f"`hold_out_classes` {config.hold_out_classes}: {config.data} has {classes} classes, and two must be left "
             f"to train on; hold out {max(0, classes - 2)} at most"
         )
     return np.sort(np.random.default_rng([config.seed, _CLASS_STREAM]).permutation(classes)[: config.hold_out_classes])

@@ -82,7 +82,7 @@ def labeller_of(labels: str | None) -> Labeller | None:
     if labels == "folder":
         return _folder_label
     if not os.path.isfile(labels):
-        raise UsageError(f"--labels {labels}: no such file; give folder, none, or a CSV file of path,label")
+        raise UsageError(f"`labels` {labels}: no such file; give folder, none, or a CSV file of path,label")
 
     from dsh_cli.data.listing import list_labels
 

@@ -327,8 +327,8 @@ class Index:
                 self._require_base(relative_to)
                 if relative_to is None and (loose := next((p for p in paths if not os.path.isabs(p)), None)):
                     raise UsageError(
-                        f"--missing: {os.fsdecode(loose)} in index {self.uri} is not an absolute path; "
-                        "name the folder to which it is relative with --relative-to"
+                        f"`missing`: {os.fsdecode(loose)} in index {self.uri} is not an absolute path; "
+                        "name the folder to which it is relative with `relative_to`"
                     )
                 base = relative_to or ""
                 chosen |= np.fromiter((gone(os.path.join(base, os.fsdecode(p))) for p in paths), bool, len(paths))
@@ -446,16 +446,16 @@ class Index:
             UsageError: as said.
         """
         if relative_to is not None and not os.path.isdir(relative_to):
-            raise UsageError(f"--relative-to {relative_to}: no such folder")
+            raise UsageError(f"`relative_to` {relative_to}: no such folder")
         first = self.rows([0])[0] if len(self) else None
         if first is None or first.hash is None:  # codes that came ready have paths of any kind
             return
         if os.path.isabs(first.path) and relative_to is not None:
-            raise UsageError(f"the paths in index {self.uri} are absolute; leave --relative-to out")
+            raise UsageError(f"the paths in index {self.uri} are absolute; leave `relative_to` out")
         if not os.path.isabs(first.path) and relative_to is None:
             raise UsageError(
                 f"the paths in index {self.uri}, such as {first.path}, are relative to a folder that it does not know; "
-                "name it with --relative-to"
+                "name it with `relative_to`"
             )
 
     def _require(self, model: str, bits: int, what: str) -> None:
@@ -463,7 +463,7 @@ class Index:
             return
         raise IndexStateError(
             f"index {self.uri} holds codes of {self.bits} bits of model {self.model}, and {what} is model {model} of "
-            f"{bits} bits; choose that run with --model (dsh info RUN names its fingerprint), or another index"
+            f"{bits} bits; choose that run with `model` (dsh info RUN names its fingerprint), or another index"
         )
 
     def _report(self, counts: Counts, checked: int | None = None) -> Report:

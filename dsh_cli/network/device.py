@@ -17,5 +17,5 @@ def choose_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = next(name for name in ("cuda", "mps", "cpu") if there[name])
     if not there[wanted]:
-        raise UsageError(f"--device {wanted}: this machine has none that PyTorch can use; try --device cpu")
+        raise UsageError(f"`device` {wanted}: this machine has none that PyTorch can use; try `device` cpu")
     return torch.device(wanted)

@@ -124,8 +124,8 @@ def _torchvision(name: str, image_size: int) -> tuple[nn.Module, int]:
 def _wrong_size(name: str, image_size: int, error: Exception) -> UsageError:
     reason = str(error).partition("\n")[0].rstrip(".!")
     return UsageError(
-        f"--image-size {image_size}: {name} does not take pictures of that size ({reason}); "
-        f"its own is --image-size {preset(name).image_size}"
+        f"`image_size` {image_size}: {name} does not take pictures of that size ({reason}); "
+        f"its own is `image_size` {preset(name).image_size}"
     )
 
 

@@ -76,12 +76,12 @@ def take_file(net: HashNet, path: str | Path) -> Taken:
         if name not in found:
             raise WeightsError(
                 f"{file} does not fit {net.config.backbone}: it has no {name!r}, and {len(found)} of the {len(wanted)} "
-                "tensors there must be; choose the --backbone it was made for"
+                "tensors there must be; choose the `backbone` it was made for"
             )
         if found[name].shape != tensor.shape:
             raise WeightsError(
                 f"{file} does not fit {net.config.backbone}: {name!r} is {tuple(found[name].shape)} there, and "
-                f"{tuple(tensor.shape)} here; choose the --backbone and --image-size it was made for"
+                f"{tuple(tensor.shape)} here; choose the `backbone` and `image_size` it was made for"
             )
     net.load_state_dict({f"backbone.{name}": tensor for name, tensor in found.items()}, strict=False)
     return Taken(str(file), len(found), len(tensors), _take_normalisation(net, tensors))
@@ -108,7 +108,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         # safetensors: the length of its JSON head in 8 bytes, then that head
         content: Any = safetensors.torch.load_file(file) if head[8:] == b"{" else _load(file)
     except OSError as error:
-        raise WeightsError(f"{file} cannot be read ({error.strerror}); name another file with --weights") from error
+        raise WeightsError(f"{file} cannot be read ({error.strerror}); name another file with `weights`") from error
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{file} is damaged ({error}); get it again") from error
     for wrapper in _WRAPPERS:
@@ -144,6 +144,6 @@ def _download(url: str, file: Path) -> None:
             )
     except Exception as error:  # whatever a client, a mirror or a proxy raises
         raise WeightsError(
-            f"cannot download {url} ({error}); put that file at {file}, or name it with --weights in place of "
-            "--pretrained"
+            f"cannot download {url} ({error}); put that file at {file}, or name it with `weights` in place of "
+            "`pretrained`"
         ) from error

@@ -43,7 +43,7 @@ class PictureCache:
             )
         except (OSError, sqlite3.Error) as error:
             raise DshError(
-                f"cannot keep pictures in {self.path} ({error}); choose another --cache FOLDER, or --cache off"
+                f"cannot keep pictures in {self.path} ({error}); choose another `cache` FOLDER, or `cache` off"
             ) from error
 
     def read(self, paths: Sequence[str]) -> list[Picture | ImageError]:

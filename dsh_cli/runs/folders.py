@@ -76,14 +76,14 @@ def require_free(out: str | os.PathLike[str] | None) -> None:
         UsageError: it does.
     """
     if out is not None and not os.fspath(out):
-        raise UsageError("--out is empty; name a folder, or leave it out")
+        raise UsageError("`out` is empty; name a folder, or leave it out")
     if out is None or not os.path.lexists(out) or (os.path.isdir(out) and not os.listdir(out)):
         return
     resumable = False
     with contextlib.suppress(RunError):
         resumable = not Run.open(out).finished
     or_resume = f", or go on with: dsh train --resume {out}" if resumable else ""
-    raise UsageError(f"--out {out} is there already; choose another folder{or_resume}")
+    raise UsageError(f"`out` {out} is there already; choose another folder{or_resume}")
 
 
 def discard(run: Run) -> None:

@@ -169,7 +169,7 @@ class Run:
         file = self.path / "codes" / f"{split}.safetensors"
         self._require_finished()
         if split not in self.counts:
-            raise UsageError(f"--split {split}: {self.path} has {', '.join(self.counts)}")
+            raise UsageError(f"`split` {split}: {self.path} has {', '.join(self.counts)}")
         tensors = read_tensors(file, self.path, ("packed", "labels", *more))
         count, width = self.counts.get(split), -(-self.model.bits // 8)
         fits = tensors["packed"].shape == (count, width) and all(len(array) == count for array in tensors.values())

@@ -131,7 +131,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file whole or not at all."""
-    with written(path, "choose another --out") as scratch:
+    with written(path, "choose another `out`") as scratch:
         path.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("wb") as file:
             for part in parts:

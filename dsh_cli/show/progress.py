@@ -163,6 +163,6 @@ class CollapseAlarm(Quiet):
             self.warn(
                 f"collapse: after epoch {stats.epoch} the {len(stats.validation)} validation pictures of {classes} "
                 f"classes share {codes}, and {health.largest_share:.0%} have the same. "
-                f"If the next epochs do not part them, try --lr {self.config.lr / 3:.2g}, a larger --batch-size, "
+                f"If the next epochs do not part them, try `lr` {self.config.lr / 3:.2g}, a larger `batch_size`, "
                 "or look whether the labels fit the pictures"
             )

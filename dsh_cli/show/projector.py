@@ -64,7 +64,7 @@ def write_embedding(run: Run, embedding: Embedding, split: str) -> None:
     of = "" if len(rows) == len(embedding.codes) else f" of {len(embedding.codes):,}"
     text = f"{how.method} of {split} pictures, {embedding.metric}: {len(rows):,}{of} points"
     folder = run.path / "tensorboard" / how.method
-    with saving(folder, "leave --tensorboard out"):
+    with saving(folder, "leave `tensorboard` out"):
         _write_points(folder, taken(embedding.codes, rows), embedding.points[rows], f"{split}_{how.method}", text, 0)
 
 

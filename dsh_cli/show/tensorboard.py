@@ -118,7 +118,7 @@ class TensorBoard(Quiet):
             self.hook_before(failure)
 
     def _saving(self) -> AbstractContextManager[None]:
-        return saving(self.folder, "train with --no-tensorboard")
+        return saving(self.folder, "train with `tensorboard=False`")
 
 
 def class_table_markdown(stats: EpochStats) -> str:

@@ -94,8 +94,8 @@ def _compiled(net: HashNet, device: torch.device) -> Callable[[Tensor], Tensor]:
     except BackendCompilerFailed as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise DshError(
-            f"--compile: PyTorch cannot compile on this machine ({reason}); "
-            "install a C++ compiler such as g++, or leave --compile out"
+            f"`compile`: PyTorch cannot compile on this machine ({reason}); "
+            "install a C++ compiler such as g++, or leave `compile` out"
         ) from error
     return torch.compile(net)
 
@@ -216,10 +216,10 @@ def _require_finite(tensors: Sequence[Tensor], run: Run, epoch: int, step: str) 
     if all(bool(tensor.isfinite().all()) for tensor in tensors):
         return
     config = run.config
-    precision = ", leave --amp out" if config.amp else ""  # rounding, and on tiny maps a kernel of PyTorch's, do it too
+    precision = ", leave `amp` out" if config.amp else ""  # rounding, and on tiny maps a kernel of PyTorch's, do it too
     kept = f"; {run.path} stays as it was after {epoch} of {config.epochs} epochs" if epoch else ""
     raise DshError(
         f"the loss is not finite in epoch {epoch + 1}, by {step}: training has diverged. "
-        f"Try --lr {min(config.lr / 10, TrainConfig.lr):g} or --clip {(config.clip or 10) / 10:g}{precision}, "
-        f"and see that --margin and --alpha are not extreme{kept}"
+        f"Try `lr` {min(config.lr / 10, TrainConfig.lr):g} or `clip` {(config.clip or 10) / 10:g}{precision}, "
+        f"and see that `margin` and `alpha` are not extreme{kept}"
     )
