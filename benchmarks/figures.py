@@ -20,10 +20,10 @@ from torch import nn
 
 from dsh_cli import Run, class_table, views
 from dsh_cli.embedding import Embedding, Projection, embed, of_run
-from dsh_cli.explore import write_page
 from dsh_cli.losses import pair_term
 from dsh_cli.model import Shortcut
 from dsh_cli.plots import COLOURS, embedding, save
+from dsh_cli.show.pages.embedding import write_page
 
 IMG = Path(__file__).parent.parent / "img"
 WIDTH = 84  # columns

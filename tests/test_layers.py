@@ -23,9 +23,9 @@ ROWS = [
     {"listeners", "index", "embedding"},
     {"board", "neighbors"},
     {"views.shared"},
-    {"plots"},
+    {"plots", "show.pages.html"},
     {"views.classes", "views.hashing", "views.embedding", "views.evaluation", "views.index", "views.neighbors"},
-    {"views.runs", "report", "explore"},
+    {"views.runs", "show.pages.neighbors", "show.pages.embedding"},
     {"views"},
     {"cli.shared"},
     {"cli.train", "cli.hashing", "cli.runs", "cli.embed", "cli.evaluation", "cli.index", "cli.neighbors"},
@@ -71,7 +71,7 @@ HEAVY = {
 
 
 def test_the_command_line_imports_nothing_heavy_nor_even_numpy():
-    assert not loaded_after("import dsh_cli.cli") & (HEAVY | {"numpy", "PIL", "faiss"})
+    assert not loaded_after("import dsh_cli.cli") & (HEAVY | {"numpy", "PIL", "faiss", "jinja2"})
 
 
 def test_the_table_is_made_without_torch(digits_run):
