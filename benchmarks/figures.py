@@ -20,9 +20,9 @@ from torch import nn
 
 from dsh_cli import Run, class_table
 from dsh_cli.analysis.embedding import Embedding, Projection, embed, of_run
-from dsh_cli.explore import write_page
 from dsh_cli.network.model import Shortcut
 from dsh_cli.show.figures import embedding, save
+from dsh_cli.show.pages.embedding import write_page
 from dsh_cli.show.style import COLOURS
 from dsh_cli.show.views.table import class_codes
 from dsh_cli.training.losses import pair_term

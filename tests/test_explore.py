@@ -9,10 +9,10 @@ import pytest
 from conftest import dsh, one_line_error
 from test_embedding import made
 
-from dsh_cli import explore
 from dsh_cli.analysis.embedding import Projection, embed, of_run
 from dsh_cli.codes.bits import hamming
 from dsh_cli.runs.run import Run
+from dsh_cli.show.pages.embedding import page
 
 # Where a row of the page's data is on the screen, and what its parts say.
 HELPERS = """
@@ -156,7 +156,7 @@ def test_pictures_of_any_number_and_size_are_shown(chromium, tmp_path, channels)
     noise = np.random.default_rng(0).integers(0, 256, (1500, 48, 48, 1), dtype=np.uint8)
     codes = replace(codes, thumbnails=np.repeat(noise, channels, axis=3))
     embedding = embed(codes, Projection("pca"))
-    Path("page.html").write_text(explore.page(embedding, "run", "test"))
+    Path("page.html").write_text(page(embedding, "run", "test"))
     chromium.open((tmp_path / "page.html").as_uri())
     chromium.value(HELPERS)
     assert chromium.value("Math.max(...data().sheet)") >= 2
@@ -178,7 +178,7 @@ def test_every_class_has_a_shape_and_colour_that_can_be_seen_and_an_entry_in_the
     )
     for count in (100, 20):
         few = replace(codes, labels=codes.labels % count)
-        Path("page.html").write_text(explore.page(embed(few, Projection("pca")), "run", "test"))
+        Path("page.html").write_text(page(embed(few, Projection("pca")), "run", "test"))
         chromium.open((tmp_path / "page.html").as_uri())
         chromium.value(HELPERS)
         looks = chromium.value("data().marker.map((marker, i) => marker + data().own[i])")
@@ -198,7 +198,7 @@ def test_every_class_has_a_shape_and_colour_that_can_be_seen_and_an_entry_in_the
 
 def test_ten_thousand_points_move_smoothly(chromium, tmp_path):
     codes = made(10_000, 10)
-    Path("page.html").write_text(explore.page(embed(codes, Projection("pca"), 10_000), "run", "test"))
+    Path("page.html").write_text(page(embed(codes, Projection("pca"), 10_000), "run", "test"))
     chromium.open((tmp_path / "page.html").as_uri())
     chromium.value(HELPERS)
     time.sleep(1)
@@ -224,7 +224,7 @@ def test_names_cannot_do_anything(chromium, tmp_path):
     names = [f"{odd} {i}" for i in range(40)]
     codes = replace(codes, classes=(odd, "'\"&", "@x", "${1}"), names=names)
     embedding = embed(codes, Projection("pca"))
-    Path("page.html").write_text(explore.page(embedding, odd, "test"))
+    Path("page.html").write_text(page(embedding, odd, "test"))
     chromium.open((tmp_path / "page.html").as_uri())
     chromium.value(HELPERS)
     row = lonely(embedding)

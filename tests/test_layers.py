@@ -23,7 +23,6 @@ ROWS = [
     {"analysis", "index"},
     {"training", "neighbors"},
     {"show"},
-    {"report", "explore"},
     {"cli"},
     {"__main__", ""},
 ]
@@ -86,7 +85,7 @@ HEAVY = {
 
 
 def test_the_command_line_imports_nothing_heavy_nor_even_numpy():
-    assert not loaded_after("import dsh_cli.cli") & (HEAVY | {"numpy", "PIL", "faiss"})
+    assert not loaded_after("import dsh_cli.cli") & (HEAVY | {"numpy", "PIL", "faiss", "jinja2"})
 
 
 def test_the_table_is_made_without_torch(digits_run):

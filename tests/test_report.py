@@ -17,7 +17,6 @@ from conftest import dsh, dsh_json, one_line_error
 from PIL import Image
 from test_neighbors import TRAIN, small_run
 
-from dsh_cli import report
 from dsh_cli.show.views.neighbors import away
 
 DATA = Path(os.environ["DSH_DATA"]).resolve() if os.environ.get("DSH_DATA") else None  # before conftest forgets it
@@ -81,12 +80,12 @@ def test_the_strip_marks_the_bits_that_differ(run):
 
 
 def test_pictures_of_a_split_are_read_from_the_run_and_no_others(run, monkeypatch):
-    monkeypatch.setattr("dsh_cli.report._from_file", None)
+    monkeypatch.setattr("dsh_cli.show.pages.neighbors._from_file", None)
     assert set(pixels(page_of("0xfe", "--model", run, "--split", "test", "-k", 1).all("img")[0]).ravel()) == {2}
 
 
 def test_of_very_many_neighbours_the_first_have_pictures(run, monkeypatch):
-    monkeypatch.setattr(report, "CARDS", 3)
+    monkeypatch.setattr("dsh_cli.show.pages.neighbors.CARDS", 3)
     page = page_of("0xf1", "--model", run)
     assert len(page.all("img")) == 3 and "And 4 more" in page.text
 

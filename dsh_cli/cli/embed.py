@@ -90,7 +90,7 @@ def embed(
         embedding = core.embed(codes, how, sample, tell)
         tell(f"drawing {file}")
         if page:
-            from dsh_cli.explore import write_page
+            from dsh_cli.show.pages.embedding import write_page
 
             write_page(file, embedding, run.path.name, split)
         else:

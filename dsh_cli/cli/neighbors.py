@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext
-from typing import Annotated
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,10 @@ from dsh_cli.cli.shared import (
     status,
 )
 from dsh_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from dsh_cli.neighbors import Finder
+    from dsh_cli.show.pages.neighbors import Page
 
 _Labels = list[str] | None
 
@@ -87,7 +91,6 @@ def neighbors(
         raise UsageError("--not-label takes away all that --label names; drop one of them")
     run = find_run(model, quiet)
 
-    from dsh_cli import report
     from dsh_cli.codes import bits
     from dsh_cli.neighbors import Finder, Query, index_database, is_code, split_database
     from dsh_cli.show.views import neighbors as view
@@ -105,7 +108,7 @@ def neighbors(
     failed = False
     on_screen = sys.stdout.isatty()  # the answers themselves show the progress
     with (
-        nullcontext() if html is None else report.page(html, finder) as page,
+        _page_or_none(html, finder) as page,
         status(quiet or on_screen, "looking up") as progress,
     ):
         for done, answer in enumerate(finder.find(arguments(queries, null), device, workers), 1):
@@ -119,9 +122,18 @@ def neighbors(
             show(view.neighbors(answer, finder), form)
             if page is not None:
                 page.add(answer)
-    if html is not None and page is not None and page.written:
+    if page is not None and page.written:
         notice(f"wrote {html}", quiet)
-        if page.missing:
-            notice(report.lacking(page), quiet)
+        if lacking := page.lacking():
+            notice(lacking, quiet)
     if failed:
         raise typer.Exit(1)
+
+
+def _page_or_none(file: str | None, finder: Finder) -> AbstractContextManager[Page | None]:
+    if file is None:
+        return nullcontext()
+
+    from dsh_cli.show.pages.neighbors import page
+
+    return page(file, finder)

@@ -1,0 +1,1 @@
+"""Results as pages: single files that open from disk and ask nothing of the network."""

@@ -1,0 +1,191 @@
+"""Neighbours as one page with their pictures: a single file that opens from disk and asks nothing of the network."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from dsh_cli.errors import DshError, ImageError
+from dsh_cli.files import saving
+from dsh_cli.neighbors import Answer, Finder, Neighbor
+from dsh_cli.pictures import decode
+from dsh_cli.show.pages.html import TEMPLATES, data_uri
+from dsh_cli.show.views.neighbors import away, calibration, predicted_class, shared_class, short
+from dsh_cli.show.views.shared import counted
+
+CARDS = 500  # neighbours of a query with a picture on the page, at most
+
+_SIDE = 224  # pixels of a picture taken from its file, at most
+_COARSE = 32  # pixels below which a picture is enlarged with sharp edges
+_CODE = 16  # hex digits up to which a code is shown whole on a card
+_CUT = 12  # characters of a longer one
+_GONE = "picture not found"
+_SECTIONS = Markup("\0")  # where they go; no text has it, for control characters are escaped
+
+
+class Page:
+    """A page that is being written, a query after the other."""
+
+    def __init__(self, path: Path, finder: Finder) -> None:
+        self.path, self.finder = path, finder
+        self.written = 0  # queries on it
+        self.pictures = self.missing = 0  # of neighbours: in all, and those that cannot be shown
+        self.astray = False  # whether a relative path leads to no file
+        self._scratch = path.with_name(f".{path.name}.{os.getpid()}") if path.name else path
+        with self._saving():
+            self._file = self._scratch.open("w", encoding="utf-8", newline="\n")
+            self._file.write(self._frame()[0])
+
+    def add(self, answer: Answer) -> None:
+        """Show a query and its neighbours."""
+        for part in _section(answer, self):
+            with self._saving():
+                self._file.write(part)
+        self.written += 1
+
+    def finish(self) -> None:
+        """Put the page in its place, if anything is on it."""
+        with self._saving():
+            self._file.write(self._frame()[1])
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            if self.written:
+                os.replace(self._scratch, self.path)
+
+    def discard(self) -> None:
+        """Leave nothing beside the page's place."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._scratch.unlink()
+
+    def lacking(self) -> str:
+        """How many pictures the page lacks, and what may be done about it, in words; nothing where it has them all."""
+        if not self.missing:
+            return ""
+        lacks = f"{self.missing:,} of {counted(self.pictures, 'picture')} cannot be shown"
+        if not self.astray:
+            return lacks
+        folder = os.path.abspath(self.finder.database.folder)
+        return f"{lacks}: relative paths were looked for in {folder}; name another folder with --relative-to"
+
+    def _frame(self) -> tuple[str, str]:
+        """The page before its sections, and after them."""
+        run, database = self.finder.run, self.finder.database
+        text = TEMPLATES.get_template("neighbors.html").render(
+            title=f"Nearest pictures by {counted(database.bits, 'bit')}",
+            run=run,
+            database=database,
+            sections=_SECTIONS,
+            lacking=self.lacking(),
+        )
+        before, _, after = text.partition(_SECTIONS)
+        return before, after
+
+    def _saving(self) -> AbstractContextManager[None]:
+        return saving(self.path, "choose another `html` FILE")
+
+
+@contextmanager
+def page(path: str | os.PathLike[str], finder: Finder) -> Iterator[Page]:
+    """A page that appears at `path`, whole, when its context ends, unless by an error or with no query on it.
+
+    Raises:
+        DshError: it cannot be written there.
+    """
+    target = Path(path)
+    if os.path.lexists(target) and not target.is_file():
+        raise DshError(f"cannot write {target}: it is there and no file; choose another `html` FILE")
+    shown = Page(target, finder)
+    try:
+        yield shown
+        shown.finish()
+    finally:
+        shown.discard()
+
+
+def _section(answer: Answer, page: Page) -> Iterator[str]:
+    query, code = answer.query, answer.code
+    name = query.name if len(query.name) <= _CODE + 2 else short(query.name, _CUT + 2)
+    known = [shared_class(answer, page.finder), calibration(answer, page.finder.calibration)]
+    template = TEMPLATES.get_template("section.html")
+    return template.generate(
+        query=query,
+        name=os.path.basename(query.name) if query.picture else name,
+        picture=_picture(_from_file(query.name)) if query.picture else None,
+        code=f"0x{code}",
+        digits=_digits(code, code),
+        is_long=len(code) > _CODE,
+        predicted=predicted_class(answer),
+        known=list(filter(None, known)),
+        cards=_cards(answer, page),  # read as they are written, one at a time
+        more=len(answer.neighbors[CARDS:]),
+    )
+
+
+def _cards(answer: Answer, page: Page) -> Iterator[dict[str, Any]]:
+    shown = answer.neighbors[:CARDS]
+    for neighbor, pixels in zip(shown, _pictures(shown, page.finder), strict=True):
+        page.pictures += 1
+        if isinstance(pixels, str):
+            page.missing += 1
+            page.astray |= pixels == _GONE and not Path(neighbor.path).is_absolute()
+        yield {
+            "rank": neighbor.rank,
+            "path": neighbor.path,
+            "label": "no label" if neighbor.label is None else neighbor.label,
+            "same": neighbor.label == answer.predicted.label,
+            "bits": answer.bits,
+            "distance": neighbor.distance,
+            "away": away(neighbor.distance),
+            "digits": _digits(neighbor.code, answer.code),
+            "strip": _strip(neighbor.code, answer),
+            "picture": _picture(pixels),
+        }
+
+
+def _strip(code: str, answer: Answer) -> Markup:
+    """A path that fills, of the bits in a row, those that differ."""
+    differing = f"{int(code, 16) ^ int(answer.code, 16):0{answer.bits}b}"
+    return Markup("".join(f"M{at} 0h1v1h-1z" for at, bit in enumerate(differing) if bit == "1"))
+
+
+def _digits(code: str, query: str) -> list[tuple[str, bool]]:
+    """The hex digits of a code, and whether they differ from the query's; a long code is cut, and tells nothing."""
+    if len(code) > _CODE:
+        return [(short(code, _CUT), False)]
+    return [(mine, mine != theirs) for mine, theirs in zip(code, query, strict=True)]
+
+
+def _pictures(shown: tuple[Neighbor, ...], finder: Finder) -> Iterator[NDArray[np.uint8] | str]:
+    if finder.database.thumbnails is not None:
+        yield from finder.database.thumbnails([neighbor.row for neighbor in shown])
+    else:
+        folder = finder.database.folder
+        yield from (_from_file(os.path.join(folder, neighbor.path)) for neighbor in shown)
+
+
+def _from_file(path: str) -> NDArray[np.uint8] | str:
+    """The centred square of a picture file, as networks see it, in colour; or, in words, why there is none."""
+    try:
+        shape = decode.probe(path)
+        return decode.read(path, min(_SIDE, shape.width, shape.height), 3)
+    except ImageError as error:
+        return f"picture cannot be read: {error}" if os.path.lexists(path) else _GONE
+
+
+def _picture(pixels: NDArray[np.uint8] | str) -> dict[str, Any]:
+    """What a template shows: a picture, or why there is none."""
+    if isinstance(pixels, str):
+        return {"gone": pixels}
+    small, coarse = (max(pixels.shape[:2]) < limit for limit in (decode.THUMBNAIL + 1, _COARSE))
+    return {"gone": "", "coarse": coarse, "source": data_uri(pixels, "png" if small else "jpeg")}
