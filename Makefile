@@ -20,12 +20,12 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python tests/reference.py
+	$(BIN)/python tests/support/reference.py
 
 fix: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/python tests/reference.py --fix
+	$(BIN)/python tests/support/reference.py --fix
 
 figures: $(DEMO)/metrics.json $(VENV)/installed-dev
 	$(BIN)/python benchmarks/figures.py $(DEMO)

@@ -49,8 +49,8 @@ def main() -> None:
 
 def explore(made: Embedding, name: str) -> None:
     """The page to explore in a browser, where there is one: a point clicked, the pointer over it."""
-    sys.path.append(str(IMG.parent / "tests"))
-    import browser
+    sys.path.append(str(IMG.parent))
+    from tests.support import browser
 
     program = browser.find()
     if program is None:

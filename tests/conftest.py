@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-import browser
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from dsh_cli.cli import app
 from dsh_cli.codes.bits import from_hex
-from dsh_cli.errors import DshError
-
-DIGITS = ["train", "digits", "--epochs", "12", "--batch-size", "64", "--quiet", "--no-tensorboard"]
+from tests.support import browser
+from tests.support.commands import DIGITS, dsh
+from tests.support.stand_in import StandIn
 
 
 @pytest.fixture(autouse=True)
@@ -30,34 +25,6 @@ def _nothing_from_outside(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "80")
-
-
-def dsh(*args: object, **kwargs) -> Result:
-    """Run a command in this process."""
-    return CliRunner().invoke(app, [str(arg) for arg in args], **kwargs)
-
-
-def dsh_json(*args: object):
-    """Run a command that must succeed, and give what it printed as JSON."""
-    result = dsh(*args, "--json")
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
-
-
-def dsh_process(*args: object, **kwargs) -> subprocess.CompletedProcess[bytes]:
-    """Run a command in a process of its own."""
-    command = [sys.executable, "-m", "dsh_cli", *map(os.fspath, args)]
-    return subprocess.run(command, capture_output=True, timeout=300, **kwargs)
-
-
-def one_line_error(result: Result, exit_code: int) -> str:
-    """What a command said that must fail: one line on stderr, nothing on stdout."""
-    assert result.exit_code == exit_code, (result.exit_code, result.stderr, result.exception)
-    assert result.stdout == ""
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 @pytest.fixture(scope="session")
@@ -82,33 +49,6 @@ def photos(tmp_path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
     return root
-
-
-class StandIn:
-    """As much of an index as neighbours need, in memory."""
-
-    def __init__(self, codes, rows, bits=8):
-        self.bits, self._codes, self._rows, self.refuses = bits, codes, rows, False
-
-    def __len__(self):
-        return len(self._rows)
-
-    def codes(self):
-        return self._codes
-
-    def labels(self):
-        names = sorted({row.label for row in self._rows} - {None})
-        return np.array([names.index(row.label) if row.label else -1 for row in self._rows]), names
-
-    def rows(self, numbers):
-        return [self._rows[number] for number in numbers]
-
-    def require_rows(self):
-        pass
-
-    def require(self, run):
-        if self.refuses:
-            raise DshError("the index is of model aa, the run of model bb")
 
 
 @pytest.fixture

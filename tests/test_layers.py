@@ -1,14 +1,13 @@
 """The house rules: imports go one way, and the command line starts without the heavy libraries."""
 
 import ast
-import subprocess
-import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import dsh_cli
+from tests.support.imports import HEAVY, loaded_after
 
 PACKAGE = Path(dsh_cli.__file__).parent
 # Rooms, which are folders or files of the package. A file imports from rooms of rows above its own, and within a room
@@ -61,27 +60,6 @@ def test_a_file_imports_only_from_rows_above_it(module):
 
 def test_no_imports_go_in_a_circle():
     TopologicalSorter({module: imported_by(module) for module in MODULES}).prepare()
-
-
-def loaded_after(code: str) -> set[str]:
-    script = f"{code}\nimport sys; print('\\n'.join(sys.modules))"
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    return set(printed.split())
-
-
-HEAVY = {
-    "bokeh",
-    "torch",
-    "torchvision",
-    "sklearn",
-    "umap",
-    "lance",
-    "matplotlib",
-    "numba",
-    "scipy",
-    "pandas",
-    "pyarrow",
-}
 
 
 def test_the_command_line_imports_nothing_heavy_nor_even_numpy():

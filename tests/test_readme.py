@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import dsh
 from PIL import Image
+
+from tests.support.commands import dsh
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

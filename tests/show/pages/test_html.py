@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jinja2 import UndefinedError
-from test_neighbors import small_run
 
 from dsh_cli.neighbors import Finder, split_database
 from dsh_cli.runs.run import Run
 from dsh_cli.show.pages.html import TEMPLATES
 from dsh_cli.show.pages.neighbors import page
+from tests.support.runs import small_run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def test_every_text_is_escaped_without_being_asked():

@@ -12,13 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tensorboard.backend.application import TensorBoardWSGI
-from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
-from tensorboard.plugins.base_plugin import TBContext
-from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
-from werkzeug.test import Client
 
 from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.analysis.classes import HardestPairs, Pair, hardest_pairs
@@ -29,6 +23,7 @@ from dsh_cli.runs.run import Run
 from dsh_cli.show.projector import sprite, write_projector
 from dsh_cli.show.tensorboard import TensorBoard, pair_panel, pairs_markdown
 from dsh_cli.training.events import EpochStats, Plan, Quiet
+from tests.support.projector import Projector
 
 CONFIG = TrainConfig(data="digits", epochs=2, batch_size=64, device="cpu")
 PAIR_TAGS = ["validation/hardest_same_class", "validation/hardest_different_class"]
@@ -57,36 +52,6 @@ def picture(event):
 
 def text(events, tag):
     return events.Tensors(f"{tag}/text_summary")[-1].tensor_proto.string_val[0].decode()
-
-
-class Projector:
-    """TensorBoard's projector, asked as the browser asks it."""
-
-    def __init__(self, logdir):
-        self.multiplexer = EventMultiplexer().AddRunsFromDirectory(str(logdir))
-        self.logdir = str(logdir)
-        self.multiplexer.Reload()
-        provider = MultiplexerDataProvider(self.multiplexer, self.logdir)
-        plugin = ProjectorPlugin(TBContext(logdir=self.logdir, data_provider=provider))
-        self.client = Client(TensorBoardWSGI([plugin], data_provider=provider))
-
-    def look_again(self):
-        self.multiplexer.AddRunsFromDirectory(self.logdir)
-        self.multiplexer.Reload()
-
-    def get(self, route, **query):
-        response = self.client.get(f"/data/plugin/projector/{route}", query_string=query)
-        assert response.status_code == 200, response.text
-        return response
-
-    def read(self, run):
-        """Tensor, header, rows of metadata, sprite and the size of its pictures."""
-        (embedding,) = self.get("info", run=run).json["embeddings"]
-        query = {"run": run, "name": embedding["tensorName"]}
-        tensor = np.frombuffer(self.get("tensor", **query, num_rows=100_000).data, np.float32)
-        header, *rows = (line.split("\t") for line in self.get("metadata", **query).text.splitlines())
-        atlas = np.asarray(Image.open(io.BytesIO(self.get("sprite_image", **query).data)))
-        return tensor.reshape(embedding["tensorShape"]), header, rows, atlas, embedding["sprite"]["singleImageDim"]
 
 
 def codes_of(labels, shape=(8, 8, 1), bits=8, classes=None, seed=0, **changes):

@@ -12,16 +12,17 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import odd_pictures as odd
 import pytest
-from conftest import dsh, dsh_json, dsh_process, one_line_error
 from PIL import Image, ImageOps
 
 from dsh_cli.errors import ImageError
 from dsh_cli.pictures import decode, find
+from tests.support import odd_pictures as odd
+from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX files and limits")
 
+ROOT = Path(odd.__file__).parents[2]
 MUTATED = 400
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 
@@ -119,7 +120,8 @@ for path in sys.argv[1:]:
 def test_bombs_take_neither_memory_nor_time():
     """Each in a process of its own would be slow: all in one, whose peak is that of the worst."""
     program = """
-import resource, time, odd_pictures as odd
+import resource, time
+from tests.support import odd_pictures as odd
 from dsh_cli.pictures import decode
 from dsh_cli.pictures import find
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -132,10 +134,7 @@ for name, data in odd.bombs().items():
     assert time.process_time() - started < 2, name
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
-    tests = Path(odd.__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tests.parent, env=path_with(tests)
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=path_with(ROOT))
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 400  # MiB; the largest holds 12,000 x 12,000 grey pixels until it turns out to have none
     assert done.stderr == ""

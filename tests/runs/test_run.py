@@ -5,20 +5,17 @@ import pickle
 import shutil
 
 import pytest
-from conftest import dsh, dsh_json, one_line_error
 
 from dsh_cli.errors import DshError, RunError
 from dsh_cli.runs.folders import find_run, list_runs
 from dsh_cli.runs.run import Run
+from tests.support.commands import dsh, dsh_json, one_line_error
+from tests.support.runs import edit
 
 
 @pytest.fixture
 def run(digits_run, tmp_path):
     return shutil.copytree(digits_run, tmp_path / "copy")
-
-
-def edit(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_what_a_run_holds(run):

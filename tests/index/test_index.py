@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import dsh, dsh_json, dsh_process, one_line_error
 from PIL import Image
 
 from dsh_cli.codes.bits import pack, to_hex
@@ -22,6 +21,7 @@ from dsh_cli.index import table
 from dsh_cli.index.index import Index, ReadyCodes, Report
 from dsh_cli.pictures import decode
 from dsh_cli.runs.run import Run
+from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.png")
 

@@ -6,9 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import dsh_json
 from PIL import Image
-from test_training import identical, weights
 
 from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.data.dataset import Dataset
@@ -19,6 +17,8 @@ from dsh_cli.show.progress import Notes
 from dsh_cli.training.batches import Batches, augment
 from dsh_cli.training.events import Quiet
 from dsh_cli.training.recipe import settle
+from tests.support.commands import dsh_json
+from tests.support.runs import identical, weights
 
 CONFIG = TrainConfig(bits=8, epochs=2, batch_size=8, device="cpu", tensorboard=False)
 

@@ -11,7 +11,6 @@ from urllib.error import URLError
 import pytest
 import safetensors.torch
 import torch
-from conftest import dsh, dsh_json, one_line_error
 from torchvision import models
 
 from dsh_cli.config import ModelConfig
@@ -21,6 +20,7 @@ from dsh_cli.network.model import HashNet
 from dsh_cli.network.presets import preset
 from dsh_cli.network.weights import take_file, take_pretrained
 from dsh_cli.runs.run import Run
+from tests.support.commands import dsh, dsh_json, one_line_error
 
 NAME = "mobilenet_v3_small"
 

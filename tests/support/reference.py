@@ -1,4 +1,4 @@
-"""Write the commands' own help into docs/commands.md, or check that it is there: python tests/reference.py [--fix]."""
+"""The commands' own help in docs/commands.md, written or checked: python tests/support/reference.py [--fix]."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ COMMANDS = (
     "embed",
     "info",
 )
-PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
+PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 
 
 def reference() -> str:

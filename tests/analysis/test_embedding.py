@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import dsh, dsh_json, one_line_error
 from PIL import Image
 from scipy.spatial.distance import cdist
 from sklearn.manifold import trustworthiness as sklearn_trustworthiness
-from test_board import Projector
 
 from dsh_cli.analysis.embedding import Projection, embed, of_run, trustworthiness
 from dsh_cli.codes.bits import hamming, pack, unpack
@@ -20,19 +18,11 @@ from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DataError, UsageError
 from dsh_cli.runs.run import Run
 from dsh_cli.show import figures
+from tests.support.codes import made
+from tests.support.commands import dsh, dsh_json, one_line_error
+from tests.support.projector import Projector
 
 CONTRACT = ["method", "space", "points", "out", "trustworthiness", "silhouette", "seconds"]
-
-
-def made(count=120, classes=4, bits=16, seed=0, noise=0.4):
-    """Codes of classes that are well apart, with pictures."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % classes
-    centers = np.where(rng.random((classes, bits)) < 0.5, -1, 1)
-    relaxed = (centers[labels] + rng.normal(0, noise, (count, bits))).astype(np.float16)
-    names = [f"{i}.png" for i in range(count)]
-    thumbnails = np.broadcast_to((labels * 60).astype(np.uint8)[:, None, None, None], (count, 8, 8, 1))
-    return CodeSet(bits, pack(relaxed >= 0), labels, tuple("abcdefghij"[:classes]), names, relaxed, thumbnails)
 
 
 def trust(away, points, near):

@@ -6,18 +6,9 @@ import pytest
 
 from dsh_cli.analysis.classes import Pair, class_table, hardest_pairs
 from dsh_cli.analysis.health import code_health
-from dsh_cli.codes.bits import from_hex, pack, unpack
+from dsh_cli.codes.bits import pack, unpack
 from dsh_cli.codes.sets import CodeSet
-
-
-def code_set(texts, labels, bits=8, classes=("a", "b", "c")):
-    return CodeSet(bits, from_hex(texts, bits), np.array(labels, np.int64), classes, ())
-
-
-def random_codes(n, bits, classes, seed):
-    rng = np.random.default_rng(seed)
-    packed = pack(rng.random((n, bits)) < 0.5)
-    return CodeSet(bits, packed, rng.integers(0, classes, n), tuple(map(str, range(classes))), ())
+from tests.support.codes import code_set, random_codes
 
 
 def test_class_table():

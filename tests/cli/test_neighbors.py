@@ -6,11 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import dsh, dsh_json, dsh_process, one_line_error
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_layers import HEAVY, loaded_after
 
 from dsh_cli import neighbors
 from dsh_cli.analysis import calibration
@@ -18,32 +16,9 @@ from dsh_cli.codes import nearest
 from dsh_cli.codes.bits import from_hex, hamming, looks_like_code, parse, to_hex
 from dsh_cli.errors import UsageError
 from dsh_cli.runs.run import Run
-from dsh_cli.runs.storage import write_arrays
-
-TRAIN = [("cat", "f0"), ("cat", "f0"), ("dog", "0f"), ("cat", "f1"), ("owl", "ff"), ("dog", "1f"), ("owl", "ff")]
-TEST = [("cat", "f0"), ("dog", "0f"), ("owl", "fe")]
-
-
-def small_run(folder, train=TRAIN, bits=8, validation=TEST, test=TEST, classes=("cat", "dog", "owl"), names=None):
-    """A finished run whose codes are given, with a picture of its row number as each thumbnail."""
-    (folder / "codes").mkdir(parents=True)
-    splits = {"train": train, "validation": validation, "test": test}
-    for split, rows in splits.items():
-        arrays = {
-            "packed": from_hex([code for _, code in rows], bits),
-            "labels": np.array([classes.index(label) if label else -1 for label, _ in rows], np.int32),
-            "thumbnails": np.arange(len(rows), dtype=np.uint8)[:, None, None, None].repeat(9, 1).reshape(-1, 3, 3, 1),
-        }
-        write_arrays(folder / "codes" / f"{split}.safetensors", arrays)
-    counts = {split: len(rows) for split, rows in splits.items()}
-    listed = {split: [f"{split}/{i}" for i in range(count)] for split, count in counts.items()}
-    (folder / "splits.json").write_text(json.dumps(listed | {"train": list(names or listed["train"])}))
-    head = {"format": 1, "created": "", "config": {}, "classes": classes, "source": "", "counts": counts}
-    model = {"backbone": "small-resnet", "bits": bits, "channels": 1, "image_size": 8}
-    (folder / "config.json").write_text(json.dumps(head | {"model": model, "versions": {}}))
-    metrics = {"finished": True, "epochs": 1, "map": 1.0, "seconds": 1.0, "device": "cpu", "counts": counts}
-    (folder / "metrics.json").write_text(json.dumps(metrics | {"min_class_distance": 1, "class_distance_bound": 1}))
-    return folder
+from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error
+from tests.support.imports import HEAVY, loaded_after
+from tests.support.runs import TRAIN, small_run
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import DIGITS, dsh, dsh_json, dsh_process, one_line_error
 from PIL import Image
 
 from dsh_cli.codes.bits import from_hex, hamming, to_hex
 from dsh_cli.runs.run import Run
+from tests.support.commands import DIGITS, dsh, dsh_json, dsh_process, one_line_error
 
 COMMANDS = ["train", "hash", "table", "neighbors", "evaluate", "info"]
 
@@ -281,9 +281,8 @@ def test_table_in_a_pipe_is_fields(digits_run):
 
 def golden_run(tmp_path, classes, bits, codes):
     """A run folder whose test codes are given, so that its table is known."""
-    from test_checkpoint import edit
-
     from dsh_cli.runs.storage import write_arrays
+    from tests.support.runs import edit
 
     labels = np.array([label for label, _ in codes], np.int32)
     packed = from_hex([code for _, code in codes], bits)

@@ -5,8 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import DIGITS, dsh, dsh_json, one_line_error
-from test_checkpoint import edit
 
 from dsh_cli.analysis.protocols import compared, evaluate_run, sizes
 from dsh_cli.analysis.retrieval import evaluate
@@ -15,6 +13,8 @@ from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import PROTOCOLS, TrainConfig
 from dsh_cli.data import dataset, splits
 from dsh_cli.runs.run import Run
+from tests.support.commands import DIGITS, dsh, dsh_json, one_line_error
+from tests.support.runs import edit
 
 
 @pytest.fixture(scope="module")

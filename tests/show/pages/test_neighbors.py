@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import dsh, dsh_json, one_line_error
 from PIL import Image
-from test_neighbors import TRAIN, small_run
 
 from dsh_cli.show.views.neighbors import away
+from tests.support.commands import dsh, dsh_json, one_line_error
+from tests.support.runs import TRAIN, small_run
 
 DATA = Path(os.environ["DSH_DATA"]).resolve() if os.environ.get("DSH_DATA") else None  # before conftest forgets it
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_metrics import code_set, random_codes
 
 from dsh_cli.analysis import retrieval
 from dsh_cli.analysis.counting import tallies
@@ -15,6 +14,7 @@ from dsh_cli.analysis.retrieval import ap_bounds, evaluate, mean_average_precisi
 from dsh_cli.codes.bits import hamming, pack
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DataError, UsageError
+from tests.support.codes import code_set, random_codes
 
 
 def average_precision(relevant, at=None):

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import dsh, one_line_error
-from test_embedding import made
 
 from dsh_cli.analysis.embedding import Projection, embed, of_run
 from dsh_cli.codes.bits import hamming
 from dsh_cli.runs.run import Run
 from dsh_cli.show.pages.embedding import page
+from tests.support.codes import made
+from tests.support.commands import dsh, one_line_error
 
 # Where a row of the page's data is on the screen, and what its parts say.
 HELPERS = """

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from conftest import dsh_json
 
 from dsh_cli import TrainConfig, class_table, load, load_splits, mean_average_precision, train
 from dsh_cli.codes.bits import pack, to_hex, unpack
@@ -27,6 +26,8 @@ from dsh_cli.show.tensorboard import TensorBoard
 from dsh_cli.training import loop, objective
 from dsh_cli.training.events import EpochStats, Plan, Quiet
 from dsh_cli.training.recipe import settle
+from tests.support.commands import dsh_json
+from tests.support.runs import identical, weights
 
 CONFIG = TrainConfig(data="digits", epochs=3, batch_size=64, device="cpu", tensorboard=False)
 
@@ -34,14 +35,6 @@ CONFIG = TrainConfig(data="digits", epochs=3, batch_size=64, device="cpu", tenso
 @pytest.fixture(scope="module")
 def splits():
     return load_splits(CONFIG)
-
-
-def weights(run):
-    return safetensors.numpy.load((run.path / "model.safetensors").read_bytes())
-
-
-def identical(a, b):
-    return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
 
 
 def test_one_seed_gives_identical_weights_and_another_does_not(splits, tmp_path):

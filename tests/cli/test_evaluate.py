@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import DIGITS, dsh, dsh_json, one_line_error
 from PIL import Image
-from test_checkpoint import edit
-from test_metrics import code_set
 
 from dsh_cli.analysis.retrieval import evaluate, spread
 from dsh_cli.runs.run import Run
 from dsh_cli.show import figures
 from dsh_cli.show.views.evaluate import evaluated, evaluated_runs
+from tests.support.codes import code_set
+from tests.support.commands import DIGITS, dsh, dsh_json, one_line_error
+from tests.support.runs import edit
 
 CONTRACT = [
     "protocol", "classes", "bits", "queries", "database", "map", "map_best", "map_worst", "map_at", "precision_at",

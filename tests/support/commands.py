@@ -1,0 +1,42 @@
+"""Commands run as a user runs them, in this process or in one of their own, and what they must say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from typer.testing import CliRunner, Result
+
+from dsh_cli.cli import app
+
+DIGITS = ["train", "digits", "--epochs", "12", "--batch-size", "64", "--quiet", "--no-tensorboard"]
+
+
+def dsh(*args: object, **kwargs) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(app, [str(arg) for arg in args], **kwargs)
+
+
+def dsh_json(*args: object):
+    """Run a command that must succeed, and give what it printed as JSON."""
+    result = dsh(*args, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def dsh_process(*args: object, **kwargs) -> subprocess.CompletedProcess[bytes]:
+    """Run a command in a process of its own."""
+    command = [sys.executable, "-m", "dsh_cli", *map(os.fspath, args)]
+    return subprocess.run(command, capture_output=True, timeout=300, **kwargs)
+
+
+def one_line_error(result: Result, exit_code: int) -> str:
+    """What a command said that must fail: one line on stderr, nothing on stdout."""
+    assert result.exit_code == exit_code, (result.exit_code, result.stderr, result.exception)
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
