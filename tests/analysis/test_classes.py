@@ -38,7 +38,7 @@ def test_code_health():
 
 @pytest.mark.parametrize("block", [1 << 22, 100])
 def test_bit_correlation_is_numpys(block, monkeypatch):
-    monkeypatch.setattr("dsh_cli.analysis.classes._BLOCK", block)
+    monkeypatch.setattr("dsh_cli.analysis.health._BLOCK", block)
     codes = random_codes(90, 11, 2, 4)
     table = np.abs(np.corrcoef(unpack(codes.packed, 11).T.astype(float)))
     expected = table[np.triu_indices(11, 1)].max()

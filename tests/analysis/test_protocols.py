@@ -11,7 +11,7 @@ from dsh_cli.analysis.retrieval import evaluate
 from dsh_cli.codes.bits import unpack
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import PROTOCOLS, TrainConfig
-from dsh_cli.data import dataset, splits
+from dsh_cli.data import splits
 from dsh_cli.runs.run import Run
 from tests.support.commands import DIGITS, dsh, dsh_json, one_line_error
 from tests.support.runs import edit
@@ -21,8 +21,8 @@ from tests.support.runs import edit
 def pooled_run(tmp_path_factory):
     """A run on digits under the protocol cifar10, of 100 queries and 500 pictures to train on."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "POOLED_QUERIES", 100)
-        patch.setattr(dataset, "POOLED_TRAIN", 500)
+        patch.setattr(splits, "POOLED_QUERIES", 100)
+        patch.setattr(splits, "POOLED_TRAIN", 500)
         out = tmp_path_factory.mktemp("runs") / "pooled"
         result = dsh(*DIGITS, "--protocol", "cifar10", "--out", out, "--json")
     assert result.exit_code == 0, result.stderr
@@ -79,8 +79,8 @@ def test_what_a_pooled_run_answers(pooled_run):
 
 
 def test_a_pooled_run_can_be_taken_again_and_resumed(pooled_run, monkeypatch, tmp_path):
-    monkeypatch.setattr(dataset, "POOLED_QUERIES", 100)
-    monkeypatch.setattr(dataset, "POOLED_TRAIN", 500)
+    monkeypatch.setattr(splits, "POOLED_QUERIES", 100)
+    monkeypatch.setattr(splits, "POOLED_TRAIN", 500)
     dsh_json("train", "--like", pooled_run, "--epochs", 2, "--out", tmp_path / "again", "--quiet")
     again = Run.open(tmp_path / "again")
     assert (again.config.protocol, again.names()) == ("cifar10", Run.open(pooled_run).names())

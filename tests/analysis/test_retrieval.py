@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsh_cli.analysis import retrieval
+from dsh_cli.analysis import counting
 from dsh_cli.analysis.counting import tallies
 from dsh_cli.analysis.retrieval import ap_bounds, evaluate, mean_average_precision, precision_at, spread, tie_aware_ap
 from dsh_cli.codes.bits import hamming, pack
@@ -132,9 +132,9 @@ def slow_evaluation(queries, database, itself=False):
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("bits", "itself"), [(4, False), (8, True), (48, False), (64, True), (65, False), (200, True)])
 def test_evaluate_equals_a_slow_reference(bits, itself, compiled, monkeypatch):
-    monkeypatch.setattr(retrieval, "_COMPILE_FROM", 0 if compiled else 1 << 62)
-    monkeypatch.setattr(retrieval, "_CELLS", 16 * (bits + 1))  # several blocks
-    monkeypatch.setattr(retrieval, "_BLOCK", 1000)
+    monkeypatch.setattr(counting, "_COMPILE_FROM", 0 if compiled else 1 << 62)
+    monkeypatch.setattr(counting, "_CELLS", 16 * (bits + 1))  # several blocks
+    monkeypatch.setattr(counting, "_BLOCK", 1000)
     queries, database = random_codes(40, bits, 4, 1), random_codes(230, bits, 4, 2)
     evaluation = evaluate(database) if itself else evaluate(queries, database, at=(1, 5, 1000))
     slow = slow_evaluation(database if itself else queries, database, itself)
@@ -159,7 +159,7 @@ def test_many_equal_codes_are_counted_with_their_weight(monkeypatch):
     for one, other in ((queries, database), (wide[0], distinct)):
         found = []
         for limit in (0, 1 << 62):
-            monkeypatch.setattr(retrieval, "_COMPILE_FROM", limit)
+            monkeypatch.setattr(counting, "_COMPILE_FROM", limit)
             found.append(list(tallies(one, other)))
         for compiled, plain in zip(*found, strict=True):
             assert np.array_equal(compiled.counts, plain.counts)

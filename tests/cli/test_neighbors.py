@@ -185,8 +185,8 @@ def test_calibration_is_what_a_slow_count_finds(tmp_path):
 def test_calibration_of_more_than_can_be_compared_takes_some_evenly(monkeypatch):
     run_codes = [SimpleNamespace(bits=8, labels=np.arange(n) % 2, packed=np.arange(n, dtype=np.uint8)[:, None])
                  for n in (40, 200)]  # fmt: skip
-    monkeypatch.setattr(neighbors, "_HELD_OUT", 10)
-    monkeypatch.setattr(neighbors, "_WORDS", 500)
+    monkeypatch.setattr(calibration, "_HELD_OUT", 10)
+    monkeypatch.setattr(calibration, "_WORDS", 500)
     known = calibration.calibrate(*run_codes, "test")
     assert (known.queries, known.database, known.pairs.sum()) == (10, 50, 500)
     assert (known.same <= known.pairs).all()

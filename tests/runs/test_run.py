@@ -1,12 +1,14 @@
 """Run folders: whole or refused, in one clear line."""
 
 import json
+import os
 import pickle
 import shutil
 
 import pytest
 
 from dsh_cli.errors import DshError, RunError
+from dsh_cli.runs import storage
 from dsh_cli.runs.folders import find_run, list_runs
 from dsh_cli.runs.run import Run
 from tests.support.commands import dsh, dsh_json, one_line_error
@@ -135,13 +137,11 @@ def test_unfinished_runs_are_not_used(run):
 
 
 def test_a_failed_write_leaves_nothing_half_written(run, monkeypatch):
-    from dsh_cli.runs import run, storage
-
     def full(*_):
         raise OSError(28, "No space left on device")
 
     before = (run / "metrics.json").read_bytes()
-    monkeypatch.setattr(run.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(DshError, match="cannot write .*metrics.json: no space left on device"):
         storage.write_json(run / "metrics.json", {})
     assert (run / "metrics.json").read_bytes() == before
