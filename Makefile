@@ -20,12 +20,12 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python tests/support/reference.py
+	$(BIN)/python -m tests.support.reference
 
 fix: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/python tests/support/reference.py --fix
+	$(BIN)/python -m tests.support.reference --fix
 
 figures: $(DEMO)/metrics.json $(VENV)/installed-dev
 	$(BIN)/python benchmarks/figures.py $(DEMO)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support.commands import dsh
+from tests.support.commands import dsh, every_command
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -29,9 +29,8 @@ def test_python_examples_run(code, digits_run, capsys):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_it_names_exists(page):
     text = page.read_text()
-    single = ("train", "hash", "table", "neighbors", "evaluate", "embed", "info")
-    of_index = tuple(f"index {name}" for name in ("add", "remove", "info", "verify", "export"))
-    helps = {command: dsh(*command.split(), "--help").stdout for command in single + of_index}
+    longest_first = sorted(every_command(), key=len, reverse=True)  # so that "index add" is not taken for "index"
+    helps = {command: dsh(*command.split(), "--help").stdout for command in longest_first}
     of_commands = re.findall(rf"\bdsh ({'|'.join(helps)})\b([^`|#\n]*)", text)
     options = [(command, option) for command, rest in of_commands for option in re.findall(r" (--?[a-z-]+)", rest)]
     assert len(options) > (5 if page.name == "README.md" else -1)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -15,9 +16,7 @@ from PIL import Image
 
 from dsh_cli.codes.bits import from_hex, hamming, to_hex
 from dsh_cli.runs.run import Run
-from tests.support.commands import DIGITS, dsh, dsh_json, dsh_process, one_line_error
-
-COMMANDS = ["train", "hash", "table", "neighbors", "evaluate", "info"]
+from tests.support.commands import DIGITS, dsh, dsh_json, dsh_process, every_command, one_line_error
 
 
 @pytest.fixture
@@ -36,18 +35,21 @@ def pictures(tmp_path):
 # Help
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", every_command())
 def test_help_explains_and_gives_an_example(command):
-    result = dsh(command, "--help")
+    result = dsh(*command.split(), "--help")
     assert result.exit_code == 0
-    assert f"Usage: dsh {command}".replace("dsh ", "") in result.stdout.replace("root ", "").replace("dsh ", "")
-    assert "Example: dsh" in result.stdout
+    usage, explained, *_, example = (" ".join(part.split()) for part in re.split(r"\n\s*\n", result.stdout.strip()))
+    assert usage.startswith(f"Usage: root {command} [OPTIONS]")
+    assert explained[0].isupper() and explained.endswith(".")
+    assert re.match(rf"(Example|Start with): dsh {command} ", example)
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
 def test_without_arguments_the_commands_are_listed():
     result = dsh()
-    assert all(command in result.stdout + result.stderr for command in COMMANDS)
+    said = result.stdout + result.stderr
+    assert all(f"│ {command} " in said for command in every_command() if " " not in command)
 
 
 def test_version():

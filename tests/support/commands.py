@@ -6,12 +6,29 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from dsh_cli.cli import app
 
 DIGITS = ["train", "digits", "--epochs", "12", "--batch-size", "64", "--quiet", "--no-tensorboard"]
+
+
+def every_command() -> list[str]:
+    """All commands and groups, by the words they are called with, in the order --help lists them."""
+
+    def below(group: TyperGroup, words: str) -> Iterator[str]:
+        for name, command in group.commands.items():
+            yield words + name
+            if isinstance(command, TyperGroup):
+                yield from below(command, f"{words}{name} ")
+
+    whole = get_command(app)
+    assert isinstance(whole, TyperGroup)
+    return list(below(whole, ""))
 
 
 def dsh(*args: object, **kwargs) -> Result:

@@ -1,6 +1,6 @@
 """The odd pictures: every format and mode Pillow writes, cut short, mislabelled, hostile. The same bytes every time.
 
-To have them as a folder: python tests/support/odd_pictures.py FOLDER
+To have them as a folder: python -m tests.support.odd_pictures FOLDER
 """
 
 from __future__ import annotations

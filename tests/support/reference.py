@@ -1,25 +1,12 @@
-"""The commands' own help in docs/commands.md, written or checked: python tests/support/reference.py [--fix]."""
+"""The commands' own help in docs/commands.md, written or checked: python -m tests.support.reference [--fix]."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = (
-    "train",
-    "hash",
-    "table",
-    "neighbors",
-    "index",
-    "index add",
-    "index remove",
-    "index info",
-    "index verify",
-    "index export",
-    "evaluate",
-    "embed",
-    "info",
-)
+from tests.support.commands import every_command
+
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 
 
@@ -27,7 +14,7 @@ def reference() -> str:
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     environment.pop("DSH_MODEL", None)
     parts = ["# Commands\n\nMade from the program's own help by `make fix`.\n"]
-    for command in COMMANDS:
+    for command in every_command():
         shown = subprocess.run(
             [sys.executable, "-m", "dsh_cli", *command.split(), "--help"],
             capture_output=True,
