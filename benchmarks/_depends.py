@@ -53,7 +53,9 @@ def definitions(begins: Collection[str], without: Collection[str], module: str =
         home, name = place = pending.pop()
         if place in found or _bare(name) in without:
             continue
-        node = _Words(home).visit(copy.deepcopy(_module(home).definitions[name]))
+        module_here = _module(home)
+        assert module_here is not None  # it has been resolved
+        node = _Words(home).visit(copy.deepcopy(module_here.definitions[name]))
         found[place] = _dumped(node)
         pending += _named(node)
     return found
@@ -98,7 +100,8 @@ class _Words(ast.NodeTransformer):
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         if node.value is None:
             return ast.Pass()
-        return self.visit(ast.Assign([node.target], node.value))
+        assigned: ast.AST = self.visit(ast.Assign([node.target], node.value))
+        return assigned
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         return ast.Raise()
@@ -129,7 +132,9 @@ def _bare(name: str) -> str:
 def _dumped(node: ast.AST) -> str:
     for part in ast.walk(node):
         vars(part).pop("type_params", None)  # empty ones are of Python 3.12 on: the same digits from every version
-    return ast.dump(node, show_empty=True) if sys.version_info >= (3, 13) else ast.dump(node)
+    if sys.version_info >= (3, 13):
+        return ast.dump(node, show_empty=True)
+    return ast.dump(node)
 
 
 def _resolved(module: str, name: str, attribute: str | None = None) -> Place | None:

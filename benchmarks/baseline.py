@@ -6,6 +6,7 @@ written as bits (Sablayrolles et al., *How Should We Evaluate Supervised Hashing
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from sklearn.decomposition import PCA
 from dsh_cli import CodeSet, TrainConfig, evaluate, evaluate_run, train
 from dsh_cli.analysis.protocols import compared
 from dsh_cli.codes.bits import pack
-from dsh_cli.config import UNSEEN, Recipe
+from dsh_cli.config import UNSEEN, Classes, Recipe
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits
 from dsh_cli.network.device import choose_device
@@ -28,7 +29,7 @@ from dsh_cli.training.loop import _deterministic
 from dsh_cli.training.recipe import model_config, settle
 from dsh_cli.training.start import _optimizer, _schedule, fit_normalisation
 
-CLASSES = ("seen", "unseen", "all")
+CLASSES: tuple[Classes, ...] = ("seen", "unseen", "all")
 
 
 def seen_and_unseen(config: TrainConfig, splits: Splits, out: str) -> dict[str, str]:
@@ -42,9 +43,9 @@ def seen_and_unseen(config: TrainConfig, splits: Splits, out: str) -> dict[str, 
     outputs = {split: _outputs(net, part) for split, part in splits.parts().items()}
     pca = PCA(config.bits, random_state=config.seed).fit(outputs["train"][0])
     number_bits = max(1, (len(np.unique(splits.train.labels)) - 1).bit_length())
-    ways = {
+    ways: dict[str, Callable[[str], NDArray[np.bool_]]] = {
         "pca": lambda split: pca.transform(outputs[split][0]) > 0,
-        "id": lambda split: (outputs[split][1][:, None] >> np.arange(number_bits)) & 1,
+        "id": lambda split: (outputs[split][1][:, None] >> np.arange(number_bits)) & 1 > 0,
     }
     for way, bits_of in ways.items():
         codes = {split: _coded(bits_of(split), part) for split, part in splits.parts().items()}
@@ -70,7 +71,8 @@ def classifier(config: Recipe, splits: Splits) -> HashNet:
             with torch.autocast(device.type, torch.bfloat16, enabled=config.amp):
                 logits = net(images).float()
             optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(logits, torch.searchsorted(seen, labels)).backward()
+            loss = F.cross_entropy(logits, torch.searchsorted(seen, labels))
+            loss.backward()  # type: ignore[no-untyped-call]  # PyTorch says no types of it
             optimizer.step()
             schedule.step()
     return net.eval()
@@ -79,6 +81,7 @@ def classifier(config: Recipe, splits: Splits) -> HashNet:
 def _outputs(net: HashNet, dataset: Dataset) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """What the last layer is given, (n, outputs), and the number of the class that comes out, (n,)."""
     features, numbers = [], []
+    assert isinstance(dataset.images, np.ndarray)  # digits and MNIST are held in memory
     with torch.inference_mode():
         for start in range(0, len(dataset), 500):
             pictures = to_float(torch.tensor(dataset.images[start : start + 500], device=net.mean.device))

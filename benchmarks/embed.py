@@ -10,9 +10,12 @@ import argparse
 from _report import append
 
 from dsh_cli import Projection, Run, embed
-from dsh_cli.analysis.embedding import of_run
+from dsh_cli.analysis.embedding import Method, of_run
 
-CASES = (("tsne", 2000, 15), ("umap", 10_000, 45))  # points, and seconds they may take
+CASES: tuple[tuple[Method, int, int], ...] = (
+    ("tsne", 2000, 15),
+    ("umap", 10_000, 45),
+)  # points, and seconds they may take
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def usual_loop(queries: CodeSet, database: CodeSet) -> float:
         truth = truth[np.argsort(distances)]
         found = int(truth.sum())
         if found:
-            total += np.mean(np.linspace(1, found, found) / (np.flatnonzero(truth == 1) + 1.0))
+            total += float(np.mean(np.linspace(1, found, found) / (np.flatnonzero(truth == 1) + 1.0)))
     return total / len(queries)
 
 

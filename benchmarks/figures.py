@@ -137,9 +137,9 @@ def _draw_layers(shapes: list[tuple[str, tuple[int, ...]]], spans: list[tuple[in
     for (_, end, _), (start, _, _) in zip(places, places[1:], strict=False):
         axes.annotate("", (start - 0.05, 0), (end + 0.05, 0), arrowprops={"arrowstyle": "->", "color": INK})
     for first, last in spans:
-        start, end = places[first], places[last]
-        top = 0.3 + max(start[2], end[2])
-        begins, ends = start[1] + 0.3, end[1] + 0.45
+        (_, right_of_first, one), (_, right_of_last, other) = places[first], places[last]
+        top = 0.3 + max(one, other)
+        begins, ends = right_of_first + 0.3, right_of_last + 0.45
         axes.plot([begins, begins, ends], [0.06, top, top], color=COLOURS[2], lw=1.2)
         axes.annotate("", (ends, 0.1), (ends, top), arrowprops={"arrowstyle": "->", "color": COLOURS[2]})
         axes.text((begins + ends) / 2, top + 0.1, "plus", ha="center", va="bottom", color=COLOURS[2], fontsize=10)

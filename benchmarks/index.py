@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from _report import append
 
 from dsh_cli import Run, TrainConfig, load_splits, train
 from dsh_cli.codes.nearest import nearest
+from dsh_cli.errors import ImageError
 from dsh_cli.index.index import Index, ReadyCodes
 from dsh_cli.network.encoding import Encoder, encode_files
 from dsh_cli.pictures import find
@@ -50,8 +52,8 @@ def search() -> None:
         queries = rng.integers(0, 256, (count, BITS // 8), np.uint8)
         ours, theirs = [], []
         for _ in range(REPEATS):
-            theirs.append(seconds(lambda queries=queries: flat.search(queries, K)))
-            ours.append(seconds(lambda queries=queries: nearest(codes, queries, BITS, K)))
+            theirs.append(seconds(partial(flat.search, queries, K)))
+            ours.append(seconds(partial(nearest, codes, queries, BITS, K)))
         mine, faiss_own = np.median(ours) / count, np.median(theirs) / count
         append(
             f"index, top {K} of {ROWS:,} codes of {BITS} bits, {count} at once",
@@ -79,7 +81,8 @@ def ready(rows: int, uri: str, model: str) -> None:
 
 def in_a_process(*arguments: str) -> dict[str, float]:
     done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
 
 
 def look_up_and_ready_codes() -> None:
@@ -113,18 +116,18 @@ def encoding(folder: str, model: str) -> None:
     encoder = Encoder(net)
     paths = list(find.find(folder))
     intake = Intake(run.model.image_size, run.model.channels, default_workers())
-    pictures = np.stack([picture for _, picture in intake.read(paths)])
-    ways = {
-        "decoding": lambda: sum(1 for _ in intake.read(paths)),
-        "network": lambda: encoder.relaxed(pictures),
-        "both": lambda: sum(1 for _ in encode_files(net, paths)),
-        "index": lambda: Index.open(tempfile.mkdtemp(dir=scratch)).add(run, [folder]),
+    pictures = np.stack([picture for _, picture in intake.read(paths) if not isinstance(picture, ImageError)])
+    ways: dict[str, Callable[[str], object]] = {
+        "decoding": lambda scratch: sum(1 for _ in intake.read(paths)),
+        "network": lambda scratch: encoder.relaxed(pictures),
+        "both": lambda scratch: sum(1 for _ in encode_files(net, paths)),
+        "index": lambda scratch: Index.open(tempfile.mkdtemp(dir=scratch)).add(run, [folder]),
     }
     took: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as scratch:
         for _ in range(ROUNDS):
             for name, work in ways.items():
-                took[name].append(seconds(work))
+                took[name].append(seconds(partial(work, scratch)))
     rates = {name: len(paths) / float(np.median(times)) for name, times in took.items()}
     slower = min(rates["decoding"], rates["network"])
     append(

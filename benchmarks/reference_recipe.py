@@ -20,7 +20,9 @@ import copy
 import time
 from collections.abc import Iterator
 from statistics import mean
+from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from _report import append
@@ -72,14 +74,18 @@ class ReferenceNet(nn.Module):
                 nn.init.xavier_normal_(module.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.body((images - 0.1307) / 0.3081))
+        relaxed: Tensor = self.head(self.body((images - 0.1307) / 0.3081))
+        return relaxed
 
-    def folded(self) -> nn.Module:
+    def folded(self) -> ReferenceNet:
         """A copy to encode with, as `dsh_cli.network.encoding` asks a network for; nothing in it is folded."""
         return copy.deepcopy(self).eval()
 
 
-def reference_steps(splits: Splits, seed: int, bits: int) -> Iterator[nn.Module]:
+Net = HashNet | ReferenceNet  # which both have all that encoding asks for
+
+
+def reference_steps(splits: Splits, seed: int, bits: int) -> Iterator[Net]:
     torch.manual_seed(seed)
     net = ReferenceNet(bits)
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-4)
@@ -102,7 +108,7 @@ def reference_steps(splits: Splits, seed: int, bits: int) -> Iterator[nn.Module]
             yield net
 
 
-def default_steps(splits: Splits, seed: int, bits: int) -> Iterator[nn.Module]:
+def default_steps(splits: Splits, seed: int, bits: int) -> Iterator[Net]:
     torch.manual_seed(seed)
     config = settle(TrainConfig(bits=bits, seed=seed, device="cpu"), splits)
     net = HashNet(ModelConfig(config.backbone, bits, 1, 28)).to(memory_format=torch.channels_last)
@@ -117,22 +123,23 @@ def default_steps(splits: Splits, seed: int, bits: int) -> Iterator[nn.Module]:
                 relaxed = net(images).float()
             loss, _, _ = dsh_loss(relaxed, labels, config.margin, config.alpha)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # PyTorch says no types of it
             optimizer.step()
             schedule.step()
             yield net
 
 
-def measure(net: nn.Module, queries: Dataset, database: Dataset) -> float:
+def measure(net: Net, queries: Dataset, database: Dataset) -> float:
     sets = []
     for part, n in ((queries, 2000), (database, 10_000)):
-        packed = pack(binarize(relaxed_codes(net, part.images[:n])))
+        assert isinstance(part.images, np.ndarray)  # MNIST is held in memory
+        packed = pack(binarize(relaxed_codes(cast(HashNet, net), part.images[:n])))
         sets.append(CodeSet(net.config.bits, packed, part.labels[:n], part.classes, ()))
     return mean_average_precision(*sets)
 
 
 def seconds_to(
-    steps: Iterator[nn.Module], splits: Splits, every: float, limit: float
+    steps: Iterator[Net], splits: Splits, every: float, limit: float
 ) -> tuple[dict[float, float], float, float]:
     """Training seconds until each target is reached, looking about every `every` seconds; all seconds; the last mAP."""
     reached: dict[float, float] = {}

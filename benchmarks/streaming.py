@@ -24,12 +24,12 @@ from _report import append
 from PIL import Image
 
 from dsh_cli import TrainConfig, load_splits, train
-from dsh_cli.training.events import Quiet
+from dsh_cli.training.events import EpochStats, Quiet
 
-WAYS = {
-    "in memory": {"memory": 64.0, "cache": "off"},
-    "in files, with a cache": {"memory": 0.0, "cache": "cache"},
-    "in files, without a cache": {"memory": 0.0, "cache": "off"},
+WAYS = {  # GiB that may be held, and whether small copies are kept
+    "in memory": (64.0, False),
+    "in files, with a cache": (0.0, True),
+    "in files, without a cache": (0.0, False),
 }
 EPOCHS = 2
 
@@ -38,7 +38,7 @@ class Watch(Quiet):
     def __init__(self) -> None:
         self.epochs: list[tuple[float, float]] = []
 
-    def on_epoch(self, stats) -> None:
+    def on_epoch(self, stats: EpochStats) -> None:
         self.epochs.append((stats.images_per_second, stats.waited))
 
 
@@ -47,10 +47,9 @@ def one_way(folder: str, way: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     watch = Watch()
     with tempfile.TemporaryDirectory() as scratch:
-        options = dict(WAYS[way])
-        if options["cache"] != "off":
-            options["cache"] = f"{scratch}/cache"
-        config = TrainConfig(data=folder, bits=48, epochs=EPOCHS, tensorboard=False, **options)
+        memory, kept = WAYS[way]
+        cache = f"{scratch}/cache" if kept else "off"
+        config = TrainConfig(data=folder, bits=48, epochs=EPOCHS, tensorboard=False, memory=memory, cache=cache)
         started = time.perf_counter()
         splits = load_splits(config)
         loading = time.perf_counter() - started

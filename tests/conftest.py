@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -13,12 +14,13 @@ from PIL import Image
 
 from dsh_cli.codes.bits import from_hex
 from tests.support import browser
+from tests.support.browser import Browser
 from tests.support.commands import DIGITS, dsh
 from tests.support.stand_in import StandIn
 
 
 @pytest.fixture(autouse=True)
-def _nothing_from_outside(tmp_path, monkeypatch):
+def _nothing_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test starts in a folder of its own, with no data, model or cache of the user's in reach."""
     monkeypatch.chdir(tmp_path)
     for name in ("DSH_DATA", "DSH_MODEL", "NO_COLOR", "FORCE_COLOR"):
@@ -28,7 +30,7 @@ def _nothing_from_outside(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory) -> Path:
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on real data: scikit-learn's handwritten digits, 8 bits."""
     out = tmp_path_factory.mktemp("runs") / "digits"
     result = dsh(*DIGITS, "--bits", 8, "--out", out)
@@ -37,7 +39,7 @@ def digits_run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def photos(tmp_path) -> Path:
+def photos(tmp_path: Path) -> Path:
     """A folder of 3 classes with 6 colour pictures each, nested, one class easy to tell from another."""
     root = tmp_path / "photos"
     rng = np.random.default_rng(0)
@@ -52,18 +54,18 @@ def photos(tmp_path) -> Path:
 
 
 @pytest.fixture
-def index(monkeypatch):
+def index(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """An index of four rows, in memory."""
     rows = [SimpleNamespace(path=f"/pictures/{i}.jpg", label=label) for i, label in enumerate(["x", None, "cat", "x"])]
     stand_in = StandIn(from_hex(["f0", "f1", "f0", "0f"], 8), rows)
     module = ModuleType("dsh_cli.index.index")
-    module.Index = SimpleNamespace(open=lambda uri: stand_in)
+    monkeypatch.setattr(module, "Index", SimpleNamespace(open=lambda uri: stand_in), raising=False)
     monkeypatch.setitem(sys.modules, "dsh_cli.index.index", module)
     return stand_in
 
 
 @pytest.fixture
-def read_only(tmp_path):
+def read_only(tmp_path: Path) -> str:
     """A folder that nobody may write into: the kernel's own where this is root, who may write anywhere else."""
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o500)
@@ -75,7 +77,7 @@ def read_only(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def chromium():
+def chromium() -> Iterator[Browser]:
     program = browser.find()
     if program is None:
         reason = f"no browser on the PATH (looked for {', '.join(browser.NAMES)})"

@@ -45,34 +45,34 @@ def imported_by(module: str) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dsh_cli"):
-            home = node.module.removeprefix("dsh_cli").removeprefix(".")
+            home = (node.module or "").removeprefix("dsh_cli").removeprefix(".")
             inside = [f"{home}.{alias.name}".removeprefix(".") for alias in node.names]
             found |= {name if name in MODULES else home for name in inside}
     return found
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_file_imports_only_from_rows_above_it(module):
+def test_a_file_imports_only_from_rows_above_it(module: str) -> None:
     for other in imported_by(module):
         fine = ROW_OF[room_of(other)] < ROW_OF[room_of(module)]
         assert fine or room_of(other) == room_of(module), f"{module} imports {other}"
 
 
-def test_no_imports_go_in_a_circle():
+def test_no_imports_go_in_a_circle() -> None:
     TopologicalSorter({module: imported_by(module) for module in MODULES}).prepare()
 
 
-def test_the_command_line_imports_nothing_heavy_nor_even_numpy():
+def test_the_command_line_imports_nothing_heavy_nor_even_numpy() -> None:
     assert not loaded_after("import dsh_cli.cli") & (HEAVY | {"numpy", "PIL", "faiss", "jinja2"})
 
 
-def test_the_table_is_made_without_torch(digits_run):
+def test_the_table_is_made_without_torch(digits_run: Path) -> None:
     code = f"from dsh_cli.cli import app; app(['table', '--model', {str(digits_run)!r}], standalone_mode=False)"
     assert not loaded_after(code) & HEAVY
 
 
 @pytest.mark.parametrize("name", dsh_cli.__all__)
-def test_every_name_of_the_library_is_documented_and_what_it_says_also_after_its_module_was_imported(name):
+def test_every_name_of_the_library_is_documented_and_what_it_says_also_after_its_module_was_imported(name: str) -> None:
     thing = getattr(dsh_cli, name)
     assert thing.__doc__ and thing.__name__ == name
     __import__(thing.__module__)
@@ -80,6 +80,6 @@ def test_every_name_of_the_library_is_documented_and_what_it_says_also_after_its
 
 
 @pytest.mark.parametrize("name", ["nothing_of_this_name", "_DIGITS"])
-def test_what_the_library_has_not_is_an_attribute_error(name):
+def test_what_the_library_has_not_is_an_attribute_error(name: str) -> None:
     with pytest.raises(AttributeError, match=name):
         getattr(dsh_cli, name)

@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", ROOT / "docs" / "pictures.md"]
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.S))
-def test_python_examples_run(code, digits_run, capsys):
+def test_python_examples_run(code: str, digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkdir("runs")
     os.symlink(digits_run, "runs/mine")
     for name in ("a.png", "b.png"):
@@ -27,7 +27,7 @@ def test_python_examples_run(code, digits_run, capsys):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_option_it_names_exists(page):
+def test_every_option_it_names_exists(page: Path) -> None:
     text = page.read_text()
     longest_first = sorted(every_command(), key=len, reverse=True)  # so that "index add" is not taken for "index"
     helps = {command: dsh(*command.split(), "--help").stdout for command in longest_first}
@@ -40,6 +40,6 @@ def test_every_option_it_names_exists(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_file_it_links_to_is_there(page):
+def test_every_file_it_links_to_is_there(page: Path) -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", page.read_text())
     assert links and all((page.parent / link).exists() for link in links)

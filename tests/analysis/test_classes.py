@@ -4,40 +4,41 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dsh_cli.analysis.classes import Pair, class_table, hardest_pairs
+from dsh_cli.analysis.classes import HardestPairs, Pair, class_table, hardest_pairs
 from dsh_cli.analysis.health import code_health
 from dsh_cli.codes.bits import pack, unpack
 from dsh_cli.codes.sets import CodeSet
 from tests.support.codes import code_set, random_codes
+from tests.support.values import there
 
 
-def test_class_table():
+def test_class_table() -> None:
     codes = code_set(["f0", "f0", "f1", "0f", "0e", "0c"], [0, 0, 0, 1, 1, 1])
     table = class_table(codes, "test")
     first, second, third = table.classes
-    assert (first.code, first.binary, first.count, first.exact) == ("f0", "11110000", 3, pytest.approx(2 / 3))
+    assert (first.code, first.binary, first.count) == ("f0", "11110000", 3) and first.exact == pytest.approx(2 / 3)
     assert [vars(v) for v in first.variants] == [{"code": "f1", "count": 1, "distance": 1}]
     assert second.code == "0c"  # the smallest of equals
     assert [(v.code, v.distance) for v in second.variants] == [("0e", 1), ("0f", 2)]
     assert (third.code, third.count, third.variants) == (None, 0, ())
     assert table.class_distances == ((0, 6, None), (6, 0, None), (None, None, None))
-    assert (table.min_class_distance, table.bound.distance) == (6, 8)
+    assert (table.min_class_distance, there(table.bound).distance) == (6, 8)
     assert table.bit_balance[0] == pytest.approx(0.5)
 
 
-def test_class_table_of_nothing():
+def test_class_table_of_nothing() -> None:
     table = class_table(code_set([], []), "test")
     assert table.min_class_distance is None and table.bound is None
 
 
-def test_code_health():
+def test_code_health() -> None:
     health = code_health(code_set(["f0", "f0", "0f", "f0"], [0, 0, 1, 1]))
     assert (health.distinct, health.largest_share) == (2, 0.75)
     assert health.bit_balance == (0.75,) * 4 + (0.25,) * 4 and health.bit_correlation == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("block", [1 << 22, 100])
-def test_bit_correlation_is_numpys(block, monkeypatch):
+def test_bit_correlation_is_numpys(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dsh_cli.analysis.health._BLOCK", block)
     codes = random_codes(90, 11, 2, 4)
     table = np.abs(np.corrcoef(unpack(codes.packed, 11).T.astype(float)))
@@ -47,15 +48,16 @@ def test_bit_correlation_is_numpys(block, monkeypatch):
     assert code_health(constant).bit_correlation == 0.0 and code_health(constant).distinct == 1
 
 
-def slow_hardest(codes, count, same):
+def slow_hardest(codes: CodeSet, count: int, same: bool) -> tuple[Pair, ...]:
     """All pairs sorted one by one; a picture serves once."""
-    outputs = codes.relaxed.astype(np.float64)
+    outputs = there(codes.relaxed).astype(np.float64)
     pairs = [
         Pair(i, j, round(float(((outputs[i] - outputs[j]) ** 2).sum()), 6))
         for i, j in itertools.combinations(range(len(codes)), 2)
         if (codes.labels[i] == codes.labels[j]) == same
     ]
-    taken, used = [], set()
+    taken: list[Pair] = []
+    used: set[int] = set()
     for pair in sorted(pairs, key=lambda pair: -pair.distance if same else pair.distance):
         if len(taken) < count and not {pair.first, pair.second} & used:
             taken.append(pair)
@@ -64,7 +66,7 @@ def slow_hardest(codes, count, same):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_hardest_pairs_are_those_of_all_pairs_sorted(seed):
+def test_the_hardest_pairs_are_those_of_all_pairs_sorted(seed: int) -> None:
     rng = np.random.default_rng(seed)
     codes = random_codes(40, 12, 5, seed)
     relaxed = rng.normal(size=(40, 12)).astype(np.float16)
@@ -79,8 +81,8 @@ def test_the_hardest_pairs_are_those_of_all_pairs_sorted(seed):
             assert [p.distance for p in found] == pytest.approx([p.distance for p in expected], abs=2e-6)
 
 
-def test_hardest_pairs_of_few_pictures_and_of_equal_codes():
-    def pairs(labels, value=0.1):
+def test_hardest_pairs_of_few_pictures_and_of_equal_codes() -> None:
+    def pairs(labels: list[int], value: float = 0.1) -> HardestPairs:
         relaxed = np.full((len(labels), 8), value, np.float16)
         codes = CodeSet(8, pack(relaxed >= 0), np.array(labels, np.int64), ("a", "b"), (), relaxed)
         return hardest_pairs(codes, 8)

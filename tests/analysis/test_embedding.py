@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial.distance import cdist
 from sklearn.manifold import trustworthiness as sklearn_trustworthiness
 
-from dsh_cli.analysis.embedding import Projection, embed, of_run, trustworthiness
+from dsh_cli.analysis.embedding import Method, Projection, Space, embed, of_run, trustworthiness
 from dsh_cli.codes.bits import hamming, pack, unpack
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DataError, UsageError
@@ -21,11 +22,12 @@ from dsh_cli.show import figures
 from tests.support.codes import made
 from tests.support.commands import dsh, dsh_json, one_line_error
 from tests.support.projector import Projector
+from tests.support.values import there
 
 CONTRACT = ["method", "space", "points", "out", "trustworthiness", "silhouette", "seconds"]
 
 
-def trust(away, points, near):
+def trust(away: NDArray[np.float64], points: NDArray[np.float32], near: int) -> float:
     """Trustworthiness as its authors define it, loop by loop (Venna & Kaski, 2001, equation 1)."""
     n, total = len(points), 0
     seen = cdist(points, points)
@@ -39,7 +41,7 @@ def trust(away, points, near):
 @pytest.mark.parametrize("method", ["tsne", "umap", "pca"])
 @pytest.mark.parametrize("space", ["relaxed", "code"])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_one_seed_gives_one_picture_in_which_classes_are_apart(method, space, dims):
+def test_one_seed_gives_one_picture_in_which_classes_are_apart(method: Method, space: Space, dims: int) -> None:
     codes = made(noise=0.4 if space == "relaxed" else 0.8)  # the latter for more distinct codes
     how = Projection(method, space, dims)
     one, again = embed(codes, how), embed(codes, how)
@@ -49,16 +51,16 @@ def test_one_seed_gives_one_picture_in_which_classes_are_apart(method, space, di
     assert one.counts.sum() == 120 and one.measured == len(one.codes)
     assert one.trustworthiness > 0.7
     if space == "relaxed":  # distinct codes of a class are few, and no cluster
-        assert one.silhouette > 0.3
+        assert there(one.silhouette) > 0.3
     if method == "umap":  # t-SNE starts from a PCA
         assert not (embed(codes, replace(how, seed=1)).points == one.points).all()
 
 
-def test_figures_agree_with_their_definitions():
+def test_figures_agree_with_their_definitions() -> None:
     codes = made(60)
     for space in ("relaxed", "code"):
         one = embed(codes, Projection("pca", space))
-        vectors = codes.relaxed.astype(float) if space == "relaxed" else unpack(one.codes.packed, 16)
+        vectors = there(codes.relaxed).astype(float) if space == "relaxed" else unpack(one.codes.packed, 16)
         away = cdist(vectors, vectors, "euclidean" if space == "relaxed" else "hamming")
         assert one.trustworthiness == pytest.approx(trust(away, one.points, one.near), abs=1e-6)
         silhouettes = []
@@ -71,7 +73,7 @@ def test_figures_agree_with_their_definitions():
         assert one.silhouette == pytest.approx(np.mean(silhouettes), abs=1e-5)
 
 
-def test_in_the_space_of_codes_each_code_is_one_point_of_its_commonest_class():
+def test_in_the_space_of_codes_each_code_is_one_point_of_its_commonest_class() -> None:
     packed = pack([[0, 0, 0], [0, 0, 0], [0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 1, 1], [0, 1, 1]])
     labels = np.array([1, 0, 1, 0, 0, 1, 0])
     codes = CodeSet(
@@ -96,7 +98,7 @@ def test_in_the_space_of_codes_each_code_is_one_point_of_its_commonest_class():
     }
 
 
-def test_hamming_distance_is_what_the_space_of_codes_is_about():
+def test_hamming_distance_is_what_the_space_of_codes_is_about() -> None:
     """PCA of 0 and 1 keeps Hamming distance exactly where there are as many dimensions as it takes."""
     codes = made(bits=2)
     one = embed(replace(codes, packed=codes.packed), Projection("pca", "code"))
@@ -106,21 +108,21 @@ def test_hamming_distance_is_what_the_space_of_codes_is_about():
     assert np.allclose(squared, between * scale, atol=1e-4)
 
 
-def test_the_nearest_class_is_that_of_the_nearest_class_code():
+def test_the_nearest_class_is_that_of_the_nearest_class_code() -> None:
     codes = made()
     one = embed(codes, Projection("pca"))
     share = np.mean([name == codes.classes[label] for name, label in zip(one.nearest, one.codes.labels, strict=True)])
     assert share > 0.95
 
 
-def test_a_sample_has_the_shares_of_the_classes():
+def test_a_sample_has_the_shares_of_the_classes() -> None:
     one = embed(made(400), Projection("pca"), most=40)
     assert np.bincount(one.codes.labels).tolist() == [10] * 4
     assert len(set(one.codes.names)) == 40
 
 
 @pytest.mark.parametrize("method", ["tsne", "umap", "pca"])
-def test_few_and_equal_points_make_a_picture_too(method):
+def test_few_and_equal_points_make_a_picture_too(method: Method) -> None:
     few = embed(made(8), Projection(method, perplexity=30))
     assert len(few.points) == 8 and np.isfinite(few.points).all()
     assert bool(few.notes) == (method != "pca")
@@ -131,7 +133,7 @@ def test_few_and_equal_points_make_a_picture_too(method):
         embed(replace(codes, packed=codes.packed[:1].repeat(40, axis=0)), Projection(method, "code"))
 
 
-def test_what_no_picture_can_be_made_of_is_refused(digits_run):
+def test_what_no_picture_can_be_made_of_is_refused(digits_run: Path) -> None:
     for wrong in (["--dims", 4], ["--perplexity", 0.5], ["--neighbors", 1], ["--min-dist", 2], ["--sample", 3],
                   ["--seed", -1], ["--split", "all"], ["--out", "x.xyz"], ["--out", "no/x.png"],
                   ["--out", "no/x.html"], ["--dims", 3, "--points", "codes"], ["--dims", 3, "--out", "x.html"],
@@ -142,7 +144,7 @@ def test_what_no_picture_can_be_made_of_is_refused(digits_run):
     assert [path.name for path in Path().iterdir()] in ([], ["cache"])
 
 
-def test_without_a_place_it_is_the_runs_own(digits_run):
+def test_without_a_place_it_is_the_runs_own(digits_run: Path) -> None:
     answer = dsh_json("embed", "--model", digits_run, "--method", "pca")
     assert list(answer) == CONTRACT
     file = digits_run / "pca.png"
@@ -156,7 +158,7 @@ def test_without_a_place_it_is_the_runs_own(digits_run):
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 @pytest.mark.parametrize("points", ["thumbnails", "dots", "codes"])
-def test_pictures_of_every_kind(digits_run, suffix, points):
+def test_pictures_of_every_kind(digits_run: Path, suffix: str, points: str) -> None:
     file = f"out{suffix}"
     command = ["embed", "--model", digits_run, "--method", "pca", "--out", file, "--points", points, "--quiet"]
     assert dsh(*command).exit_code == 0
@@ -165,14 +167,16 @@ def test_pictures_of_every_kind(digits_run, suffix, points):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
-def test_the_same_seed_gives_the_same_bytes(suffix, monkeypatch):
+def test_the_same_seed_gives_the_same_bytes(suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, time in ((1, "1"), (2, "1000000000")):
         monkeypatch.setenv("SOURCE_DATE_EPOCH", time)  # which Matplotlib would take the date from
         figures.save(figures.embedding(embed(made(), Projection("pca")), "run", "test", "dots"), f"{number}{suffix}")
     assert Path(f"1{suffix}").read_bytes() == Path(f"2{suffix}").read_bytes()
 
 
-def test_places_that_cannot_be_written_are_refused_before_anything_is_computed(digits_run, monkeypatch):
+def test_places_that_cannot_be_written_are_refused_before_anything_is_computed(
+    digits_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("dsh_cli.analysis.embedding.embed", lambda *_: pytest.fail("computed"))
     Path("folder.png").mkdir()
     Path("locked").mkdir()
@@ -185,7 +189,7 @@ def test_places_that_cannot_be_written_are_refused_before_anything_is_computed(d
         assert f"cannot write {file}: nothing can be" in one_line_error(dsh(*command, file), 1)
 
 
-def test_a_picture_is_written_through_a_link_and_keeps_the_mode_of_what_was_there(digits_run):
+def test_a_picture_is_written_through_a_link_and_keeps_the_mode_of_what_was_there(digits_run: Path) -> None:
     Path("real.png").touch(0o600)
     Path("link.png").symlink_to("real.png")
     name = "x" * 250 + ".png"
@@ -195,23 +199,23 @@ def test_a_picture_is_written_through_a_link_and_keeps_the_mode_of_what_was_ther
     assert Path("real.png").stat().st_mode & 0o777 == 0o600
 
 
-def test_characters_without_a_font_are_told_of_in_a_line_and_do_not_warn(recwarn):
+def test_characters_without_a_font_are_told_of_in_a_line_and_do_not_warn(recwarn: pytest.WarningsRecorder) -> None:
     codes = replace(made(), classes=("\U00013000", "b", "c", "d"))  # an Egyptian hieroglyph
     (note,) = figures.save(figures.embedding(embed(codes, Projection("pca")), "run", "test", "dots"), "x.png")
     assert note.startswith("none of the fonts looked for has \U00013000")
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 
-def test_codes_as_points_have_no_dot_beneath():
+def test_codes_as_points_have_no_dot_beneath() -> None:
     embedding = embed(made(noise=0.8), Projection("pca", "code"))
     figure = figures.embedding(embedding, "run", "test", "codes")
     texts = [text.get_text() for text in figure.axes[0].texts]
-    drawn = sum(len(dots.get_offsets()) for dots in figure.axes[0].collections)
+    drawn = sum(len(np.asarray(dots.get_offsets())) for dots in figure.axes[0].collections)
     written = [text for text in texts if text in embedding.codes.hex]
     assert len(written) > 10 and drawn + len(written) == len(embedding.codes)
 
 
-def test_titles_legend_and_names_say_what_is_seen(digits_run):
+def test_titles_legend_and_names_say_what_is_seen(digits_run: Path) -> None:
     embedding = embed(of_run(Run.open(digits_run), "test"), Projection("pca"))
     figure = figures.embedding(embedding, "runs $x$", "test", "thumbnails")
     title = figure.axes[0].get_title(loc="left")
@@ -223,7 +227,7 @@ def test_titles_legend_and_names_say_what_is_seen(digits_run):
     assert {text.get_text() for text in figure.axes[0].texts} == set("0123456789")
 
 
-def test_a_hundred_classes_can_be_told_apart_and_their_names_do_not_overlap():
+def test_a_hundred_classes_can_be_told_apart_and_their_names_do_not_overlap() -> None:
     codes = made(1000)
     labels = np.arange(1000) % 100
     centers = np.random.default_rng(0).normal(size=(100, 16))
@@ -245,7 +249,7 @@ def test_a_hundred_classes_can_be_told_apart_and_their_names_do_not_overlap():
     assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
 
 
-def test_thumbnails_do_not_hide_one_another():
+def test_thumbnails_do_not_hide_one_another() -> None:
     rng = np.random.default_rng(0)
     places = rng.random((500, 2)) * 300
     some = embed(made(500), Projection("pca"))
@@ -256,7 +260,7 @@ def test_thumbnails_do_not_hide_one_another():
     assert (cdist(places[left], places[kept], "chebyshev").min(axis=1) < 28).all()  # none is left out that had room
 
 
-def test_tensorboards_own_reader_sees_the_points(digits_run, tmp_path):
+def test_tensorboards_own_reader_sees_the_points(digits_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(digits_run, tmp_path / "run")
     assert dsh("embed", "--model", run, "--method", "pca", "--tensorboard", "--quiet").exit_code == 0
     codes = of_run(Run.open(run), "test")
@@ -268,17 +272,17 @@ def test_tensorboards_own_reader_sees_the_points(digits_run, tmp_path):
         for label, code, name in zip(codes.labels, codes.hex, codes.names, strict=True)
     ]
     height, width = size
-    assert (atlas[:height, :width, 0] == codes.thumbnails[0, ..., 0]).all()
+    assert (atlas[:height, :width, 0] == there(codes.thumbnails)[0, ..., 0]).all()
 
 
-def test_a_run_that_has_lost_its_pictures_says_so(digits_run, tmp_path):
+def test_a_run_that_has_lost_its_pictures_says_so(digits_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(digits_run, tmp_path / "run")
     (run / "codes" / "test.safetensors").write_bytes(b"damaged")
     line = one_line_error(dsh("embed", "--model", run, "--method", "pca", "--quiet"), 1)
     assert "test.safetensors" in line
 
 
-def test_torch_is_not_even_loaded(digits_run):
+def test_torch_is_not_even_loaded(digits_run: Path) -> None:
     code = (
         "import sys\n"
         "from dsh_cli.cli import app\n"
@@ -290,14 +294,14 @@ def test_torch_is_not_even_loaded(digits_run):
     assert Path("x.png").is_file()
 
 
-def test_trustworthiness_is_that_of_scikit_learn_where_no_distances_tie():
+def test_trustworthiness_is_that_of_scikit_learn_where_no_distances_tie() -> None:
     rng = np.random.default_rng(0)
     vectors, points = rng.normal(size=(80, 6)), rng.normal(size=(80, 2))
     expected = sklearn_trustworthiness(vectors, points, n_neighbors=7)
     assert trustworthiness(cdist(vectors, vectors), cdist(points, points), 7) == pytest.approx(expected, abs=1e-12)
 
 
-def test_trustworthiness_of_codes_does_not_depend_on_what_changes_no_distance():
+def test_trustworthiness_of_codes_does_not_depend_on_what_changes_no_distance() -> None:
     codes = made()
     one = embed(codes, Projection("pca", "code"))
     away = hamming(one.codes.packed, one.codes.packed).astype(float)
@@ -308,23 +312,23 @@ def test_trustworthiness_of_codes_does_not_depend_on_what_changes_no_distance():
 
 
 @pytest.mark.parametrize("method", ["tsne", "pca"])
-def test_outputs_past_float16_do_not_spoil_the_picture(method):
+def test_outputs_past_float16_do_not_spoil_the_picture(method: Method) -> None:
     codes = made()
-    relaxed = codes.relaxed.copy()
+    relaxed = there(codes.relaxed).copy()
     relaxed[0, 0], relaxed[1, 1] = np.inf, -np.inf
     one = embed(replace(codes, relaxed=relaxed), Projection(method))
     assert np.isfinite(one.points).all() and len(np.unique(one.points, axis=0)) > 100
     assert one.trustworthiness > (0.7 if method == "tsne" else 0)
 
 
-def test_codes_alone_are_enough_for_the_space_of_codes_and_not_for_the_other():
+def test_codes_alone_are_enough_for_the_space_of_codes_and_not_for_the_other() -> None:
     codes = replace(made(), relaxed=None)
     assert len(embed(codes, Projection("pca", "code")).points) > 10
     with pytest.raises(UsageError, match="no relaxed codes"):
         embed(codes, Projection("pca"))
 
 
-def test_odd_names_of_runs_and_classes_are_drawn():
+def test_odd_names_of_runs_and_classes_are_drawn() -> None:
     codes = replace(made(40), classes=("$x$ \udcff", "a\nb", "c" * 200, "\x1b[31m"))
     embedding = embed(codes, Projection("pca"))
     figure = figures.embedding(embedding, "cost$\\oops$ \udcff\n", "test", "thumbnails")

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +14,15 @@ from dsh_cli.codes.bits import unpack
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import PROTOCOLS, TrainConfig
 from dsh_cli.data import splits
+from dsh_cli.data.splits import Splits
 from dsh_cli.runs.run import Run
 from tests.support.commands import DIGITS, dsh, dsh_json, one_line_error
 from tests.support.runs import edit
+from tests.support.values import there
 
 
 @pytest.fixture(scope="module")
-def pooled_run(tmp_path_factory):
+def pooled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on digits under the protocol cifar10, of 100 queries and 500 pictures to train on."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splits, "POOLED_QUERIES", 100)
@@ -30,11 +34,11 @@ def pooled_run(tmp_path_factory):
 
 
 @pytest.fixture
-def run(digits_run, tmp_path):
+def run(digits_run: Path, tmp_path: Path) -> Path:
     return shutil.copytree(digits_run, tmp_path / "copy")
 
 
-def test_what_each_protocol_compares():
+def test_what_each_protocol_compares() -> None:
     counts = {"train": 10, "validation": 2, "test": 5, "database": 20}
     expected = {
         "test-vs-train": (5, 10),
@@ -47,7 +51,7 @@ def test_what_each_protocol_compares():
 
 
 @pytest.mark.parametrize(("protocol", "database"), [("test-vs-train", 1295), ("paper", 359), ("cifar10-2", 1438)])
-def test_what_a_plain_run_answers(digits_run, protocol, database):
+def test_what_a_plain_run_answers(digits_run: Path, protocol: str, database: int) -> None:
     answer = dsh_json("evaluate", "--model", digits_run, "--protocol", protocol)
     assert (answer["protocol"], answer["queries"], answer["database"]) == (protocol, 359, database)
     run = Run.open(digits_run)
@@ -56,16 +60,16 @@ def test_what_a_plain_run_answers(digits_run, protocol, database):
     assert answer["map"] == evaluate(queries, items).map
     if protocol == "cifar10-2":
         labels = [run.codes(split).labels for split in ("train", "validation")]
-        assert np.array_equal(items.labels, np.concatenate(labels))
+        assert np.array_equal(there(items).labels, np.concatenate(labels))
 
 
-def test_train_and_evaluate_give_the_same_map_to_the_last_digit(digits_run, pooled_run):
+def test_train_and_evaluate_give_the_same_map_to_the_last_digit(digits_run: Path, pooled_run: Path) -> None:
     for path in (digits_run, pooled_run):
         run = Run.open(path)
         assert dsh_json("evaluate", "--model", path)["map"] == run.metrics["map"] == evaluate_run(run).map
 
 
-def test_what_a_pooled_run_answers(pooled_run):
+def test_what_a_pooled_run_answers(pooled_run: Path) -> None:
     run = Run.open(pooled_run)
     assert dict(run.counts) == {"train": 450, "validation": 50, "test": 100, "database": 1197}
     assert {split: len(names) for split, names in run.names().items()} == dict(run.counts)
@@ -78,7 +82,9 @@ def test_what_a_pooled_run_answers(pooled_run):
     assert "protocol cifar10: 100 queries against 1,197" in dsh("info", pooled_run, "--format", "table").stdout
 
 
-def test_a_pooled_run_can_be_taken_again_and_resumed(pooled_run, monkeypatch, tmp_path):
+def test_a_pooled_run_can_be_taken_again_and_resumed(
+    pooled_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(splits, "POOLED_QUERIES", 100)
     monkeypatch.setattr(splits, "POOLED_TRAIN", 500)
     dsh_json("train", "--like", pooled_run, "--epochs", 2, "--out", tmp_path / "again", "--quiet")
@@ -86,7 +92,7 @@ def test_a_pooled_run_can_be_taken_again_and_resumed(pooled_run, monkeypatch, tm
     assert (again.config.protocol, again.names()) == ("cifar10", Run.open(pooled_run).names())
 
 
-def test_queries_that_were_trained_on_are_refused(digits_run, pooled_run):
+def test_queries_that_were_trained_on_are_refused(digits_run: Path, pooled_run: Path) -> None:
     for protocol in ("cifar10", "cifar10-1"):
         line = one_line_error(dsh("evaluate", "--model", digits_run, "--protocol", protocol), 2)
         assert "has trained on most of them" in line
@@ -97,7 +103,7 @@ def test_queries_that_were_trained_on_are_refused(digits_run, pooled_run):
         assert f"dsh train --like {pooled_run} --protocol {protocol}" in line
 
 
-def test_names_in_two_splits_are_found_out(run):
+def test_names_in_two_splits_are_found_out(run: Path) -> None:
     names = json.loads((run / "splits.json").read_text())
     names["test"][3] = names["train"][5]
     edit(run / "splits.json", **names)
@@ -105,7 +111,7 @@ def test_names_in_two_splits_are_found_out(run):
     assert "trained on 1 of the 359 queries" in line and names["train"][5] in line
 
 
-def test_runs_without_splits_say_what_is_missing(run, pooled_run, tmp_path):
+def test_runs_without_splits_say_what_is_missing(run: Path, pooled_run: Path, tmp_path: Path) -> None:
     (run / "codes" / "train.safetensors").unlink()
     assert "train.safetensors is missing" in one_line_error(dsh("evaluate", "--model", run), 1)
     assert dsh("evaluate", "--model", run, "--protocol", "paper").exit_code == 0
@@ -116,7 +122,7 @@ def test_runs_without_splits_say_what_is_missing(run, pooled_run, tmp_path):
     assert "database.safetensors is missing" in one_line_error(dsh("evaluate", "--model", copy), 1)
 
 
-def test_runs_from_before_there_were_protocols_load(run):
+def test_runs_from_before_there_were_protocols_load(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())["config"]
     del config["protocol"]
     edit(run / "config.json", config=config)
@@ -126,7 +132,7 @@ def test_runs_from_before_there_were_protocols_load(run):
 
 
 @pytest.fixture(scope="module")
-def held_run(tmp_path_factory):
+def held_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on digits that has not seen three of their classes."""
     out = tmp_path_factory.mktemp("runs") / "held"
     result = dsh(*DIGITS, "--hold-out-classes", 3, "--out", out)
@@ -134,7 +140,7 @@ def held_run(tmp_path_factory):
     return out
 
 
-def test_classes_held_out_are_in_no_picture_trained_on(held_run, digits_run):
+def test_classes_held_out_are_in_no_picture_trained_on(held_run: Path, digits_run: Path) -> None:
     run = Run.open(held_run)
     unseen = set(run.codes("unseen").labels)
     assert len(unseen) == 3
@@ -147,13 +153,13 @@ def test_classes_held_out_are_in_no_picture_trained_on(held_run, digits_run):
     lost = {name for name, label in zip(plain.names()["validation"], plain.codes("validation").labels, strict=True)
             if label in unseen}  # fmt: skip
     assert sorted(names) == sorted({name for split in plain.names().values() for name in split} - lost)
-    assert not unpack(run.centers()[sorted(unseen)], 8).any()
-    seen = run.centers()[sorted(set(range(10)) - unseen)]
+    assert not unpack(there(run.centers())[sorted(unseen)], 8).any()
+    seen = there(run.centers())[sorted(set(range(10)) - unseen)]
     assert len({row.tobytes() for row in seen}) == 7
 
 
 @pytest.mark.parametrize("protocol", ["test-vs-train", "paper"])
-def test_seen_and_unseen_classes_are_measured_apart(held_run, protocol):
+def test_seen_and_unseen_classes_are_measured_apart(held_run: Path, protocol: str) -> None:
     run = Run.open(held_run)
     unseen = np.unique(run.codes("unseen").labels)
     test, items = run.codes("test"), [run.codes(split) for split in ("train", "unseen")]
@@ -161,13 +167,13 @@ def test_seen_and_unseen_classes_are_measured_apart(held_run, protocol):
         answer = dsh_json("evaluate", "--model", held_run, "--protocol", protocol, "--classes", classes)
         wanted = {"seen": set(range(10)) - set(unseen), "unseen": set(unseen), "all": set(range(10))}[classes]
 
-        def of(codes, wanted=wanted):
+        def of(codes: CodeSet, wanted: set[int] = wanted) -> CodeSet:
             chosen = np.isin(codes.labels, list(wanted))
             return CodeSet(8, codes.packed[chosen], codes.labels[chosen], codes.classes, ())
 
         parts = [of(part) for part in items]
-        joined = [np.concatenate([getattr(part, name) for part in parts]) for name in ("packed", "labels")]
-        database = None if protocol == "paper" else CodeSet(8, *joined, test.classes, ())
+        packed, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("packed", "labels"))
+        database = None if protocol == "paper" else CodeSet(8, packed, labels, test.classes, ())
         assert answer["classes"] == classes
         assert answer["map"] == evaluate(of(test), database).map
         assert {score["label"] for score in answer["per_class"] if score["map"] is not None} == {
@@ -178,18 +184,18 @@ def test_seen_and_unseen_classes_are_measured_apart(held_run, protocol):
         assert answer["map"] == run.metrics["map"]
 
 
-def test_the_seed_draws_the_classes_held_out(splits_held):
-    drawn = {seed: frozenset(splits_held(seed).unseen.labels) for seed in (0, 1, 2, 3)}
-    assert drawn[0] == frozenset(splits_held(0).unseen.labels)
+def test_the_seed_draws_the_classes_held_out(splits_held: Callable[[int], Splits]) -> None:
+    drawn = {seed: frozenset(there(splits_held(seed).unseen).labels) for seed in (0, 1, 2, 3)}
+    assert drawn[0] == frozenset(there(splits_held(0).unseen).labels)
     assert len(set(drawn.values())) > 1
 
 
 @pytest.fixture
-def splits_held():
+def splits_held() -> Callable[[int], Splits]:
     return lambda seed: splits.load_splits(TrainConfig(data="digits", seed=seed, hold_out_classes=4))
 
 
-def test_what_cannot_be_held_out_or_measured_is_refused(digits_run, held_run, photos):
+def test_what_cannot_be_held_out_or_measured_is_refused(digits_run: Path, held_run: Path, photos: Path) -> None:
     line = one_line_error(dsh("train", photos, "--hold-out-classes", 2, "--quiet"), 2)
     assert "has 3 classes, and two must be left" in line and "hold out 1 at most" in line
     line = one_line_error(dsh("train", "digits", "--hold-out-classes", 2, "--protocol", "cifar10"), 2)
@@ -205,7 +211,7 @@ def test_what_cannot_be_held_out_or_measured_is_refused(digits_run, held_run, ph
     assert "contradict" in one_line_error(dsh("evaluate", "--model", held_run, *arguments), 2)
 
 
-def test_classes_held_out_are_named(held_run):
+def test_classes_held_out_are_named(held_run: Path) -> None:
     unseen = [str(label) for label in sorted(set(Run.open(held_run).codes("unseen").labels.tolist()))]
     assert list(Run.open(held_run).held_out()) == unseen
     shown = " ".join(dsh("info", held_run, "--format", "table").stdout.split())
@@ -215,7 +221,7 @@ def test_classes_held_out_are_named(held_run):
     assert [row["label"] for row in rows if row["count"]] == unseen
 
 
-def test_a_folder_holds_classes_out_too(photos, tmp_path):
+def test_a_folder_holds_classes_out_too(photos: Path, tmp_path: Path) -> None:
     arguments = ["--hold-out-classes", 1, "--bits", 4, "--epochs", 2, "--batch-size", 4, "--quiet", "--no-tensorboard"]
     result = dsh("train", photos, *arguments, "--out", "held", "--json")
     assert result.exit_code == 0, result.stderr

@@ -1,12 +1,14 @@
 """Measures of retrieval against slow references: every order of ties, textbook definitions, plain sorting."""
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from dsh_cli.analysis import counting
 from dsh_cli.analysis.counting import tallies
@@ -17,7 +19,7 @@ from dsh_cli.errors import DataError, UsageError
 from tests.support.codes import code_set, random_codes
 
 
-def average_precision(relevant, at=None):
+def average_precision(relevant: Sequence[int], at: int | None = None) -> float:
     """The textbook definition for one ranking without ties."""
     hits, total = 0, 0.0
     for rank, hit in enumerate(relevant[:at], 1):
@@ -26,14 +28,16 @@ def average_precision(relevant, at=None):
     return total / max(1, min(sum(relevant), at or len(relevant)))
 
 
-def all_orders(distances, relevant):
+def all_orders(distances: NDArray[np.int64], relevant: NDArray[np.int64]) -> Iterator[list[int]]:
     """Every ranking that sorts by distance."""
     groups = [[r for d, r in zip(distances, relevant, strict=True) if d == value] for value in sorted(set(distances))]
     for order in itertools.product(*(list(itertools.permutations(group)) for group in groups)):
         yield [int(r) for group in order for r in group]
 
 
-def histograms(distances, relevant):
+def histograms(
+    distances: NDArray[np.int64], relevant: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return (
         np.bincount(distances, minlength=4)[None],
         np.bincount(distances, relevant, minlength=4).astype(np.int64)[None],
@@ -41,7 +45,7 @@ def histograms(distances, relevant):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_every_measure_over_ties_is_that_over_all_their_orders(seed):
+def test_every_measure_over_ties_is_that_over_all_their_orders(seed: int) -> None:
     rng = np.random.default_rng(seed)
     distances, relevant = rng.integers(0, 3, 7), rng.integers(0, 2, 7)
     counts, hits = histograms(distances, relevant)
@@ -57,7 +61,7 @@ def test_every_measure_over_ties_is_that_over_all_their_orders(seed):
         assert precision_at(counts, hits, k)[0] == pytest.approx(first, abs=1e-12)
 
 
-def test_map_is_the_mean_of_sorting_in_random_orders():
+def test_map_is_the_mean_of_sorting_in_random_orders() -> None:
     queries, database = random_codes(6, 10, 3, 1), random_codes(300, 10, 3, 2)
     rng = np.random.default_rng(0)
     values = []
@@ -72,7 +76,7 @@ def test_map_is_the_mean_of_sorting_in_random_orders():
     assert deviation < 1e-3
 
 
-def test_without_ties_there_is_one_value():
+def test_without_ties_there_is_one_value() -> None:
     relevant = [1, 0, 1, 1, 0]
     counts, hits = np.ones((1, 5), int), np.array([relevant])
     expected = pytest.approx(average_precision(relevant), abs=1e-12)
@@ -80,14 +84,14 @@ def test_without_ties_there_is_one_value():
     assert [bound[0] for bound in ap_bounds(counts, hits)] == [expected, expected]
 
 
-def test_map_at_k_is_divided_by_what_could_be_found():
+def test_map_at_k_is_divided_by_what_could_be_found() -> None:
     """Three relevant, one of them in the first two: half of min(2, 3), not all of the one that was found."""
     counts, hits = np.ones((1, 5), int), np.array([[1, 0, 0, 1, 1]])
     assert tie_aware_ap(counts, hits, 2)[0] == pytest.approx(1 / 2)
     assert tie_aware_ap(counts, hits, 100)[0] == tie_aware_ap(counts, hits)[0]
 
 
-def test_a_query_without_relevant_items_scores_zero_and_counts():
+def test_a_query_without_relevant_items_scores_zero_and_counts() -> None:
     queries = code_set(["00", "00"], [0, 2])
     database = code_set(["00", "ff"], [0, 1])
     assert mean_average_precision(queries, database) == pytest.approx(0.5)
@@ -97,11 +101,12 @@ def test_a_query_without_relevant_items_scores_zero_and_counts():
     assert [(score.label, score.map) for score in evaluation.per_class] == [("a", 1.0), ("b", None), ("c", 0.0)]
 
 
-def slow_evaluation(queries, database, itself=False):
+def slow_evaluation(queries: CodeSet, database: CodeSet, itself: bool = False) -> dict[str, float]:
     """Query by query, place by place, from all distances."""
-    bits, sums = queries.bits, {}
+    bits = queries.bits
+    sums: dict[str, float] = {}
 
-    def add(name, value):
+    def add(name: str, value: float) -> None:
         sums[name] = sums.get(name, 0.0) + value / len(queries)
 
     for place, (row, label) in enumerate(zip(hamming(queries.packed, database.packed), queries.labels, strict=True)):
@@ -131,7 +136,9 @@ def slow_evaluation(queries, database, itself=False):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("bits", "itself"), [(4, False), (8, True), (48, False), (64, True), (65, False), (200, True)])
-def test_evaluate_equals_a_slow_reference(bits, itself, compiled, monkeypatch):
+def test_evaluate_equals_a_slow_reference(
+    bits: int, itself: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(counting, "_COMPILE_FROM", 0 if compiled else 1 << 62)
     monkeypatch.setattr(counting, "_CELLS", 16 * (bits + 1))  # several blocks
     monkeypatch.setattr(counting, "_BLOCK", 1000)
@@ -150,7 +157,7 @@ def test_evaluate_equals_a_slow_reference(bits, itself, compiled, monkeypatch):
     assert evaluation.map == mean_average_precision(database if itself else queries, None if itself else database)
 
 
-def test_many_equal_codes_are_counted_with_their_weight(monkeypatch):
+def test_many_equal_codes_are_counted_with_their_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tile of the compiled loop is 1,024 codes; here a class has more, and codes repeat."""
     queries, database = random_codes(50, 7, 2, 1), random_codes(5000, 7, 2, 2)
     wide = [replace(part, bits=40, packed=np.tile(part.packed, (1, 5))) for part in (queries, database)]
@@ -172,12 +179,12 @@ def test_many_equal_codes_are_counted_with_their_weight(monkeypatch):
 @given(
     st.integers(1, 70), st.integers(1, 12), st.integers(2, 30), st.integers(1, 4), st.integers(0, 2**32), st.booleans()
 )
-def test_properties(bits, queries, items, classes, seed, itself):
+def test_properties(bits: int, queries: int, items: int, classes: int, seed: int, itself: bool) -> None:
     rng = np.random.default_rng(seed)
     flips = rng.random()
     names = tuple(map(str, range(classes)))
 
-    def codes(count):
+    def codes(count: int) -> CodeSet:
         return CodeSet(bits, pack(rng.random((count, bits)) < flips), rng.integers(0, classes, count), names, ())
 
     one, other = codes(queries), codes(items)
@@ -199,7 +206,7 @@ def test_properties(bits, queries, items, classes, seed, itself):
     assert (evaluate(shuffled) if itself else evaluate(one, shuffled)) == evaluation
 
 
-def test_against_itself_self_matches_are_left_out():
+def test_against_itself_self_matches_are_left_out() -> None:
     codes = code_set(["00", "00", "ff"], [0, 1, 0])
     # Query 0: "00" of class 1 at 0, then "ff" at 8, relevant second. Query 2: a tie of two at 8, one relevant.
     assert mean_average_precision(codes) == pytest.approx((1 / 2 + 0 + (1 + 1 / 2) / 2) / 3)
@@ -209,19 +216,19 @@ def test_against_itself_self_matches_are_left_out():
     assert evaluate(codes, codes).precision_at[1] > evaluation.precision_at[1]
 
 
-def test_codes_of_unknown_class_are_relevant_to_nothing():
+def test_codes_of_unknown_class_are_relevant_to_nothing() -> None:
     queries, database = code_set(["00", "00"], [0, -1]), code_set(["00", "00"], [0, -1])
     assert mean_average_precision(queries, database) == pytest.approx((3 / 4 + 0) / 2)
     assert mean_average_precision(queries) == 0
 
 
-def test_codes_shorter_than_a_radius_are_all_within():
+def test_codes_shorter_than_a_radius_are_all_within() -> None:
     codes = code_set(["0", "1"], [0, 0], bits=1)
     evaluation = evaluate(codes, codes)
     assert len(evaluation.curve) == 2 and evaluation.radius[2] == evaluation.curve[1]
 
 
-def test_what_cannot_be_measured_is_refused():
+def test_what_cannot_be_measured_is_refused() -> None:
     codes, empty = code_set(["00", "ff"], [0, 1]), code_set([], [])
     with pytest.raises(DataError, match="0 queries"):
         evaluate(empty, codes)
@@ -235,7 +242,7 @@ def test_what_cannot_be_measured_is_refused():
         evaluate(codes, replace(codes, classes=("x", "y", "z")))
 
 
-def test_spread_over_runs():
+def test_spread_over_runs() -> None:
     runs = [evaluate(random_codes(30, 8, 3, seed), random_codes(60, 8, 3, seed + 9)) for seed in range(3)]
     found = spread(runs)
     values = [run.precision_at[10] for run in runs]
@@ -253,8 +260,9 @@ def test_spread_over_runs():
             spread([runs[0], replace(runs[1], **change)])
 
 
-def test_health_of_the_database():
+def test_health_of_the_database() -> None:
     codes = code_set(["f0", "f0", "0f", "f1"], [0, 0, 1, 1])
     health = evaluate(codes, codes).health
     assert health.bit_balance == (0.75, 0.75, 0.75, 0.75, 0.25, 0.25, 0.25, 0.5)
-    assert (health.distinct, health.largest_share, health.bit_correlation) == (3, 0.5, pytest.approx(1.0))
+    assert (health.distinct, health.largest_share) == (3, 0.5)
+    assert health.bit_correlation == pytest.approx(1.0)

@@ -9,18 +9,22 @@ import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from dsh_cli.codes.bits import from_hex, hamming, to_hex
 from dsh_cli.runs.run import Run
 from tests.support.commands import DIGITS, dsh, dsh_json, dsh_process, every_command, one_line_error
+from tests.support.values import in_memory
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def pictures(tmp_path: Path) -> Path:
     """Five digit pictures of the run's test split as files, one with a name hard to handle."""
     from dsh_cli import TrainConfig, load_splits
 
@@ -28,7 +32,7 @@ def pictures(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i, name in enumerate(["a.png", "b c.png", "d\ne.png", "é.png", "z.png"]):
-        Image.fromarray(test.images[i, ..., 0]).save(folder / name)
+        Image.fromarray(in_memory(test)[i, ..., 0]).save(folder / name)
     return folder
 
 
@@ -36,7 +40,7 @@ def pictures(tmp_path):
 
 
 @pytest.mark.parametrize("command", every_command())
-def test_help_explains_and_gives_an_example(command):
+def test_help_explains_and_gives_an_example(command: str) -> None:
     result = dsh(*command.split(), "--help")
     assert result.exit_code == 0
     usage, explained, *_, example = (" ".join(part.split()) for part in re.split(r"\n\s*\n", result.stdout.strip()))
@@ -46,17 +50,17 @@ def test_help_explains_and_gives_an_example(command):
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
-def test_without_arguments_the_commands_are_listed():
+def test_without_arguments_the_commands_are_listed() -> None:
     result = dsh()
     said = result.stdout + result.stderr
     assert all(f"│ {command} " in said for command in every_command() if " " not in command)
 
 
-def test_version():
+def test_version() -> None:
     assert dsh("--version").stdout.startswith("dsh 0.")
 
 
-def test_python_m_runs_the_same_program():
+def test_python_m_runs_the_same_program() -> None:
     assert b"dsh [OPTIONS] COMMAND" in dsh_process("--help").stdout
 
 
@@ -64,7 +68,7 @@ def test_python_m_runs_the_same_program():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_on_a_terminal_everything_is_shown_live(photos, tmp_path):
+def test_on_a_terminal_everything_is_shown_live(photos: Path, tmp_path: Path) -> None:
     """Training and hashing with stdout and stderr on a real pseudo-terminal."""
     train = [*["train", "--epochs", "3", "--bits", "8"], "--out", str(tmp_path / "run"), str(photos)]
     shown = on_terminal(train)
@@ -75,7 +79,7 @@ def test_on_a_terminal_everything_is_shown_live(photos, tmp_path):
     assert "0x" in on_terminal(["table", "--model", str(tmp_path / "run")])
 
 
-def on_terminal(arguments):
+def on_terminal(arguments: list[str]) -> str:
     import pty
 
     ours, theirs = pty.openpty()
@@ -95,7 +99,7 @@ def on_terminal(arguments):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 @pytest.mark.parametrize("command", ["hash", "neighbors"])
-def test_results_go_to_stdout_while_stderr_shows_the_progress(command, digits_run, pictures):
+def test_results_go_to_stdout_while_stderr_shows_the_progress(command: str, digits_run: Path, pictures: Path) -> None:
     ours, theirs = os.openpty()
     arguments = [sys.executable, "-m", "dsh_cli", command, str(pictures / "a.png"), "--model", str(digits_run)]
     environment = {**os.environ, "TERM": "xterm"}
@@ -110,7 +114,7 @@ def test_results_go_to_stdout_while_stderr_shows_the_progress(command, digits_ru
 # train, info
 
 
-def test_train_answers_with_its_contract(tmp_path):
+def test_train_answers_with_its_contract(tmp_path: Path) -> None:
     answer = dsh_json(*DIGITS, "--bits", 12, "--out", tmp_path / "run", "--seed", 3)
     assert list(answer) == [
         "run", "dataset", "bits", "epochs", "seconds", "map", "min_class_distance", "class_distance_bound"
@@ -120,7 +124,7 @@ def test_train_answers_with_its_contract(tmp_path):
     assert answer["run"] == str(tmp_path / "run")
 
 
-def test_train_writes_under_runs_and_is_line_wise_in_a_pipe():
+def test_train_writes_under_runs_and_is_line_wise_in_a_pipe() -> None:
     done = dsh_process("train", "digits", "--epochs", "2")
     assert done.returncode == 0
     lines = done.stderr.decode().splitlines()
@@ -132,7 +136,7 @@ def test_train_writes_under_runs_and_is_line_wise_in_a_pipe():
     assert "\x1b" not in done.stderr.decode() + done.stdout.decode()
 
 
-def test_train_on_a_folder_then_hash_it(photos, tmp_path):
+def test_train_on_a_folder_then_hash_it(photos: Path, tmp_path: Path) -> None:
     answer = dsh_json(
         "train", photos, "--bits", 9, "--epochs", 3, "--out", tmp_path / "run", "--quiet", "--no-tensorboard"
     )
@@ -147,7 +151,7 @@ def test_train_on_a_folder_then_hash_it(photos, tmp_path):
     assert dsh("hash", grey, "--model", tmp_path / "run").exit_code == 0
 
 
-def test_the_smallest_set_that_can_be_learned_from(tmp_path):
+def test_the_smallest_set_that_can_be_learned_from(tmp_path: Path) -> None:
     """Two classes of three large pictures: two to train on, one to test, none to validate."""
     folder = make_classes(tmp_path / "set", {"a": 3, "b": 3}, size=100)
     dsh_json("train", folder, "--epochs", 2, "--out", tmp_path / "run")
@@ -156,19 +160,19 @@ def test_the_smallest_set_that_can_be_learned_from(tmp_path):
     assert dsh_json("table", "--model", tmp_path / "run")["class_distance_bound"] == 8
 
 
-def test_like_takes_a_recipe_and_changes_what_is_given(digits_run, tmp_path):
+def test_like_takes_a_recipe_and_changes_what_is_given(digits_run: Path, tmp_path: Path) -> None:
     dsh_json("train", "--like", digits_run, "--bits", 5, "--epochs", 1, "--out", tmp_path / "run", "--quiet")
     mine, theirs = Run.open(tmp_path / "run").config, Run.open(digits_run).config
     assert (mine.data, mine.batch_size, mine.bits, mine.epochs, mine.margin) == ("digits", 64, 5, 1, 10.0)
     assert (theirs.bits, theirs.margin) == (8, 16.0)
 
 
-def test_resume_refuses_finished_runs_and_other_options(digits_run):
+def test_resume_refuses_finished_runs_and_other_options(digits_run: Path) -> None:
     assert "--like" in one_line_error(dsh("train", "--resume", digits_run), 2)
     assert "--resume goes on" in one_line_error(dsh("train", "--resume", digits_run, "--bits", 9), 2)
 
 
-def test_info_of_a_run_and_of_all(digits_run):
+def test_info_of_a_run_and_of_all(digits_run: Path) -> None:
     assert dsh_json("info", digits_run)["counts"] == {"train": 1295, "validation": 143, "test": 359}
     table = dsh("info", digits_run, "--format", "table").stdout
     assert "DSH, margin 16, alpha 0.01" in table and "finished" in table
@@ -182,7 +186,7 @@ def test_info_of_a_run_and_of_all(digits_run):
 # hash
 
 
-def test_hash_keeps_the_order_and_its_plain_form_is_md5sums(digits_run, pictures):
+def test_hash_keeps_the_order_and_its_plain_form_is_md5sums(digits_run: Path, pictures: Path) -> None:
     rows = [json.loads(line) for line in dsh("hash", pictures, "--model", digits_run, "--json").stdout.splitlines()]
     assert [os.path.basename(row["path"]) for row in rows] == ["a.png", "b c.png", "d\ne.png", "z.png", "é.png"]
     assert all(list(row) == ["path", "code", "bits"] and row["bits"] == 8 for row in rows)
@@ -191,7 +195,7 @@ def test_hash_keeps_the_order_and_its_plain_form_is_md5sums(digits_run, pictures
     assert plain[2] == "\\" + f"{rows[2]['code']}  {pictures}/d\\ne.png"
 
 
-def test_hash_gives_the_codes_of_the_run(digits_run, pictures):
+def test_hash_gives_the_codes_of_the_run(digits_run: Path, pictures: Path) -> None:
     run = Run.open(digits_run)
     codes = dict(zip(run.names()["test"], to_hex(run.codes("test").packed, 8), strict=True))
     expected = [codes[name] for name in run.names()["test"][:2]]
@@ -199,7 +203,7 @@ def test_hash_gives_the_codes_of_the_run(digits_run, pictures):
     assert [row["code"] for row in rows[:2]] == expected
 
 
-def test_hash_reads_lists_from_standard_input(digits_run, pictures):
+def test_hash_reads_lists_from_standard_input(digits_run: Path, pictures: Path) -> None:
     names = ["z.png", "a.png"]
     by_line = dsh("hash", "-", "--model", digits_run, input="".join(f"{pictures / n}\n" for n in names))
     by_null = dsh("hash", "--null", "-", "--model", digits_run, input="".join(f"{pictures / n}\0" for n in names))
@@ -209,7 +213,7 @@ def test_hash_reads_lists_from_standard_input(digits_run, pictures):
     assert json.loads(odd.stdout)["path"].endswith("d\ne.png")
 
 
-def test_hash_reports_what_it_cannot_read_and_goes_on(digits_run, pictures):
+def test_hash_reports_what_it_cannot_read_and_goes_on(digits_run: Path, pictures: Path) -> None:
     (pictures / "b.png").write_text("text, not a picture")
     arguments = [
         pictures / "a.png",
@@ -231,7 +235,7 @@ def test_hash_reports_what_it_cannot_read_and_goes_on(digits_run, pictures):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
-def test_names_that_are_not_utf8_and_terminal_escapes(digits_run, pictures):
+def test_names_that_are_not_utf8_and_terminal_escapes(digits_run: Path, pictures: Path) -> None:
     raw = os.fsencode(pictures) + b"/\xff\x1b[31m.png"
     os.rename(os.fsencode(pictures / "a.png"), raw)
     as_json = dsh_process("hash", "--model", digits_run, "--json", raw)
@@ -244,13 +248,13 @@ def test_names_that_are_not_utf8_and_terminal_escapes(digits_run, pictures):
     assert b"\\x1b[31m" in failed.stderr and b"\x1b[31m.png" not in failed.stderr
 
 
-def test_hash_as_a_table(digits_run, pictures):
+def test_hash_as_a_table(digits_run: Path, pictures: Path) -> None:
     shown = dsh("hash", pictures / "a.png", "--model", digits_run, "--format", "table").stdout
     code = json.loads(dsh("hash", pictures / "a.png", "--model", digits_run, "--json").stdout)["code"]
     assert f"0x{code}" in shown and f"{int(code, 16):08b}" in shown
 
 
-def test_a_closed_pipe_ends_quietly(digits_run, pictures):
+def test_a_closed_pipe_ends_quietly(digits_run: Path, pictures: Path) -> None:
     many = f"yes {pictures / 'a.png'} | head -3000"
     command = f"{many} | {sys.executable} -m dsh_cli hash --model {digits_run} --json - | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
@@ -260,7 +264,7 @@ def test_a_closed_pipe_ends_quietly(digits_run, pictures):
 # table
 
 
-def test_table_answers_with_its_contract(digits_run):
+def test_table_answers_with_its_contract(digits_run: Path) -> None:
     answer = dsh_json("table", "--model", digits_run)
     assert list(answer) == [
         "split", "bits", "classes", "class_distances", "min_class_distance", "class_distance_bound", "bit_balance"
@@ -276,19 +280,23 @@ def test_table_answers_with_its_contract(digits_run):
     assert sum(row["count"] for row in train["classes"]) == 1295
 
 
-def test_table_in_a_pipe_is_fields(digits_run):
+def test_table_in_a_pipe_is_fields(digits_run: Path) -> None:
     lines = dsh("table", "--model", digits_run).stdout.splitlines()
     assert len(lines) == 10 and all(line.count("\t") == 4 for line in lines)
 
 
-def golden_run(tmp_path, classes, bits, codes):
+def golden_run(tmp_path: Path, classes: list[str], bits: int, codes: list[tuple[int, str]]) -> str:
     """A run folder whose test codes are given, so that its table is known."""
     from dsh_cli.runs.storage import write_arrays
     from tests.support.runs import edit
 
     labels = np.array([label for label, _ in codes], np.int32)
     packed = from_hex([code for _, code in codes], bits)
-    arrays = {"packed": packed, "labels": labels, "relaxed": np.zeros((len(codes), bits), np.float16)}
+    arrays: dict[str, NDArray[Any]] = {
+        "packed": packed,
+        "labels": labels,
+        "relaxed": np.zeros((len(codes), bits), np.float16),
+    }
     folder = tmp_path / "golden"
     (folder / "codes").mkdir(parents=True)
     write_arrays(
@@ -313,7 +321,7 @@ def golden_run(tmp_path, classes, bits, codes):
     return "golden"
 
 
-def test_golden_table_at_width_80(tmp_path):
+def test_golden_table_at_width_80(tmp_path: Path) -> None:
     codes = [(0, "f0")] * 8 + [(0, "f1"), (0, "e0")] + [(1, "0f")] * 10 + [(2, "ff")] * 9 + [(2, "fe")]
     shown = dsh("table", "--model", golden_run(tmp_path, ["cat", "dog", "owl"], 8, codes), "--format", "table").stdout
     expected = """\
@@ -337,7 +345,7 @@ bits: 1 in 63% to 67% of pictures (50% uses a bit best)
     assert [line.rstrip() for line in shown.splitlines()] == expected.splitlines()
 
 
-def test_tables_of_long_codes_and_many_classes_fit_the_terminal(tmp_path):
+def test_tables_of_long_codes_and_many_classes_fit_the_terminal(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     codes = [(label, f"{rng.integers(0, 2**62):016x}" * 4) for label in range(60)]
     model = golden_run(tmp_path, [f"class number {i}" for i in range(60)], 256, codes)
@@ -346,7 +354,7 @@ def test_tables_of_long_codes_and_many_classes_fit_the_terminal(tmp_path):
     assert "closest classes" in shown and "10 of 1,770 pairs; --json has the whole matrix" in shown
 
 
-def test_distances_are_coloured_unless_asked_not_to(tmp_path):
+def test_distances_are_coloured_unless_asked_not_to(tmp_path: Path) -> None:
     model = golden_run(tmp_path, ["a", "b"], 8, [(0, "00"), (1, "00")])
     environment = os.environ | {"FORCE_COLOR": "1"}
     assert b"\x1b[" in dsh_process("table", "--model", model, "--format", "table", env=environment).stdout
@@ -357,7 +365,7 @@ def test_distances_are_coloured_unless_asked_not_to(tmp_path):
 # What bad input gets: one clear line, exit code 1 or 2, nothing half-written
 
 
-def untouched(tmp_path):
+def untouched(tmp_path: Path) -> bool:
     return not (tmp_path / "runs").exists() and not (tmp_path / "run").exists()
 
 
@@ -374,18 +382,18 @@ def untouched(tmp_path):
         (["--json", "--format", "table"], "contradict"),
     ],
 )
-def test_impossible_options(options, message, tmp_path):
+def test_impossible_options(options: list[int | str] | list[str], message: str, tmp_path: Path) -> None:
     assert message in one_line_error(dsh("train", "digits", *options), 2)
     assert untouched(tmp_path)
 
 
-def test_unknown_options_and_words_exit_2():
+def test_unknown_options_and_words_exit_2() -> None:
     assert dsh("train", "--bitz", 8).exit_code == 2
     assert dsh("train", "--device", "tpu").exit_code == 2
     assert dsh("tabel").exit_code == 2
 
 
-def test_data_that_is_not_there(tmp_path):
+def test_data_that_is_not_there(tmp_path: Path) -> None:
     line = one_line_error(dsh("train", "nothing"), 1)
     assert "'nothing'" in line and "mnist, fashion-mnist, cifar10, digits" in line
     (tmp_path / "file").write_text("x")
@@ -393,7 +401,7 @@ def test_data_that_is_not_there(tmp_path):
     assert untouched(tmp_path)
 
 
-def make_classes(root, counts, size=12):
+def make_classes(root: Path, counts: dict[str, int], size: int = 12) -> Path:
     for name, count in counts.items():
         (root / name).mkdir(parents=True)
         for i in range(count):
@@ -411,7 +419,7 @@ def make_classes(root, counts, size=12):
         ({"train/a": 5, "train/b": 1, "test/a": 1}, "class 'b' of .* each class needs 2"),
     ],
 )
-def test_folders_that_cannot_be_learned_from(counts, message, tmp_path):
+def test_folders_that_cannot_be_learned_from(counts: dict[str, int], message: str, tmp_path: Path) -> None:
     import re
 
     (tmp_path / "set").mkdir()
@@ -419,25 +427,25 @@ def test_folders_that_cannot_be_learned_from(counts, message, tmp_path):
     assert untouched(tmp_path)
 
 
-def test_a_folder_without_class_folders(tmp_path):
+def test_a_folder_without_class_folders(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     Image.effect_noise((12, 12), 40).save(tmp_path / "set" / "x.png")
     assert "no class folders" in one_line_error(dsh("train", tmp_path / "set"), 1)
 
 
-def test_a_named_set_is_not_hidden_by_a_folder_of_its_name(tmp_path):
+def test_a_named_set_is_not_hidden_by_a_folder_of_its_name(tmp_path: Path) -> None:
     make_classes(tmp_path / "digits", {"a": 3, "b": 3})
     options = ["--epochs", 1, "--quiet", "--no-tensorboard"]
     assert dsh_json("train", "digits", *options)["dataset"] == "digits"
     assert dsh_json("train", "./digits", *options)["dataset"] == str(tmp_path / "digits")
 
 
-def test_an_out_folder_that_is_taken(digits_run):
+def test_an_out_folder_that_is_taken(digits_run: Path) -> None:
     line = one_line_error(dsh(*DIGITS, "--out", digits_run), 2)
     assert "is there already" in line
 
 
-def bad_pictures():
+def bad_pictures() -> dict[str, tuple[bytes, str]]:
     noise = io.BytesIO()
     Image.effect_noise((64, 64), 90).save(noise, "JPEG")
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
@@ -453,19 +461,19 @@ def bad_pictures():
 
 
 @pytest.mark.parametrize("name", bad_pictures())
-def test_bad_pictures(name, digits_run, tmp_path):
+def test_bad_pictures(name: str, digits_run: Path, tmp_path: Path) -> None:
     data, message = bad_pictures()[name]
     (tmp_path / name).write_bytes(data)
     line = one_line_error(dsh("hash", tmp_path / name, "--model", digits_run), 1)
     assert message in line and name in line
 
 
-def test_missing_files_and_empty_folders(digits_run, tmp_path):
+def test_missing_files_and_empty_folders(digits_run: Path, tmp_path: Path) -> None:
     assert "no such file" in one_line_error(dsh("hash", "none.png", "--model", digits_run), 1)
     (tmp_path / "empty").mkdir()
     assert "folder without pictures" in one_line_error(dsh("hash", "empty", "--model", digits_run), 1)
 
 
-def test_no_run_yet():
+def test_no_run_yet() -> None:
     assert "train one with: dsh train --bits 8" in one_line_error(dsh("table"), 1)
     assert "train one with: dsh train --bits 8" in one_line_error(dsh("hash", "x.png"), 1)

@@ -3,18 +3,22 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dsh_cli.analysis.retrieval import evaluate, spread
+from dsh_cli.analysis.retrieval import Evaluation, evaluate, spread
+from dsh_cli.codes.sets import CodeSet
+from dsh_cli.data.dataset import Dataset
 from dsh_cli.runs.run import Run
 from dsh_cli.show import figures
 from dsh_cli.show.views.evaluate import evaluated, evaluated_runs
 from tests.support.codes import code_set
 from tests.support.commands import DIGITS, dsh, dsh_json, one_line_error
 from tests.support.runs import edit
+from tests.support.values import in_memory, there
 
 CONTRACT = [
     "protocol", "classes", "bits", "queries", "database", "map", "map_best", "map_worst", "map_at", "precision_at",
@@ -23,7 +27,7 @@ CONTRACT = [
 
 
 @pytest.fixture(scope="module")
-def other_run(tmp_path_factory):
+def other_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another seed of the small run."""
     out = tmp_path_factory.mktemp("runs") / "other"
     assert dsh(*DIGITS, "--seed", 1, "--out", out).exit_code == 0
@@ -31,7 +35,7 @@ def other_run(tmp_path_factory):
 
 
 @pytest.fixture
-def digits_folders(tmp_path, digits_run):
+def digits_folders(tmp_path: Path, digits_run: Path) -> Dataset:
     """Test pictures of the run as files: 12 to look up, 40 to look them up in, by class."""
     from dsh_cli import TrainConfig, load_splits
 
@@ -39,11 +43,11 @@ def digits_folders(tmp_path, digits_run):
     for i in range(52):
         name = tmp_path / ("query" if i < 12 else "database") / test.classes[test.labels[i]] / f"{i}.png"
         name.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(test.images[i, ..., 0]).save(name)
+        Image.fromarray(in_memory(test)[i, ..., 0]).save(name)
     return test
 
 
-def test_evaluate_answers_with_its_contract(digits_run):
+def test_evaluate_answers_with_its_contract(digits_run: Path) -> None:
     answer = dsh_json("evaluate", "--model", digits_run)
     assert list(answer) == CONTRACT
     assert (answer["protocol"], answer["bits"], answer["queries"], answer["database"]) == (
@@ -60,7 +64,7 @@ def test_evaluate_answers_with_its_contract(digits_run):
     assert list(ks) == ["5", "50"] and all(0 < value <= 1 for value in ks.values())
 
 
-def test_self_matches_are_excluded_and_said_so(digits_run):
+def test_self_matches_are_excluded_and_said_so(digits_run: Path) -> None:
     result = dsh("evaluate", "--model", digits_run, "--protocol", "paper", "--format", "table")
     assert "protocol paper: 359 queries, 359 database, self-matches excluded" in result.stderr
     assert "359 pictures, each against the 358 others" in result.stdout
@@ -69,7 +73,7 @@ def test_self_matches_are_excluded_and_said_so(digits_run):
     assert "self" not in dsh("evaluate", "--model", digits_run).stderr
 
 
-def small():
+def small() -> Evaluation:
     """Four queries against five codes of 4 bits, small enough to check by hand.
 
     AP of the first: a tie of two, one relevant, then a relevant third: (3/4 + 2/3) / 2 = .7083; .7083 as well of the
@@ -79,7 +83,7 @@ def small():
     return evaluate(queries, code_set(["0", "0", "f", "e", "8"], [0, 1, 1, 1, 0], bits=4), at=(2,), protocol="paper")
 
 
-def test_golden_table_at_width_80(capsys):
+def test_golden_table_at_width_80(capsys: pytest.CaptureFixture[str]) -> None:
     from dsh_cli.cli.shared import show
 
     show(evaluated(small(), "runs/mine"), "table")
@@ -111,7 +115,7 @@ bits: 1 in 20% to 60% of pictures; largest correlation of two 1.00
     assert shown == expected.splitlines()
 
 
-def test_golden_plain_and_json_forms():
+def test_golden_plain_and_json_forms() -> None:
     view = evaluated(replace(small(), seconds=0.25), "runs/mine")
     lines = dict(line.split("\t") for line in view.plain)
     assert list(lines)[:9] == [
@@ -124,7 +128,7 @@ def test_golden_plain_and_json_forms():
     assert lines["per_class.c"] == "0.0" and lines["health.bit_balance.0"] == "0.6" and lines["seconds"] == "0.25"
 
 
-def test_golden_tables_of_several_runs(capsys):
+def test_golden_tables_of_several_runs(capsys: pytest.CaptureFixture[str]) -> None:
     from dsh_cli.cli.shared import show
 
     one = small()
@@ -168,7 +172,7 @@ std: sample standard deviation, n - 1
     assert f"runs/two\tmap\t{two.map}" in view.plain
 
 
-def test_several_runs_have_a_mean_and_a_deviation(digits_run, other_run):
+def test_several_runs_have_a_mean_and_a_deviation(digits_run: Path, other_run: Path) -> None:
     answer = dsh_json("evaluate", "--model", digits_run, "--model", other_run)
     assert list(answer) == ["protocol", "classes", "bits", "queries", "database", "mean", "std", "runs"]
     alone = [dsh_json("evaluate", "-m", run) for run in (digits_run, other_run)]
@@ -181,7 +185,7 @@ def test_several_runs_have_a_mean_and_a_deviation(digits_run, other_run):
     assert list(answer["runs"][0]) == ["run", *CONTRACT]
 
 
-def test_runs_that_do_not_go_together_are_refused(digits_run, tmp_path):
+def test_runs_that_do_not_go_together_are_refused(digits_run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(digits_run, tmp_path / "copy")
     edit(copy / "config.json", classes=[f"digit {i}" for i in range(10)])
     assert "differ in their classes" in one_line_error(dsh("evaluate", "-q", "-m", digits_run, "-m", copy), 2)
@@ -190,14 +194,14 @@ def test_runs_that_do_not_go_together_are_refused(digits_run, tmp_path):
     assert "differ in bits: 8 and 9" in line
 
 
-def test_a_run_given_twice_is_refused(digits_run, tmp_path):
+def test_a_run_given_twice_is_refused(digits_run: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(digits_run)
     for again in (digits_run, f"{digits_run}/", tmp_path / "link"):
         line = one_line_error(dsh("evaluate", "-q", "-m", digits_run, "-m", again), 2)
         assert "are one run; give each run once" in line
 
 
-def test_the_picture_has_a_curve_for_each_run(digits_run, other_run, tmp_path):
+def test_the_picture_has_a_curve_for_each_run(digits_run: Path, other_run: Path, tmp_path: Path) -> None:
     runs = ["--model", digits_run, "--model", other_run]
     dsh_json("evaluate", *runs, "--pr-curve", tmp_path / "curve.png")
     assert Image.open(tmp_path / "curve.png").size == (960, 720)
@@ -205,23 +209,25 @@ def test_the_picture_has_a_curve_for_each_run(digits_run, other_run, tmp_path):
     (axes,) = figures.precision_recall(evaluations).axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("recall", "precision")
     assert "8 bits" in axes.get_title() and "359 queries, 1,295 pictures" in axes.get_title()
-    assert len(axes.lines) == len(axes.get_legend().get_texts()) == 2
+    assert len(axes.lines) == len(there(axes.get_legend()).get_texts()) == 2
     for line, of_run in zip(axes.lines, evaluations.values(), strict=True):
         points = [(within.recall, within.precision) for within in of_run.curve]
         assert np.array_equal(line.get_xydata(), points) and len(points) == 9
 
 
-def _compared(path):
+def _compared(path: Path) -> tuple[CodeSet, CodeSet]:
     run = Run.open(path)
     return run.codes("test"), run.codes("train")
 
 
-def test_names_of_runs_are_no_formulas(tmp_path):
+def test_names_of_runs_are_no_formulas(tmp_path: Path) -> None:
     figures.save(figures.precision_recall({r"run $\frac$ _x": small()}), str(tmp_path / "curve.svg"))
     assert (tmp_path / "curve.svg").stat().st_size > 1000
 
 
-def test_a_picture_that_cannot_be_saved_is_refused_before_anything_is_measured(digits_run, tmp_path):
+def test_a_picture_that_cannot_be_saved_is_refused_before_anything_is_measured(
+    digits_run: Path, tmp_path: Path
+) -> None:
     line = one_line_error(dsh("evaluate", "-m", "no such run", "--pr-curve", "curve.docx"), 2)
     assert "must end in .png" in line
     line = one_line_error(dsh("evaluate", "-m", "no such run", "--pr-curve", tmp_path / "none" / "curve.png"), 2)
@@ -234,7 +240,7 @@ def test_a_picture_that_cannot_be_saved_is_refused_before_anything_is_measured(d
 # Two folders
 
 
-def test_two_labelled_folders(digits_run, digits_folders):
+def test_two_labelled_folders(digits_run: Path, digits_folders: Dataset) -> None:
     result = dsh("evaluate", "--query", "query", "--database", "database", "--model", digits_run, "--json")
     answer = json.loads(result.stdout)
     assert (answer["protocol"], answer["queries"], answer["database"]) == ("folders", 12, 40)
@@ -244,13 +250,15 @@ def test_two_labelled_folders(digits_run, digits_folders):
     assert answer["map"] == pytest.approx(evaluate(*parts).map, abs=1e-12)
 
 
-def test_one_folder_against_itself_leaves_self_matches_out(digits_run, digits_folders):
+def test_one_folder_against_itself_leaves_self_matches_out(digits_run: Path, digits_folders: Dataset) -> None:
     result = dsh("evaluate", "--query", "database", "--database", "./database/", "--model", digits_run, "--json")
     answer = json.loads(result.stdout)
     assert (answer["queries"], answer["database"]) == (40, 40) and "self-matches excluded" in result.stderr
 
 
-def test_classes_are_matched_by_name_and_one_missing_is_told(digits_run, digits_folders, tmp_path):
+def test_classes_are_matched_by_name_and_one_missing_is_told(
+    digits_run: Path, digits_folders: Dataset, tmp_path: Path
+) -> None:
     missing = next((tmp_path / "query").iterdir()).name
     shutil.rmtree(tmp_path / "database" / missing)
     result = dsh("evaluate", "--query", "query", "--database", "database", "--model", digits_run, "--json")
@@ -260,7 +268,9 @@ def test_classes_are_matched_by_name_and_one_missing_is_told(digits_run, digits_
     assert per_class[missing] == 0
 
 
-def test_unreadable_pictures_are_reported_and_the_others_go_on(digits_run, digits_folders, tmp_path):
+def test_unreadable_pictures_are_reported_and_the_others_go_on(
+    digits_run: Path, digits_folders: Dataset, tmp_path: Path
+) -> None:
     label = next((tmp_path / "query").iterdir())
     (label / "broken.png").write_text("no picture")
     result = dsh("evaluate", "--query", "query", "--database", "database", "--model", digits_run, "--json")
@@ -268,7 +278,7 @@ def test_unreadable_pictures_are_reported_and_the_others_go_on(digits_run, digit
     assert json.loads(result.stdout)["queries"] == 12
 
 
-def test_folders_that_overlap_or_were_trained_on_are_refused(photos, tmp_path):
+def test_folders_that_overlap_or_were_trained_on_are_refused(photos: Path, tmp_path: Path) -> None:
     dsh_json("train", photos, "--epochs", 1, "--out", tmp_path / "run", "--quiet", "--no-tensorboard")
     (tmp_path / "link").symlink_to(photos)
     for query in (photos, tmp_path / "link", f"{tmp_path}/run/../photos"):
@@ -296,26 +306,28 @@ def test_folders_that_overlap_or_were_trained_on_are_refused(photos, tmp_path):
         (["--at", "0"], "--at"),
     ],
 )
-def test_impossible_requests(arguments, message, digits_run):
+def test_impossible_requests(arguments: list[str], message: str, digits_run: Path) -> None:
     assert message in one_line_error(dsh("evaluate", "--model", digits_run, *arguments), 2)
 
 
 @pytest.mark.parametrize("k", [5000, 10**30])
-def test_k_larger_than_the_database_takes_all_and_says_so(k, digits_run):
+def test_k_larger_than_the_database_takes_all_and_says_so(k: list[int], digits_run: Path) -> None:
     result = dsh("evaluate", "--model", digits_run, "--at", k, "--json")
     answer = json.loads(result.stdout)
     assert answer["map_at"][str(k)] == answer["map"]
     assert f"mAP@{k} takes all 1,295 pictures there are" in result.stderr
 
 
-def test_an_unfinished_run_says_how_to_go_on(digits_run, tmp_path):
+def test_an_unfinished_run_says_how_to_go_on(digits_run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(digits_run, tmp_path / "copy")
     (copy / "metrics.json").unlink()
     line = one_line_error(dsh("evaluate", "-q", "-m", copy), 1)
     assert "is unfinished" in line and f"dsh train --resume {copy}" in line
 
 
-def test_without_model_the_environment_names_one(digits_run, monkeypatch, tmp_path):
+def test_without_model_the_environment_names_one(
+    digits_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert "train one with: dsh train --bits 8" in one_line_error(dsh("evaluate"), 1)
     copy = shutil.copytree(digits_run, tmp_path / "my run")
     monkeypatch.setenv("DSH_MODEL", str(copy))

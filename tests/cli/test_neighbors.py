@@ -2,7 +2,7 @@
 
 import json
 import os
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,19 +14,22 @@ from dsh_cli import neighbors
 from dsh_cli.analysis import calibration
 from dsh_cli.codes import nearest
 from dsh_cli.codes.bits import from_hex, hamming, looks_like_code, parse, to_hex
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import UsageError
 from dsh_cli.runs.run import Run
 from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error
 from tests.support.imports import HEAVY, loaded_after
 from tests.support.runs import TRAIN, small_run
+from tests.support.stand_in import StandIn
+from tests.support.values import in_memory, there
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> Path:
     return small_run(tmp_path / "run")
 
 
-def found(*arguments):
+def found(*arguments: object) -> list[tuple[str, int]]:
     """(path, distance) of the neighbours of one query."""
     return [(n["path"], n["distance"]) for n in dsh_json("neighbors", *arguments)["neighbors"]]
 
@@ -34,7 +37,7 @@ def found(*arguments):
 # The contract, and order
 
 
-def test_it_answers_with_its_contract(run):
+def test_it_answers_with_its_contract(run: Path) -> None:
     answer = dsh_json("neighbors", "0xf0", "--model", run, "-k", 3)
     assert answer == {
         "query": "0xf0",
@@ -51,12 +54,12 @@ def test_it_answers_with_its_contract(run):
     assert list(answer["neighbors"][0]) == ["rank", "path", "label", "code", "distance"]
 
 
-def test_codes_in_binary_and_of_odd_case_are_the_same_query(run):
+def test_codes_in_binary_and_of_odd_case_are_the_same_query(run: Path) -> None:
     for text in ("0xf1", "0XF1", "0xF_1", "0b1111_0001", "0b11110001", "0B1111_0001"):
         assert dsh_json("neighbors", text, "--model", run)["code"] == "f1"
 
 
-def test_plain_lines_are_fields_with_the_path_last(run):
+def test_plain_lines_are_fields_with_the_path_last(run: Path) -> None:
     assert dsh("neighbors", "0xf0", "0x0f", "--model", run, "-k", 2).stdout.splitlines() == [
         "0xf0\t1\t0\tcat\tf0\ttrain/0",
         "0xf0\t2\t0\tcat\tf0\ttrain/1",
@@ -65,7 +68,7 @@ def test_plain_lines_are_fields_with_the_path_last(run):
     ]
 
 
-def test_ties_keep_the_order_of_adding(tmp_path):
+def test_ties_keep_the_order_of_adding(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     codes = [f"{code:02x}" for code in rng.integers(0, 4, 200)]
     run = small_run(tmp_path / "run", train=[("cat", code) for code in codes])
@@ -78,7 +81,7 @@ def test_ties_keep_the_order_of_adding(tmp_path):
 
 
 @given(st.integers(1, 70), st.integers(0, 30), st.integers(1, 40), st.integers(0, 2**32))
-def test_search_is_what_a_slow_search_finds(bits, count, k, seed):
+def test_search_is_what_a_slow_search_finds(bits: int, count: int, k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     text = [f"{int.from_bytes(rng.bytes(9), 'big') >> (72 - bits):0{-(-bits // 4)}x}" for _ in range(count + 3)]
     packed = from_hex(text, bits)
@@ -93,7 +96,7 @@ def test_search_is_what_a_slow_search_finds(bits, count, k, seed):
         assert list(zip(within_distances.tolist(), within_rows.tolist(), strict=True)) == expected
 
 
-def test_ten_by_default_all_within_a_radius_and_both_together(tmp_path):
+def test_ten_by_default_all_within_a_radius_and_both_together(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", train=[("cat", "00")] * 12 + [("dog", "01")] * 5 + [("owl", "03")])
     assert len(found("0x00", "--model", run)) == 10
     assert len(found("0x00", "--model", run, "--radius", 0)) == 12
@@ -103,7 +106,7 @@ def test_ten_by_default_all_within_a_radius_and_both_together(tmp_path):
     assert len(found("0x00", "--model", run, "--radius", 1, "-k", 18)) == 17
 
 
-def test_filters_apply_before_ranking_so_that_k_are_still_found(run):
+def test_filters_apply_before_ranking_so_that_k_are_still_found(run: Path) -> None:
     assert found("0xf0", "--model", run, "--label", "dog", "-k", 2) == [("train/5", 7), ("train/2", 8)]
     assert found("0xf0", "--model", run, "--not-label", "cat", "-k", 2) == [("train/4", 4), ("train/6", 4)]
     both = found("0xf0", "--model", run, "--label", "dog", "--label", "owl", "-k", 4)
@@ -112,7 +115,7 @@ def test_filters_apply_before_ranking_so_that_k_are_still_found(run):
     assert [path for path, _ in narrowed] == ["train/4", "train/6"]
 
 
-def test_pictures_without_a_label_are_found_and_say_so(tmp_path):
+def test_pictures_without_a_label_are_found_and_say_so(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", train=[*TRAIN, (None, "f0")])
     answer = dsh_json("neighbors", "0xf0", "--model", run, "-k", 3)
     assert [n["label"] for n in answer["neighbors"]] == ["cat", "cat", None]
@@ -120,12 +123,12 @@ def test_pictures_without_a_label_are_found_and_say_so(tmp_path):
     assert found("0xf0", "--model", run, "--not-label", "cat", "-k", 1) == [("train/7", 0)]
 
 
-def test_splits(run):
+def test_splits(run: Path) -> None:
     assert found("0xfe", "--model", run, "--split", "test", "-k", 1) == [("test/2", 0)]
     assert "train, validation, test" in one_line_error(dsh("neighbors", "0xfe", "--model", run, "--split", "all"), 2)
 
 
-def test_a_run_with_a_database_split_looks_there(run):
+def test_a_run_with_a_database_split_looks_there(run: Path) -> None:
     (run / "codes" / "test.safetensors").rename(run / "codes" / "database.safetensors")
     for file in ("metrics.json", "config.json", "splits.json"):
         text = (run / file).read_text().replace('"test"', '"database"')
@@ -137,14 +140,14 @@ def test_a_run_with_a_database_split_looks_there(run):
 # What a run knows
 
 
-def test_the_predicted_class_is_that_of_the_nearest_class_code(run):
+def test_the_predicted_class_is_that_of_the_nearest_class_code(run: Path) -> None:
     finder = neighbors.Finder(Run.open(run), neighbors.split_database(Run.open(run)))
     for text, label, distance in (("f0", "cat", 0), ("f2", "cat", 1), ("fe", "owl", 1), ("07", "dog", 1)):
         predicted = finder.predict(from_hex([text], 8)[0])
         assert (predicted.label, predicted.distance, predicted.tied) == (label, distance, ())
 
 
-def test_classes_equally_near_are_told_and_the_one_with_most_pictures_on_its_code_is_taken(tmp_path):
+def test_classes_equally_near_are_told_and_the_one_with_most_pictures_on_its_code_is_taken(tmp_path: Path) -> None:
     train = [("cat", "00"), ("dog", "03"), ("dog", "03"), ("owl", "ff"), ("owl", "ff"), ("owl", "ff")]
     run = Run.open(small_run(tmp_path / "run", train=train))
     finder = neighbors.Finder(run, neighbors.split_database(run))
@@ -157,7 +160,7 @@ def test_classes_equally_near_are_told_and_the_one_with_most_pictures_on_its_cod
     assert dsh_json("neighbors", "0xff", "--model", same)["predicted_label"] == "cat"  # of equals the first
 
 
-def test_calibration_is_what_a_slow_count_finds(tmp_path):
+def test_calibration_is_what_a_slow_count_finds(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for bits in (5, 48, 64, 100):
         digits = -(-bits // 4)
@@ -167,7 +170,7 @@ def test_calibration_is_what_a_slow_count_finds(tmp_path):
         ]
         folder = small_run(tmp_path / str(bits), train=rows[:60], validation=rows[60:], bits=bits, test=rows[:2])
         run = Run.open(folder)
-        known = neighbors.Finder(run, neighbors.split_database(run)).calibration
+        known = there(neighbors.Finder(run, neighbors.split_database(run)).calibration)
         pairs, same = np.zeros((2, bits + 1), int)
         for label, code in rows[60:]:
             for other, code_of_other in rows[:60]:
@@ -182,17 +185,18 @@ def test_calibration_is_what_a_slow_count_finds(tmp_path):
         assert answer["same_class_rate"] == expected
 
 
-def test_calibration_of_more_than_can_be_compared_takes_some_evenly(monkeypatch):
-    run_codes = [SimpleNamespace(bits=8, labels=np.arange(n) % 2, packed=np.arange(n, dtype=np.uint8)[:, None])
-                 for n in (40, 200)]  # fmt: skip
+def test_calibration_of_more_than_can_be_compared_takes_some_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    held_out, train = (
+        CodeSet(8, np.arange(n, dtype=np.uint8)[:, None], np.arange(n) % 2, ("even", "odd"), ()) for n in (40, 200)
+    )
     monkeypatch.setattr(calibration, "_HELD_OUT", 10)
     monkeypatch.setattr(calibration, "_WORDS", 500)
-    known = calibration.calibrate(*run_codes, "test")
+    known = calibration.calibrate(held_out, train, "test")
     assert (known.queries, known.database, known.pairs.sum()) == (10, 50, 500)
     assert (known.same <= known.pairs).all()
 
 
-def test_calibration_falls_back_on_test_and_says_what_it_used(tmp_path):
+def test_calibration_falls_back_on_test_and_says_what_it_used(tmp_path: Path) -> None:
     without = small_run(tmp_path / "run", validation=[], test=[("cat", "f0"), ("dog", "f0")])
     answer = dsh_json("neighbors", "0xf0", "--model", without, "-k", 1)
     assert answer["same_class_rate"] == 0.5  # of 4 pairs at distance 0, cat and cat twice
@@ -203,7 +207,7 @@ def test_calibration_falls_back_on_test_and_says_what_it_used(tmp_path):
     assert "no held-out pictures" in dsh("neighbors", "0xf0", "--model", neither, "--format", "table").stdout
 
 
-def test_a_distance_that_no_held_out_pair_has(run):
+def test_a_distance_that_no_held_out_pair_has(run: Path) -> None:
     arguments = ["neighbors", "0xfc", "--model", run, "--label", "owl", "-k", 1]
     answer = dsh_json(*arguments)
     assert answer["neighbors"][0]["distance"] == 2 and answer["same_class_rate"] is None
@@ -213,7 +217,7 @@ def test_a_distance_that_no_held_out_pair_has(run):
     assert dsh_json("neighbors", "0xe0", "--model", run, "--label", "dog", "-k", 1)["same_class_rate"] == 0.0  # at 7
 
 
-def test_a_run_without_the_codes_of_its_held_out_pictures(run):
+def test_a_run_without_the_codes_of_its_held_out_pictures(run: Path) -> None:
     (run / "codes" / "validation.safetensors").unlink()
     assert "dsh train" in one_line_error(dsh("neighbors", "0xe0", "--model", run), 1)
 
@@ -221,7 +225,7 @@ def test_a_run_without_the_codes_of_its_held_out_pictures(run):
 # Tables
 
 
-def test_golden_table_at_width_80(run):
+def test_golden_table_at_width_80(run: Path) -> None:
     shown = dsh("neighbors", "0xf3", "--model", run, "-k", 4, "--format", "table").stdout
     expected = """\
 0xf3
@@ -248,7 +252,7 @@ away (validation against train)
 
 
 @pytest.mark.parametrize("bits", [1, 16, 48, 64, 65, 256, 1024])
-def test_long_codes_and_paths_fit_the_terminal_and_every_bit_that_differs_is_counted(bits, tmp_path):
+def test_long_codes_and_paths_fit_the_terminal_and_every_bit_that_differs_is_counted(bits: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(bits)
     digits = -(-bits // 4)
     numbers = [int.from_bytes(rng.bytes(128), "big") >> (1024 - bits) for _ in range(5)]
@@ -274,8 +278,8 @@ def test_long_codes_and_paths_fit_the_terminal_and_every_bit_that_differs_is_cou
                 assert sum(map(int, "".join(signs).replace(" ", ""))) == (number ^ numbers[0]).bit_count()
 
 
-def test_differing_bits_are_coloured_and_marked_without_colours_too(run):
-    arguments = ["neighbors", "0xf3", "--model", run, "--format", "table"]
+def test_differing_bits_are_coloured_and_marked_without_colours_too(run: Path) -> None:
+    arguments: list[str | Path] = ["neighbors", "0xf3", "--model", run, "--format", "table"]
     coloured = dsh_process(*arguments, env=os.environ | {"FORCE_COLOR": "1", "TERM": "xterm"})
     assert coloured.returncode == 0, coloured.stderr
     assert b"\x1b[1;31m0\x1b[0m" in coloured.stdout
@@ -283,7 +287,7 @@ def test_differing_bits_are_coloured_and_marked_without_colours_too(run):
     assert b"\x1b[" not in plain and b"^^" in plain
 
 
-def test_nothing_within_the_radius_is_said(run):
+def test_nothing_within_the_radius_is_said(run: Path) -> None:
     shown = dsh("neighbors", "0x3c", "--model", run, "--radius", 0, "--format", "table").stdout
     assert "no neighbour within 0 bits among 7 of the train split" in shown
     answer = dsh_json("neighbors", "0x3c", "--model", run, "--radius", 0)
@@ -294,7 +298,7 @@ def test_nothing_within_the_radius_is_said(run):
 
 
 @pytest.fixture
-def digits(digits_run, tmp_path):
+def digits(digits_run: Path, tmp_path: Path) -> tuple[Path, list[str]]:
     """Pictures of the digits run's test split as files, with their codes."""
     from dsh_cli import TrainConfig, load_splits
 
@@ -302,11 +306,11 @@ def digits(digits_run, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(3):
-        Image.fromarray(test.images[i, ..., 0]).save(folder / f"{i}.png")
+        Image.fromarray(in_memory(test)[i, ..., 0]).save(folder / f"{i}.png")
     return folder, to_hex(Run.open(digits_run).codes("test").packed[:3], 8)
 
 
-def test_pictures_and_codes_together_keep_their_order(digits_run, digits):
+def test_pictures_and_codes_together_keep_their_order(digits_run: Path, digits: tuple[Path, list[str]]) -> None:
     folder, codes = digits
     arguments = ["--model", digits_run, "--json", "-k", 5]
     result = dsh("neighbors", "0x00", folder, "0xff", folder / "1.png", *arguments)
@@ -322,7 +326,7 @@ def test_pictures_and_codes_together_keep_their_order(digits_run, digits):
         assert [n["label"] for n in row["neighbors"]] == [train.classes[i] for i in train.labels[order]]
 
 
-def test_lists_on_standard_input(digits_run, digits):
+def test_lists_on_standard_input(digits_run: Path, digits: tuple[Path, list[str]]) -> None:
     folder, codes = digits
     by_line = dsh("neighbors", "-", "--model", digits_run, "--json", input=f"{folder}/0.png\n0xf0\n")
     by_null = dsh("neighbors", "-0", "-", "--model", digits_run, "--json", input=f"{folder}/0.png\0" + "0xf0\0")
@@ -330,7 +334,7 @@ def test_lists_on_standard_input(digits_run, digits):
     assert [json.loads(line)["code"] for line in by_line.stdout.splitlines()] == [codes[0], "f0"]
 
 
-def test_what_cannot_be_read_is_reported_and_the_others_go_on(digits_run, digits):
+def test_what_cannot_be_read_is_reported_and_the_others_go_on(digits_run: Path, digits: tuple[Path, list[str]]) -> None:
     folder, codes = digits
     (folder / "1.png").write_text("no picture")
     result = dsh("neighbors", "none.png", folder, "-", "--model", digits_run, "--json", input="0xabc\n0xf0\n")
@@ -345,18 +349,18 @@ def test_what_cannot_be_read_is_reported_and_the_others_go_on(digits_run, digits
     assert plain.exit_code == 1 and len(plain.stdout.splitlines()) == 10
 
 
-def test_a_file_named_like_a_code_goes_first(digits_run, digits):
+def test_a_file_named_like_a_code_goes_first(digits_run: Path, digits: tuple[Path, list[str]]) -> None:
     folder, codes = digits
     os.rename(folder / "0.png", "0xf7")
     assert dsh_json("neighbors", "0xf7", "--model", digits_run)["code"] == codes[0]
     assert dsh_json("neighbors", "0xF7", "--model", digits_run)["code"] == "f7"
 
 
-def test_a_code_without_its_prefix_is_told_how_to_write_it(digits_run):
+def test_a_code_without_its_prefix_is_told_how_to_write_it(digits_run: Path) -> None:
     assert "as a code it is written 0xf7" in one_line_error(dsh("neighbors", "f7", "--model", digits_run), 1)
 
 
-def test_a_code_is_looked_up_without_torch(run):
+def test_a_code_is_looked_up_without_torch(run: Path) -> None:
     code = f"""
 import contextlib
 from dsh_cli.cli import app
@@ -371,12 +375,12 @@ with contextlib.suppress(SystemExit):
 
 
 @pytest.mark.parametrize("text", ["0xf", "0xfff", "0x", "0xg0", "0b1111", "0b11110002", "0xf__7", "0xf7_", "0b"])
-def test_malformed_codes_get_one_line_with_the_right_form(text, run):
+def test_malformed_codes_get_one_line_with_the_right_form(text: str, run: Path) -> None:
     line = one_line_error(dsh("neighbors", "0xf0", text, "--model", run), 2)
     assert text in line and "8 bits is written 0x and 2 hex digits, or 0b and 8 binary digits" in line
 
 
-def test_a_code_whose_first_digit_is_too_large():
+def test_a_code_whose_first_digit_is_too_large() -> None:
     assert parse("0x1f", 5).tolist() == [0b11111000]
     with pytest.raises(UsageError, match="does not fit 5 bits"):
         parse("0x3f", 5)
@@ -385,7 +389,7 @@ def test_a_code_whose_first_digit_is_too_large():
 
 
 @given(st.integers(1, 300).flatmap(lambda k: st.tuples(st.just(k), st.integers(0, 2**k - 1))))
-def test_a_code_is_read_as_it_is_written(code):
+def test_a_code_is_read_as_it_is_written(code: tuple[int, int]) -> None:
     bits, number = code
     packed = from_hex([f"{number:0{-(-bits // 4)}x}"], bits)[0]
     hexadecimal, binary = f"{number:0{-(-bits // 4)}x}", f"{number:0{bits}b}"
@@ -393,14 +397,14 @@ def test_a_code_is_read_as_it_is_written(code):
         assert looks_like_code(text) and (parse(text, bits) == packed).all()
 
 
-def test_paths_do_not_look_like_codes():
+def test_paths_do_not_look_like_codes() -> None:
     assert not any(map(looks_like_code, ["0xf7.png", "0x/a", "./0xf7", "f7", "", "0", "x0f7", "0xf7\n"]))
 
 
 # What bad input gets
 
 
-def test_bad_input_gets_one_line(run, tmp_path):
+def test_bad_input_gets_one_line(run: Path, tmp_path: Path) -> None:
     model = ["--model", run]
     assert "differ in 0 to 8" in one_line_error(dsh("neighbors", "0xf0", "--radius", 9, *model), 2)
     assert "--radius" in one_line_error(dsh("neighbors", "0xf0", "--radius", -1, *model), 2)
@@ -418,7 +422,7 @@ def test_bad_input_gets_one_line(run, tmp_path):
     assert dsh("neighbors", *model).exit_code == 2
 
 
-def test_more_than_there_are_gives_all_with_a_notice(run):
+def test_more_than_there_are_gives_all_with_a_notice(run: Path) -> None:
     result = dsh("neighbors", "0xf0", "-k", 8, "--model", run)
     assert result.exit_code == 0 and len(result.stdout.splitlines()) == 7
     assert "the train split has only 7 to choose from" in result.stderr
@@ -426,7 +430,7 @@ def test_more_than_there_are_gives_all_with_a_notice(run):
     assert dsh("neighbors", "0xf0", "-k", 8, "--model", run, "--quiet").stderr == ""
 
 
-def test_names_that_do_not_fit_the_codes(run):
+def test_names_that_do_not_fit_the_codes(run: Path) -> None:
     (run / "splits.json").write_text(json.dumps({"train": ["a"]}))
     assert "does not fit" in one_line_error(dsh("neighbors", "0xf0", "--model", run), 1)
 
@@ -434,7 +438,7 @@ def test_names_that_do_not_fit_the_codes(run):
 # An index
 
 
-def test_an_index_is_looked_in_as_a_split_is(run, index):
+def test_an_index_is_looked_in_as_a_split_is(run: Path, index: StandIn) -> None:
     options = ["--model", run, "--index", "pictures.lance"]
     answer = dsh_json("neighbors", "0xf0", *options, "-k", 3)
     assert [(n["path"], n["label"], n["distance"]) for n in answer["neighbors"]] == [
@@ -452,7 +456,7 @@ def test_an_index_is_looked_in_as_a_split_is(run, index):
     assert "among 4 of the index pictures.lance" in table
 
 
-def test_an_index_of_another_model(run, index):
+def test_an_index_of_another_model(run: Path, index: StandIn) -> None:
     index.refuses = True
     line = one_line_error(dsh("neighbors", "0xf0", "--model", run, "--index", "i"), 1)
     assert "model aa" in line and "model bb" in line

@@ -8,6 +8,7 @@ import pytest
 from scipy.optimize import linprog
 
 from dsh_cli.codes.bounds import _TABLE, class_distance_bound
+from tests.support.values import there
 
 
 @pytest.mark.parametrize(
@@ -15,27 +16,27 @@ from dsh_cli.codes.bounds import _TABLE, class_distance_bound
     [(8, 10, 4), (12, 10, 6), (16, 10, 8), (48, 10, 26), (8, 2, 8), (8, 16, 4), (8, 17, 3), (8, 20, 3), (8, 21, 2)]
     + [(8, 128, 2), (8, 129, 1), (8, 256, 1), (8, 257, 0), (1, 2, 1), (1, 3, 0), (24, 4096, 8), (23, 4096, 7)],
 )
-def test_known_answers(bits, classes, distance):
-    assert class_distance_bound(bits, classes).distance == distance
+def test_known_answers(bits: int, classes: int, distance: int) -> None:
+    assert there(class_distance_bound(bits, classes)).distance == distance
 
 
-def test_fewer_than_two_classes_have_no_distance():
+def test_fewer_than_two_classes_have_no_distance() -> None:
     assert class_distance_bound(8, 1) is None
 
 
-def test_the_source_is_named():
-    assert class_distance_bound(8, 10).source == "table of A(n,d)"
-    assert class_distance_bound(48, 10).source == "Plotkin bound"
+def test_the_source_is_named() -> None:
+    assert there(class_distance_bound(8, 10)).source == "table of A(n,d)"
+    assert there(class_distance_bound(48, 10)).source == "Plotkin bound"
 
 
-def test_more_classes_never_raise_it_and_more_bits_never_lower_it():
-    values = np.array([[class_distance_bound(k, c).distance for c in range(2, 70)] for k in range(1, 33)])
+def test_more_classes_never_raise_it_and_more_bits_never_lower_it() -> None:
+    values = np.array([[there(class_distance_bound(k, c)).distance for c in range(2, 70)] for k in range(1, 33)])
     assert (np.diff(values, axis=1) <= 0).all()
     assert (np.diff(values, axis=0) >= 0).all()
 
 
 @pytest.mark.parametrize(("n", "d"), sorted(_TABLE))
-def test_no_table_entry_exceeds_delsartes_linear_program(n, d):
+def test_no_table_entry_exceeds_delsartes_linear_program(n: int, d: int) -> None:
     """An entry above a proved upper bound would be wrong (Delsarte 1973; even weights, for d is even)."""
     weights = range(d, n + 1, 2)
     krawtchouk = [
@@ -49,7 +50,7 @@ def test_no_table_entry_exceeds_delsartes_linear_program(n, d):
 
 
 @pytest.mark.parametrize(("n", "d"), [(n, d) for n, d in sorted(_TABLE) if n <= 12])
-def test_no_code_that_a_greedy_search_finds_is_larger_than_the_table_says(n, d):
+def test_no_code_that_a_greedy_search_finds_is_larger_than_the_table_says(n: int, d: int) -> None:
     words: list[int] = []
     for word in range(2**n):  # a lexicode
         if all((word ^ other).bit_count() >= d for other in words):
@@ -57,11 +58,11 @@ def test_no_code_that_a_greedy_search_finds_is_larger_than_the_table_says(n, d):
     assert len(words) <= _TABLE[n, d]
 
 
-def test_small_cases_equal_exhaustive_search():
+def test_small_cases_equal_exhaustive_search() -> None:
     for n in range(1, 5):
         for classes in range(2, 2**n + 1):
             best = max(
                 min((a ^ b).bit_count() for a, b in itertools.combinations((0, *rest), 2))
                 for rest in itertools.combinations(range(1, 2**n), classes - 1)
             )
-            assert class_distance_bound(n, classes).distance == best, (n, classes)
+            assert there(class_distance_bound(n, classes)).distance == best, (n, classes)

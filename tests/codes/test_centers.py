@@ -4,13 +4,15 @@ import itertools
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from dsh_cli.codes.bounds import class_distance_bound
 from dsh_cli.codes.centers import assign, construct, hadamard, minimum_distance
 from dsh_cli.errors import UsageError
+from tests.support.values import there
 
 
-def slow_minimum(words):
+def slow_minimum(words: NDArray[np.uint8]) -> int:
     return min(int((a != b).sum()) for a, b in itertools.combinations(words, 2))
 
 
@@ -20,51 +22,51 @@ def slow_minimum(words):
     [(8, 10, 4), (12, 10, 6), (16, 10, 8), (48, 10, 26), (64, 10, 35), (8, 16, 4), (8, 20, 3), (9, 20, 4), (24, 48, 12)]
     + [(5, 4, 3), (6, 4, 4), (10, 6, 6), (20, 40, 10), (64, 100, 32), (128, 256, 64), (2, 4, 1), (1, 2, 1), (3, 8, 1)],
 )
-def test_known_answers(bits, classes, distance):
+def test_known_answers(bits: int, classes: int, distance: int) -> None:
     found = construct(bits, classes)
     assert found.words.shape[0] >= classes and found.words.shape[1] == bits
     assert found.distance == slow_minimum(found.words) == distance
-    assert found.distance <= found.bound.distance
+    assert found.distance <= there(found.bound).distance
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 7, 10, 16])
-def test_few_classes_have_all_the_room_there_is(classes):
+def test_few_classes_have_all_the_room_there_is(classes: int) -> None:
     for bits in range((classes - 1).bit_length(), 65):
         found = construct(bits, classes)
         assert found.distance == minimum_distance(found.words)
-        assert found.distance == found.bound.distance, bits
+        assert found.distance == there(found.bound).distance, bits
 
 
 @pytest.mark.parametrize(
     ("bits", "classes", "least"), [(32, 100, 14), (48, 100, 22), (64, 1000, 26), (128, 1000, 56), (24, 1000, 8)]
 )
-def test_many_classes_come_near_it(bits, classes, least):
+def test_many_classes_come_near_it(bits: int, classes: int, least: int) -> None:
     """`least` is what the search has reached; tables of linear codes (Grassl) have 0 to 2 more."""
     found = construct(bits, classes)
-    assert least <= found.distance <= class_distance_bound(bits, classes).distance
+    assert least <= found.distance <= there(class_distance_bound(bits, classes)).distance
     assert len(np.unique(found.words, axis=0)) == len(found.words) >= classes
 
 
 @pytest.mark.parametrize(("bits", "classes"), [(1024, 10), (1024, 1024), (7, 128), (10, 1024), (13, 2**13)])
-def test_the_ends_of_the_range(bits, classes):
+def test_the_ends_of_the_range(bits: int, classes: int) -> None:
     found = construct(bits, classes)
     assert len(found.words) >= classes
     assert len(np.unique(np.packbits(found.words, axis=1), axis=0)) == len(found.words)
 
 
-def test_one_class_and_too_many():
+def test_one_class_and_too_many() -> None:
     assert construct(8, 1).words.shape == (1, 8)
     with pytest.raises(UsageError, match=r"257 classes cannot have different codes of 8 bits"):
         construct(8, 257)
 
 
-def test_one_seed_gives_one_code():
+def test_one_seed_gives_one_code() -> None:
     first, again = construct(24, 50, seed=3), construct(24, 50, seed=3)
     assert (first.words == again.words).all()
 
 
 @pytest.mark.parametrize("order", [1, 2, *range(4, 133, 4)])
-def test_hadamard_matrices(order):
+def test_hadamard_matrices(order: int) -> None:
     matrix = hadamard(order)
     if matrix is None:
         assert order in (92, 116)  # Williamson's, not Sylvester's or Paley's
@@ -75,12 +77,12 @@ def test_hadamard_matrices(order):
     assert hadamard(order + 1) is None or order < 2
 
 
-def test_no_better_assignment_of_few_classes_exists():
+def test_no_better_assignment_of_few_classes_exists() -> None:
     rng = np.random.default_rng(0)
     means = rng.normal(size=(4, 3)).astype(np.float32)
     words = construct(3, 4).words
 
-    def agreement(codes):
+    def agreement(codes: NDArray[np.uint8]) -> float:
         return float(((2.0 * codes - 1) * (means - means.mean(axis=0))).sum())
 
     best = max(
@@ -93,7 +95,7 @@ def test_no_better_assignment_of_few_classes_exists():
 
 
 @pytest.mark.parametrize(("bits", "classes"), [(8, 10), (12, 10), (64, 100)])
-def test_codes_the_network_already_has_are_found_again(bits, classes):
+def test_codes_the_network_already_has_are_found_again(bits: int, classes: int) -> None:
     rng = np.random.default_rng(1)
     words = construct(bits, classes).words
     hidden = words[rng.permutation(len(words))[:classes]][:, rng.permutation(bits)] ^ rng.integers(0, 2, bits, np.uint8)
@@ -102,7 +104,7 @@ def test_codes_the_network_already_has_are_found_again(bits, classes):
     assert (found == hidden).all()
 
 
-def test_an_assignment_keeps_the_distance_and_is_one_to_one():
+def test_an_assignment_keeps_the_distance_and_is_one_to_one() -> None:
     rng = np.random.default_rng(2)
     codewords = construct(12, 10)
     found = assign(rng.normal(size=(10, 12)).astype(np.float32), codewords.words, seed=5)

@@ -9,20 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsh_cli.codes.bits import pack, unpack
+from dsh_cli.codes.bits import Packed, pack, unpack
 from dsh_cli.codes.nearest import nearest, within
 from dsh_cli.errors import UsageError
 
 LENGTHS = [1, 7, 8, 9, 12, 24, 31, 32, 33, 48, 63, 64, 65, 100, 128, 129, 160, 200, 256, 300, 512, 700, 1024]
 
 
-def codes(count, bits, rng, distinct=None):
+def codes(count: int, bits: int, rng: np.random.Generator, distinct: int | None = None) -> Packed:
     """(count, bytes) packed codes, with many ties where only a few are distinct."""
     packed = pack(rng.integers(0, 2, (distinct or count, bits)))
     return packed if distinct is None else packed[rng.integers(0, distinct, count)]
 
 
-def reference(database, query, bits):
+def reference(database: Packed, query: Packed, bits: int) -> tuple[list[int], list[int]]:
     """Rows and distances in order, bit by bit."""
     differing = unpack(database, bits) != unpack(query[None], bits)
     distances = [sum(map(int, row)) for row in differing]
@@ -31,7 +31,7 @@ def reference(database, query, bits):
 
 
 @pytest.mark.parametrize("bits", LENGTHS)
-def test_both_are_the_slow_reference_for_any_length(bits):
+def test_both_are_the_slow_reference_for_any_length(bits: int) -> None:
     rng = np.random.default_rng(bits)
     for distinct in (None, 5):
         database = codes(300, bits, rng, distinct)
@@ -39,7 +39,7 @@ def test_both_are_the_slow_reference_for_any_length(bits):
         expected = [reference(database, query, bits) for query in queries]
         for k in (1, 10, 299, 300, 1000):
             rows, distances = nearest(database, queries, bits, k)
-            assert (rows.dtype, distances.dtype, rows.shape) == (np.int64, np.int32, (5, min(k, 300)))
+            assert rows.dtype == np.int64 and distances.dtype == np.int32 and rows.shape == (5, min(k, 300))
             assert rows.tolist() == [r[:k] for r, _ in expected]
             assert distances.tolist() == [d[:k] for _, d in expected]
         for radius in (0, 1, bits // 2, bits, bits + 5):
@@ -47,13 +47,15 @@ def test_both_are_the_slow_reference_for_any_length(bits):
                 within(database, queries, bits, radius), expected, strict=True
             ):
                 inside = sum(distance <= radius for distance in all_distances)
-                assert (rows.dtype, distances.dtype) == (np.int64, np.int32)
+                assert rows.dtype == np.int64 and distances.dtype == np.int32
                 assert rows.tolist() == all_rows[:inside] and distances.tolist() == all_distances[:inside]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("room", [0, 100_000, 1 << 26])
-def test_ties_keep_their_order_in_every_way_of_searching(threads, room, monkeypatch):
+def test_ties_keep_their_order_in_every_way_of_searching(
+    threads: int, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import faiss
 
     before = faiss.omp_get_max_threads()
@@ -73,7 +75,7 @@ def test_ties_keep_their_order_in_every_way_of_searching(threads, room, monkeypa
 
 @given(st.integers(1, 1024), st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
-def test_padding_changes_no_distance(bits, seed):
+def test_padding_changes_no_distance(bits: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     database, query = codes(20, bits, rng), codes(1, bits, rng)
     rows, distances = nearest(database, query, bits, 20)
@@ -81,7 +83,7 @@ def test_padding_changes_no_distance(bits, seed):
     assert (distances[0] == differing.sum(1)[rows[0]]).all()
 
 
-def test_nothing_to_find():
+def test_nothing_to_find() -> None:
     empty, query = np.zeros((0, 2), np.uint8), np.zeros((3, 2), np.uint8)
     rows, distances = nearest(empty, query, 16, 5)
     assert rows.shape == distances.shape == (3, 0)
@@ -91,7 +93,7 @@ def test_nothing_to_find():
     assert [len(rows) for rows, _ in within(query, query, 16, -1)] == [0, 0, 0]
 
 
-def test_codes_of_another_length_and_no_neighbours():
+def test_codes_of_another_length_and_no_neighbours() -> None:
     codes_of_16 = np.zeros((3, 2), np.uint8)
     for bits in (8, 17):
         with pytest.raises(UsageError, match=f"codes of {bits} bits"):
@@ -102,6 +104,6 @@ def test_codes_of_another_length_and_no_neighbours():
         nearest(codes_of_16, codes_of_16, 16, 0)
 
 
-def test_importing_it_does_not_import_faiss():
+def test_importing_it_does_not_import_faiss() -> None:
     script = "import sys, dsh_cli.codes.nearest; sys.exit('faiss' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], env=os.environ).returncode == 0

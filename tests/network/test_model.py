@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 from torchvision import models
@@ -13,18 +16,18 @@ from dsh_cli.network.presets import check_backbone, preset
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [8, 28, 31, 64, 128])
 @pytest.mark.parametrize("bits", [1, 48, 1024])
-def test_networks_take_every_size_channel_and_length(backbone, channels, size, bits):
+def test_networks_take_every_size_channel_and_length(backbone: str, channels: int, size: int, bits: int) -> None:
     net = HashNet(ModelConfig(backbone, bits, channels, size))
     assert net(torch.rand(2, channels, size, size)).shape == (2, bits)
 
 
-def test_the_papers_network_has_the_papers_layers():
+def test_the_papers_network_has_the_papers_layers() -> None:
     net = HashNet(ModelConfig("dsh-cnn", 12, 3, 32))
     shapes = [tuple(p.shape) for name, p in net.named_parameters() if name.endswith("weight")]
     assert shapes == [(32, 3, 5, 5), (32, 32, 5, 5), (64, 32, 5, 5), (500, 64 * 4 * 4), (12, 500)]
 
 
-def test_normalisation_is_part_of_the_network():
+def test_normalisation_is_part_of_the_network() -> None:
     net = HashNet(ModelConfig("resnet9", 8, 1, 28)).eval()
     images = torch.rand(4, 1, 28, 28)
     plain = net((images - 0.5) / 0.25)
@@ -34,11 +37,11 @@ def test_normalisation_is_part_of_the_network():
 
 
 @pytest.fixture
-def shapes_only(monkeypatch):
+def shapes_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Networks built here have shapes and no numbers, and so take neither time nor memory."""
     plan = BlockParams.from_init_params.__func__  # reads numbers back
 
-    def on_cpu(cls, *args, **kwargs):
+    def on_cpu(cls: type[BlockParams], *args: Any, **kwargs: Any) -> BlockParams:
         with torch.device("cpu"):
             return plan(cls, *args, **kwargs)
 
@@ -48,7 +51,7 @@ def shapes_only(monkeypatch):
 
 
 @pytest.mark.parametrize("name", models.list_models(module=models))
-def test_every_classifier_of_torchvision_gives_codes(name, shapes_only):
+def test_every_classifier_of_torchvision_gives_codes(name: str, shapes_only: None) -> None:
     size = preset(name).image_size
     net = HashNet(ModelConfig(name, 12, 1, size))
     net.require_size()
@@ -58,7 +61,7 @@ def test_every_classifier_of_torchvision_gives_codes(name, shapes_only):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
-def test_the_hash_layer_takes_what_the_class_layer_took(name):
+def test_the_hash_layer_takes_what_the_class_layer_took(name: str) -> None:
     theirs, ours = models.get_model(name, weights=None).eval(), HashNet(ModelConfig(name, 8, 3, 64)).eval()
     ours.backbone.load_state_dict(theirs.state_dict(), strict=False)
     if name == "resnet18":
@@ -69,14 +72,14 @@ def test_the_hash_layer_takes_what_the_class_layer_took(name):
     assert torch.equal(ours.hash_layer(theirs(images)), ours(images))
 
 
-def test_grey_pictures_are_seen_as_colour_pictures_without_colour():
+def test_grey_pictures_are_seen_as_colour_pictures_without_colour() -> None:
     net = HashNet(ModelConfig("resnet18", 8, 1, 32)).eval()
     net.mean.copy_(torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1))
     grey = torch.rand(2, 1, 32, 32)
     assert torch.allclose(net(grey), net(grey.expand(2, 3, 32, 32)), atol=1e-6)
 
 
-def test_names_that_are_none_get_the_closest():
+def test_names_that_are_none_get_the_closest() -> None:
     with pytest.raises(UsageError, match=r"`backbone` resnet81: there is no such network; did you mean resnet18"):
         check_backbone("resnet81")
     with pytest.raises(UsageError, match="try resnet9, small-resnet, resnet18"):
@@ -86,20 +89,20 @@ def test_names_that_are_none_get_the_closest():
 
 
 @pytest.mark.parametrize(("name", "size"), [("alexnet", 28), ("vit_b_32", 100), ("maxvit_t", 128), ("densenet121", 8)])
-def test_sizes_a_network_does_not_take_are_refused(name, size, shapes_only):
+def test_sizes_a_network_does_not_take_are_refused(name: str, size: int, shapes_only: None) -> None:
     message = f"--image-size {size}: {name} does not take pictures of that size .*; its own is --image-size 224"
     with pytest.raises(UsageError, match=message):
         HashNet(ModelConfig(name, 8, 3, size)).require_size()
 
 
-def test_trying_a_size_changes_nothing():
+def test_trying_a_size_changes_nothing() -> None:
     net = HashNet(ModelConfig("resnet18", 8, 3, 32))
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     net.require_size()
     assert net.training and all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
-def test_frozen_only_the_hash_layer_learns():
+def test_frozen_only_the_hash_layer_learns() -> None:
     net = HashNet(ModelConfig("resnet18", 8, 3, 32))
     net.freeze()
     assert net.training and net.hash_layer.training
@@ -112,7 +115,7 @@ def test_frozen_only_the_hash_layer_learns():
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.backbone.state_dict().items())
 
 
-def test_plain_tensors_load_into_networks_that_ask_for_a_version():
+def test_plain_tensors_load_into_networks_that_ask_for_a_version() -> None:
     net = HashNet(ModelConfig("mnasnet0_5", 8, 3, 32))
     loaded = net.load_state_dict(dict(net.state_dict()))
     assert not loaded.missing_keys and not loaded.unexpected_keys

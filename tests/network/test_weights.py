@@ -11,6 +11,7 @@ from urllib.error import URLError
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor
 from torchvision import models
 
 from dsh_cli.config import ModelConfig
@@ -26,25 +27,28 @@ NAME = "mobilenet_v3_small"
 
 
 @pytest.fixture(scope="module")
-def theirs():
+def theirs() -> dict[str, Tensor]:
     """The state of a whole torchvision model."""
     torch.manual_seed(7)
-    return models.get_model(NAME, weights=None).state_dict()
+    state: dict[str, Tensor] = models.get_model(NAME, weights=None).state_dict()
+    return state
 
 
 @pytest.fixture
-def net():
+def net() -> HashNet:
     return HashNet(ModelConfig(NAME, 8, 3, 32))
 
 
-def has_taken(net, theirs):
+def has_taken(net: HashNet, theirs: dict[str, Tensor]) -> bool:
     return all(torch.equal(tensor, theirs[name]) for name, tensor in net.backbone.state_dict().items())
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod."])
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
 @pytest.mark.parametrize("form", ["torch", "safetensors"])
-def test_every_usual_form_is_taken(net, theirs, prefix, wrapper, form):
+def test_every_usual_form_is_taken(
+    net: HashNet, theirs: dict[str, Tensor], prefix: str, wrapper: str | None, form: str
+) -> None:
     state = {prefix + name: tensor for name, tensor in theirs.items()}
     if form == "safetensors":
         safetensors.torch.save_file(state, "weights")
@@ -57,13 +61,13 @@ def test_every_usual_form_is_taken(net, theirs, prefix, wrapper, form):
     assert torch.allclose(net.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
 
 
-def test_a_backbone_alone_is_enough(net, theirs):
+def test_a_backbone_alone_is_enough(net: HashNet, theirs: dict[str, Tensor]) -> None:
     torch.save({name: theirs[name] for name in net.backbone.state_dict()}, "weights.pt")
     take_file(net, "weights.pt")
     assert has_taken(net, theirs)
 
 
-def test_a_run_brings_its_own_normalisation(net):
+def test_a_run_brings_its_own_normalisation(net: HashNet) -> None:
     other = HashNet(ModelConfig(NAME, 48, 3, 64))
     other.mean.fill_(0.25)
     Path("run").mkdir()
@@ -73,7 +77,7 @@ def test_a_run_brings_its_own_normalisation(net):
     assert net.hash_layer.weight.shape == (8, 1024)
 
 
-def test_the_names_of_torchvisions_old_files_are_understood():
+def test_the_names_of_torchvisions_old_files_are_understood() -> None:
     """Its DenseNets say norm.1 for norm1, and files of that time count no batches."""
     net = HashNet(ModelConfig("densenet121", 8, 3, 32))
     state = models.densenet121(weights=None).state_dict()
@@ -88,7 +92,9 @@ def test_the_names_of_torchvisions_old_files_are_understood():
     assert has_taken(net, state)
 
 
-def test_weights_of_another_network_are_refused_by_the_first_wrong_tensor(net, theirs):
+def test_weights_of_another_network_are_refused_by_the_first_wrong_tensor(
+    net: HashNet, theirs: dict[str, Tensor]
+) -> None:
     torch.save(models.resnet18(weights=None).state_dict(), "weights.pt")
     with pytest.raises(WeightsError, match=r"does not fit mobilenet_v3_small: it has no 'features.0.0.weight', and 0 "):
         take_file(net, "weights.pt")
@@ -103,12 +109,12 @@ def test_weights_of_another_network_are_refused_by_the_first_wrong_tensor(net, t
 
 
 class Harm:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, tuple[str]]:
         return (os.mkdir, ("harmed",))
 
 
 @pytest.mark.parametrize("content", [Harm(), {"state_dict": {}, "args": Harm()}, torch.nn.Linear(2, 2)])
-def test_nothing_is_executed(net, content):
+def test_nothing_is_executed(net: HashNet, content: object) -> None:
     torch.save(content, "weights.pt")
     with pytest.raises(WeightsError, match="would take running code from it; save plain weights with: torch.save"):
         take_file(net, "weights.pt")
@@ -116,7 +122,7 @@ def test_nothing_is_executed(net, content):
 
 
 @pytest.mark.parametrize("harm", ["empty", "text", "truncated.pt", "truncated.safetensors", "no tensors", "folder"])
-def test_what_holds_no_weights_gets_one_line(theirs, harm):
+def test_what_holds_no_weights_gets_one_line(theirs: dict[str, Tensor], harm: str) -> None:
     if harm.startswith("truncated"):
         torch.save(theirs, "whole") if harm.endswith("pt") else safetensors.torch.save_file(theirs, "whole")
         Path(harm).write_bytes(Path("whole").read_bytes()[:5000])
@@ -135,10 +141,10 @@ def test_what_holds_no_weights_gets_one_line(theirs, harm):
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where torch.hub keeps what it downloaded; downloads fail."""
 
-    def offline(*_, **__):
+    def offline(*_: object, **__: object) -> None:
         raise URLError("no route")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -146,7 +152,9 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 
-def test_a_pretrained_run_has_its_weights_size_and_normalisation_and_needs_no_cache(cache, theirs, photos):
+def test_a_pretrained_run_has_its_weights_size_and_normalisation_and_needs_no_cache(
+    cache: Path, theirs: dict[str, Tensor], photos: Path
+) -> None:
     cache.mkdir(parents=True)
     torch.save(theirs, cache / preset(NAME).url.rpartition("/")[2])
     options = ["--backbone", NAME, "--pretrained", "--freeze", "--epochs", 1, "--batch-size", 6, "--no-tensorboard"]
@@ -162,7 +170,7 @@ def test_a_pretrained_run_has_its_weights_size_and_normalisation_and_needs_no_ca
     assert "mobilenet_v3_small pretrained and frozen, 8 bits, colour 224 x 224" in table
 
 
-def test_weights_that_cannot_be_fetched_say_where_a_file_can_be_put(cache, photos):
+def test_weights_that_cannot_be_fetched_say_where_a_file_can_be_put(cache: Path, photos: Path) -> None:
     result = dsh("train", photos, "--backbone", NAME, "--pretrained", "--image-size", 32, "--out", "run", "--json")
     assert result.exit_code == 1 and result.stdout == ""
     url, file = preset(NAME).url, cache / "mobilenet_v3_small-047dcff4.pth"
@@ -174,7 +182,14 @@ def test_weights_that_cannot_be_fetched_say_where_a_file_can_be_put(cache, photo
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_download_arrives_whole_or_not_at_all(tmp_path, monkeypatch, capsys, net, theirs, whole):
+def test_a_download_arrives_whole_or_not_at_all(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    net: HashNet,
+    theirs: dict[str, Tensor],
+    whole: bool,
+) -> None:
     torch.save(theirs, "server.pth")
     digest = hashlib.sha256(Path("server.pth").read_bytes()).hexdigest()[:8] if whole else "00000000"
     served = Path(f"net-{digest}.pth").absolute()
@@ -193,7 +208,7 @@ def test_a_download_arrives_whole_or_not_at_all(tmp_path, monkeypatch, capsys, n
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_networks_whose_weights_expect_another_range_get_it(name):
+def test_networks_whose_weights_expect_another_range_get_it(name: str) -> None:
     """Torchvision converts inside the network; here the normalisation does, to the same numbers."""
     expected = models.get_model_weights(name).DEFAULT.transforms()
     theirs = models.get_model(name, weights=None, init_weights=False, transform_input=True)
@@ -219,12 +234,12 @@ def test_networks_whose_weights_expect_another_range_get_it(name):
         (["--backbone", "alexnet"], "--image-size 8: alexnet does not take"),
     ],
 )
-def test_what_no_run_could_do_is_refused(options, message):
+def test_what_no_run_could_do_is_refused(options: list[str], message: str) -> None:
     assert message in one_line_error(dsh("train", "digits", "--out", "run", "--quiet", *options), 2)
     assert not Path("run").exists()
 
 
-def test_a_recipe_taken_again_keeps_its_start_and_can_change_it(digits_run):
+def test_a_recipe_taken_again_keeps_its_start_and_can_change_it(digits_run: Path) -> None:
     options = ["--epochs", 1, "--batch-size", 600, "--no-tensorboard", "--quiet"]
     shutil.copytree(digits_run, "from")
     first = ["--weights", "from", "--freeze", "--amp", "--clip", 2]
@@ -238,7 +253,7 @@ def test_a_recipe_taken_again_keeps_its_start_and_can_change_it(digits_run):
     assert f"resnet9 from {Path('from').absolute()} and frozen" in table and "clip 2, bfloat16" in table
 
 
-def test_runs_from_before_these_options_still_open(digits_run):
+def test_runs_from_before_these_options_still_open(digits_run: Path) -> None:
     shutil.copytree(digits_run, "run")
     head = json.loads(Path("run/config.json").read_text())
     for name in ("pretrained", "weights", "freeze", "clip", "amp", "compile", "centers", "hold_out_classes"):

@@ -3,6 +3,8 @@
 import io
 import struct
 import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +14,16 @@ from dsh_cli.errors import ImageError
 from dsh_cli.pictures import decode, find
 
 
-def encoded(image, format="PNG", **options):
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
-def bomb(width=50_000, height=50_000):
+def bomb(width: int = 50_000, height: int = 50_000) -> bytes:
     """A PNG of a few hundred bytes that claims to be enormous."""
 
-    def chunk(kind, data):
+    def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
@@ -34,31 +36,31 @@ GREY = Image.fromarray(np.arange(0, 256, dtype=np.uint8).reshape(16, 16))
 RED = Image.new("RGB", (16, 16), (200, 30, 30))
 
 
-def test_grey_is_repeated_and_colour_becomes_luma():
+def test_grey_is_repeated_and_colour_becomes_luma() -> None:
     assert (decode.decode(encoded(GREY), 16, 3) == np.asarray(GREY)[..., None]).all()
     assert decode.decode(encoded(RED), 16, 1)[0, 0, 0] == np.asarray(RED.convert("L"))[0, 0]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"])
-def test_every_mode_of_png_in_one_and_three_channels(mode):
+def test_every_mode_of_png_in_one_and_three_channels(mode: str) -> None:
     image = Image.new("L", (20, 12), 255)
     image = Image.fromarray(np.full((12, 20), 65535, np.uint16)) if mode.startswith("I") else image.convert(mode)
     for channels in (1, 3):
         assert (decode.decode(encoded(image), 8, channels) == 255).all()
 
 
-def test_sixteen_bits_keep_their_high_byte():
+def test_sixteen_bits_keep_their_high_byte() -> None:
     wide = Image.fromarray((np.asarray(GREY).astype(np.uint16) << 8) + 0x7F)
     assert (decode.decode(encoded(wide), 16, 1)[..., 0] == np.asarray(GREY)).all()
 
 
 @pytest.mark.parametrize(("top", "expected"), [(1.0, 255), (255.0, 255)])
-def test_floats_hold_zero_to_one_or_zero_to_255(top, expected):
+def test_floats_hold_zero_to_one_or_zero_to_255(top: float, expected: int) -> None:
     image = Image.fromarray(np.full((9, 9), top, np.float32))
     assert decode.decode(encoded(image, "TIFF"), 8, 1).max() == expected
 
 
-def test_transparency_is_laid_over_white():
+def test_transparency_is_laid_over_white() -> None:
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     assert (decode.decode(encoded(clear), 8, 3) == 255).all()
     palette = Image.new("P", (8, 8), 0)
@@ -66,12 +68,12 @@ def test_transparency_is_laid_over_white():
     assert (decode.decode(encoded(palette, transparency=0), 8, 3) == 255).all()
 
 
-def test_cmyk():
+def test_cmyk() -> None:
     pixels = decode.decode(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"), 16, 3)
     assert np.abs(pixels[0, 0].astype(int) - [255, 0, 0]).max() < 12
 
 
-def test_the_first_frame_of_an_animation_counts():
+def test_the_first_frame_of_an_animation_counts() -> None:
     frames = [Image.new("L", (8, 8), value) for value in (50, 200)]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert np.abs(decode.decode(data, 8, 1).astype(int) - 50).max() <= 1
@@ -79,7 +81,7 @@ def test_the_first_frame_of_an_animation_counts():
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(format, orientation):
+def test_exif_orientation_is_applied(format: str, orientation: int) -> None:
     from PIL import ImageOps
 
     corner = np.zeros((16, 16, 3), np.uint8)
@@ -93,18 +95,18 @@ def test_exif_orientation_is_applied(format, orientation):
     assert difference.max() <= 2
 
 
-def test_the_largest_centred_square_is_taken():
+def test_the_largest_centred_square_is_taken() -> None:
     wide = Image.new("L", (30, 10), 0)
     wide.paste(255, (10, 0, 20, 10))
     assert (decode.decode(encoded(wide), 10, 1) == 255).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
-def test_extreme_shapes(shape):
+def test_extreme_shapes(shape: tuple[int, int]) -> None:
     assert decode.decode(encoded(Image.new("L", shape, 9)), 28, 1).shape == (28, 28, 1)
 
 
-def test_ordinary_jpegs_give_the_pixels_pillow_gives():
+def test_ordinary_jpegs_give_the_pixels_pillow_gives() -> None:
     rng = np.random.default_rng(0)
     smooth = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((32, 32), Image.Resampling.BICUBIC)
     data = encoded(smooth, "JPEG", quality=90)
@@ -123,7 +125,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_is_no_picture_is_an_image_error(kind, tmp_path):
+def test_what_is_no_picture_is_an_image_error(kind: str, tmp_path: Path) -> None:
     data, message = WRONG[kind]
     file = tmp_path / "x.png"
     file.write_bytes(data)
@@ -131,7 +133,7 @@ def test_what_is_no_picture_is_an_image_error(kind, tmp_path):
         decode.read(file, 28, 1)
 
 
-def test_paths_that_are_no_files(tmp_path):
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
     for path, message in [(tmp_path / "none.png", "no such file"), (tmp_path, "folder without pictures")]:
         with pytest.raises(ImageError, match=message):
             decode.read(path, 28, 1)
@@ -139,7 +141,7 @@ def test_paths_that_are_no_files(tmp_path):
         decode.read("nul\0.png", 28, 1)
 
 
-def test_folders_are_searched_in_order_and_hidden_files_skipped(tmp_path):
+def test_folders_are_searched_in_order_and_hidden_files_skipped(tmp_path: Path) -> None:
     for name in ("b/2.PNG", "b/1.jpg", "a.gif", ".hidden.png", ".dir/x.png", "notes.txt", "b/c/3.webp"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -148,7 +150,7 @@ def test_folders_are_searched_in_order_and_hidden_files_skipped(tmp_path):
     assert found == ["a.gif", "b/1.jpg", "b/2.PNG", "b/c/3.webp"]
 
 
-def test_thumbnails_shrink_only_what_is_large():
+def test_thumbnails_shrink_only_what_is_large() -> None:
     small = np.zeros((2, 28, 28, 1), np.uint8)
     assert decode.thumbnails(small) is small
     assert decode.thumbnails(np.zeros((2, 96, 96, 3), np.uint8)).shape == (2, 48, 48, 3)

@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from dsh_cli.errors import ImageError
@@ -24,18 +27,19 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX fil
 
 ROOT = Path(odd.__file__).parents[2]
 MUTATED = 400
+OddRows = tuple[dict[str, dict[str, Any]], subprocess.CompletedProcess[bytes]]
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 
 
 @pytest.fixture(scope="session")
-def odd_set(tmp_path_factory):
+def odd_set(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The folder, and the paths of all that lies in it."""
     folder = tmp_path_factory.mktemp("odd") / "set"
     return folder, odd.make(folder)
 
 
 @pytest.fixture(scope="session")
-def odd_rows(odd_set, digits_run):
+def odd_rows(odd_set: tuple[Path, list[str]], digits_run: Path) -> OddRows:
     """What `dsh hash --json` says of each, by path below the folder; and its process."""
     folder, paths = odd_set
     listed = b"\0".join(map(os.fsencode, paths))
@@ -48,12 +52,12 @@ def odd_rows(odd_set, digits_run):
 # The set
 
 
-def test_the_set_is_the_same_every_time():
+def test_the_set_is_the_same_every_time() -> None:
     assert odd.written() == odd.written()
     assert odd.special() == odd.special()
 
 
-def test_each_gets_a_code_or_an_error_and_stderr_has_a_line_for_each_error(odd_rows):
+def test_each_gets_a_code_or_an_error_and_stderr_has_a_line_for_each_error(odd_rows: OddRows) -> None:
     rows, done = odd_rows
     errors = {path: row["error"] for path, row in rows.items() if "error" in row}
     assert done.returncode == 1
@@ -63,7 +67,7 @@ def test_each_gets_a_code_or_an_error_and_stderr_has_a_line_for_each_error(odd_r
     assert not any("\n" in error or "Traceback" in error for error in errors.values())
 
 
-def test_what_pillow_writes_and_reads_back_gets_a_code(odd_rows):
+def test_what_pillow_writes_and_reads_back_gets_a_code(odd_rows: OddRows) -> None:
     rows, _ = odd_rows
     failed = {
         name.split("/")[1].split("-")[0] for name, row in rows.items() if name[:8] == "written/" and "error" in row
@@ -86,11 +90,11 @@ def test_what_pillow_writes_and_reads_back_gets_a_code(odd_rows):
         (["no-files/loop.png"], "symbolic links"),
     ],
 )
-def test_errors_say_what_is_wrong(odd_rows, names, message):
+def test_errors_say_what_is_wrong(odd_rows: OddRows, names: list[str], message: str) -> None:
     assert {name: message in odd_rows[0][name]["error"] for name in names} == dict.fromkeys(names, True)
 
 
-def test_a_format_that_runs_programs_never_does(tmp_path):
+def test_a_format_that_runs_programs_never_does(tmp_path: Path) -> None:
     """A Ghostscript that leaves a trace is first on the path, and stays unused."""
     trace = tmp_path / "trace"
     script = tmp_path / "gs"
@@ -117,7 +121,7 @@ for path in sys.argv[1:]:
     assert not trace.exists()
 
 
-def test_bombs_take_neither_memory_nor_time():
+def test_bombs_take_neither_memory_nor_time() -> None:
     """Each in a process of its own would be slow: all in one, whose peak is that of the worst."""
     program = """
 import resource, time
@@ -140,11 +144,11 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
     assert done.stderr == ""
 
 
-def path_with(folder):
+def path_with(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
 
-def test_small_files_that_unfold_for_minutes_are_refused():
+def test_small_files_that_unfold_for_minutes_are_refused() -> None:
     compressed = odd.bombs()["gzip.fits"]
     assert decode.decode(compressed, 8, 1).shape == (8, 8, 1)
     wide = compressed.replace(b"ZNAXIS1 =                    8", b"ZNAXIS1 =                 8000")
@@ -153,7 +157,7 @@ def test_small_files_that_unfold_for_minutes_are_refused():
         decode.decode(wide, 8, 1)
 
 
-def test_a_jpeg_of_very_many_scans_is_refused_unless_they_lie_behind_its_end():
+def test_a_jpeg_of_very_many_scans_is_refused_unless_they_lie_behind_its_end() -> None:
     whole = odd.encoded(Image.new("L", (2000, 2000)), "JPEG", progressive=True)
     start = whole.rindex(b"\xff\xc4", 0, whole.rindex(b"\xff\xda"))
     scan = whole[start:-2]
@@ -162,7 +166,7 @@ def test_a_jpeg_of_very_many_scans_is_refused_unless_they_lie_behind_its_end():
     assert not decode.decode(whole + 600 * scan, 32, 1).any()  # as where a film follows the picture
 
 
-def test_files_larger_than_a_picture_can_be_are_not_read(tmp_path):
+def test_files_larger_than_a_picture_can_be_are_not_read(tmp_path: Path) -> None:
     sparse = tmp_path / "sparse.png"
     sparse.touch()
     os.truncate(sparse, decode.MAX_BYTES + 1)
@@ -170,11 +174,11 @@ def test_files_larger_than_a_picture_can_be_are_not_read(tmp_path):
         decode.read(sparse, 32, 1)
 
 
-def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path):
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     failed = threading.Event()
 
-    def read():
+    def read() -> None:
         with pytest.raises(ImageError, match="not a regular file"):
             decode.read(tmp_path / "pipe.png", 32, 1)
         failed.set()
@@ -183,7 +187,7 @@ def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path):
     assert failed.wait(10)
 
 
-def test_folders_nested_deeper_than_calls_can_be(tmp_path):
+def test_folders_nested_deeper_than_calls_can_be(tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["d"] * 200)
     deep.mkdir(parents=True)
     (deep / "x.png").write_bytes(b"")
@@ -200,7 +204,7 @@ def test_folders_nested_deeper_than_calls_can_be(tmp_path):
 # Mutated bytes
 
 
-def test_mutated_pictures_are_pixels_or_an_image_error(capfd):
+def test_mutated_pictures_are_pixels_or_an_image_error(capfd: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     files = [data for data in {**odd.written(), **odd.special()}.values() if len(data) > 4]
     outcomes = set()
@@ -232,7 +236,7 @@ def test_mutated_pictures_are_pixels_or_an_image_error(capfd):
 # Pixels
 
 
-def by_pillow(data, size, channels):
+def by_pillow(data: bytes, size: int, channels: int) -> NDArray[np.int64]:
     """The slow way: all pixels, turned, converted by Pillow, the centred square of exact bounds."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     image = image.convert("L") if channels == 1 else image
@@ -243,8 +247,8 @@ def by_pillow(data, size, channels):
     return np.asarray(square).reshape(size, size, channels).astype(int)
 
 
-def furthest(data, size, channels):
-    return np.abs(decode.decode(data, size, channels) - by_pillow(data, size, channels)).max()
+def furthest(data: bytes, size: int, channels: int) -> int:
+    return int(np.abs(decode.decode(data, size, channels) - by_pillow(data, size, channels)).max())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -254,13 +258,13 @@ def furthest(data, size, channels):
      "animated.gif", "animated.png", "pages.tiff", *(f"turned-{i}.jpeg" for i in range(1, 9)),
      *(f"subsampling-{i}.jpg" for i in range(3)), *(f"exif-{name}.jpeg" for name in odd.HOSTILE_EXIF)],
 )  # fmt: skip
-def test_jpegs_and_first_frames_are_as_pillow_shows_them(name, channels):
+def test_jpegs_and_first_frames_are_as_pillow_shows_them(name: str, channels: int) -> None:
     assert furthest(odd.special()[name], 40, channels) <= 2  # their own height: nothing is reduced
 
 
 @pytest.mark.parametrize("size", [(640, 480), (481, 639), (1001, 333), (257, 2049)])
 @pytest.mark.parametrize("side", [28, 64, 128])
-def test_jpegs_decoded_at_a_reduced_scale_are_not_shifted(size, side):
+def test_jpegs_decoded_at_a_reduced_scale_are_not_shifted(size: tuple[int, int], side: int) -> None:
     for mode in ("RGB", "L"):
         data = odd.encoded(odd.picture(mode, size), "JPEG", quality=90)
         for channels in (1, 3):
@@ -268,28 +272,28 @@ def test_jpegs_decoded_at_a_reduced_scale_are_not_shifted(size, side):
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "LAB", "HSV", "YCbCr", "RGBX"])
-def test_other_colours_are_those_of_pillow(mode):
+def test_other_colours_are_those_of_pillow(mode: str) -> None:
     format = {"HSV": "WEBP"}.get(mode, "TIFF")
     assert furthest(odd.encoded(odd.picture(mode), format), 24, 3) <= 2
     if mode == "CMYK":
         assert furthest(odd.encoded(odd.picture(mode), "JPEG"), 24, 3) <= 2
 
 
-def test_sixteen_bits_in_grey_and_colour_keep_the_high_byte():
+def test_sixteen_bits_in_grey_and_colour_keep_the_high_byte() -> None:
     wide = np.random.default_rng(0).integers(0, 65536, (24, 24, 3), np.uint16)
     assert (decode.decode(odd.png16(wide), 24, 3) == wide >> 8).all()
     assert (decode.decode(odd.png16(wide[..., 0]), 24, 1) == wide[..., :1] >> 8).all()
 
 
 @pytest.mark.parametrize("mode", ["I", "I;16", "I;16B", "F"])
-def test_wide_greys_look_as_they_do_in_eight_bits(mode):
+def test_wide_greys_look_as_they_do_in_eight_bits(mode: str) -> None:
     data = odd.encoded(odd.picture(mode), "TIFF")
     narrow = odd.encoded(odd.picture("L"))
     assert np.abs(decode.decode(data, 24, 1).astype(int) - decode.decode(narrow, 24, 1)).max() <= 1
 
 
 @pytest.mark.parametrize("name", [name for name in odd.HOSTILE_EXIF if name != "orientation-two"])  # the first counts
-def test_hostile_exif_leaves_sound_pixels_upright_in_every_format(name):
+def test_hostile_exif_leaves_sound_pixels_upright_in_every_format(name: str) -> None:
     files = odd.special()
     upright = decode.decode(odd.encoded(odd.picture("RGB")), 24, 3)
     for format in ("png", "webp", "jpeg"):
@@ -297,7 +301,7 @@ def test_hostile_exif_leaves_sound_pixels_upright_in_every_format(name):
         assert np.abs(pixels.astype(int) - upright).mean() < 12  # webp and jpeg lose a little
 
 
-def test_large_pictures_are_converted_in_bands_as_if_at_once(monkeypatch):
+def test_large_pictures_are_converted_in_bands_as_if_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for mode in ("P", "LA", "RGBA", "I;16", "F", "CMYK"):
         data = odd.encoded(odd.picture(mode, (40, 50)), "TIFF")
         at_once = decode.decode(data, 24, 3)
@@ -311,12 +315,12 @@ def test_large_pictures_are_converted_in_bands_as_if_at_once(monkeypatch):
 
 
 @pytest.fixture
-def named(tmp_path):
+def named(tmp_path: Path) -> Path:
     odd.make_named(tmp_path / "names")
     return tmp_path / "names"
 
 
-def test_names_are_exact_in_json_and_in_lists(named, digits_run):
+def test_names_are_exact_in_json_and_in_lists(named: Path, digits_run: Path) -> None:
     written = sorted(os.listdir(os.fsencode(named)))
     assert len(written) > 15
     found = [
@@ -331,20 +335,20 @@ def test_names_are_exact_in_json_and_in_lists(named, digits_run):
     assert [os.fsencode(json.loads(line)["path"]) for line in lines.stdout.splitlines()] == plain
 
 
-def test_names_in_plain_lines_are_bytes_as_md5sum_writes_them(named, digits_run):
+def test_names_in_plain_lines_are_bytes_as_md5sum_writes_them(named: Path, digits_run: Path) -> None:
     done = dsh_process("hash", named, "--model", digits_run, "--quiet")
     names = []
     for line in done.stdout.splitlines():
         name = line.split(b"  ", 1)[1]
         if line.startswith(b"\\"):
-            name = name.decode(errors="surrogateescape").replace("\\\\", "\0").replace("\\n", "\n").replace("\\r", "\r")
-            name = os.fsencode(name.replace("\0", "\\"))
+            text = name.decode(errors="surrogateescape").replace("\\\\", "\0").replace("\\n", "\n").replace("\\r", "\r")
+            name = os.fsencode(text.replace("\0", "\\"))
         names.append(os.path.basename(name))
     assert sorted(names) == sorted(os.listdir(os.fsencode(named)))
 
 
-def test_names_that_people_read_hold_nothing_a_terminal_obeys(named, digits_run):
-    command = ["hash", named.name, "--model", digits_run, "--quiet", "--format", "table"]
+def test_names_that_people_read_hold_nothing_a_terminal_obeys(named: Path, digits_run: Path) -> None:
+    command: list[str | Path] = ["hash", named.name, "--model", digits_run, "--quiet", "--format", "table"]
     shown = dsh_process(*command, cwd=named.parent)
     for file in named.iterdir():
         file.write_bytes(b"no picture")
@@ -358,7 +362,7 @@ def test_names_that_people_read_hold_nothing_a_terminal_obeys(named, digits_run)
             assert kept in text
 
 
-def test_a_terminal_is_shown_plain_lines_escaped(named, digits_run):
+def test_a_terminal_is_shown_plain_lines_escaped(named: Path, digits_run: Path) -> None:
     import pty
 
     ours, theirs = pty.openpty()
@@ -377,7 +381,7 @@ def test_a_terminal_is_shown_plain_lines_escaped(named, digits_run):
 
 
 @pytest.fixture
-def odd_classes(tmp_path):
+def odd_classes(tmp_path: Path) -> Path:
     names = [
         b"[/",
         b"[b]",
@@ -401,7 +405,7 @@ def odd_classes(tmp_path):
     return tmp_path / "set"
 
 
-def test_classes_of_odd_names(odd_classes, tmp_path):
+def test_classes_of_odd_names(odd_classes: Path, tmp_path: Path) -> None:
     trained = dsh_process("train", odd_classes, "--epochs", "1", "--out", "run", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     warnings = [line for line in trained.stderr.decode().splitlines() if line.startswith("warning: ")]
@@ -419,7 +423,7 @@ def test_classes_of_odd_names(odd_classes, tmp_path):
         assert plain.returncode == 0 and b"\xff\xfe" in plain.stdout and b"new\\nline" in plain.stdout
 
 
-def test_a_run_folder_that_is_not_utf8(tmp_path, odd_classes):
+def test_a_run_folder_that_is_not_utf8(tmp_path: Path, odd_classes: Path) -> None:
     name = os.fsdecode(b"run\xff")
     line = one_line_error(dsh("train", odd_classes, "--out", name), 2)
     assert "--no-tensorboard" in line
@@ -428,7 +432,7 @@ def test_a_run_folder_that_is_not_utf8(tmp_path, odd_classes):
 
 
 @pytest.mark.parametrize("command", [["train"], ["table", "--model"], ["info"], ["train", "digits", "-q", "--out"]])
-def test_names_too_long_for_any_file(command):
+def test_names_too_long_for_any_file(command: list[str]) -> None:
     assert "x" * 300 in one_line_error(dsh(*command, "x" * 300), 1)
 
 
@@ -440,7 +444,7 @@ def test_names_too_long_for_any_file(command):
     "command", [["hash", "x.png", "--json"], ["hash", "x.png", "--format", "table"], ["hash", "x.png"], ["table"],
                 ["info", "RUN"], ["--help"], ["--version"]]
 )  # fmt: skip
-def test_output_to_a_full_disk_is_one_line(command, digits_run, tmp_path):
+def test_output_to_a_full_disk_is_one_line(command: list[str], digits_run: Path, tmp_path: Path) -> None:
     Path("x.png").write_bytes(odd.encoded(odd.picture("L")))
     command = [str(digits_run) if word == "RUN" else word for word in command]
     with open("/dev/full", "wb") as full:
@@ -453,10 +457,12 @@ def test_output_to_a_full_disk_is_one_line(command, digits_run, tmp_path):
 
 
 @pytest.mark.parametrize("kilobytes", [1, 3, 60])
-def test_training_on_a_full_disk_is_one_line_and_leaves_whole_files(kilobytes, photos, tmp_path):
+def test_training_on_a_full_disk_is_one_line_and_leaves_whole_files(
+    kilobytes: int, photos: Path, tmp_path: Path
+) -> None:
     """A limit on the size of files fails as a full disk does: before the run, in its event files, in its weights."""
 
-    def limit():
+    def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes << 10, kilobytes << 10))
 
@@ -477,14 +483,14 @@ def test_training_on_a_full_disk_is_one_line_and_leaves_whole_files(kilobytes, p
         assert left == []  # no run, and nothing in the way of the next try
 
 
-def test_a_run_where_there_can_be_no_folder(tmp_path, photos):
+def test_a_run_where_there_can_be_no_folder(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     line = one_line_error(dsh("train", photos, "-q", "--epochs", 1, "--out", "file/run"), 1)
     assert "cannot write" in line and (tmp_path / "file").read_text() == "in the way"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders are locked otherwise there")
-def test_a_read_only_folder(read_only, photos):
+def test_a_read_only_folder(read_only: str, photos: Path) -> None:
     line = one_line_error(dsh("train", photos, "-q", "--epochs", 1, "--out", f"{read_only}/run"), 1)
     assert "cannot write" in line and "choose another --out" in line
     line = one_line_error(dsh("train", photos, "-q", "--memory", 0, "--cache", f"{read_only}/x", "--out", "run"), 1)
@@ -492,14 +498,14 @@ def test_a_read_only_folder(read_only, photos):
     assert not os.path.exists(f"{read_only}/run") and not os.path.exists("run")
 
 
-def test_files_that_vanish_between_listing_and_reading(tmp_path, digits_run):
+def test_files_that_vanish_between_listing_and_reading(tmp_path: Path, digits_run: Path) -> None:
     from dsh_cli.network.encoding import encode_files
     from dsh_cli.runs.run import Run
 
     for i in range(4):
         (tmp_path / f"{i}.png").write_bytes(odd.encoded(odd.picture("L", seed=i)))
 
-    def listed():
+    def listed() -> Iterator[str]:
         for path in find.find(tmp_path):
             if path.endswith("2.png"):
                 os.remove(path)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +17,13 @@ from PIL import Image
 from dsh_cli.errors import DshError, ImageError
 from dsh_cli.pictures import decode
 from dsh_cli.pictures.cache import PictureCache
+from dsh_cli.pictures.decode import Picture
 from dsh_cli.pictures.reading import Intake
+from tests.support.values import there
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path: Path) -> list[str]:
     """100 pictures of 40 x 30, each of another grey, one of them missing and one no picture."""
     paths = []
     for i in range(100):
@@ -31,13 +35,15 @@ def files(tmp_path):
     return paths
 
 
-def greys(results):
+def greys(results: Iterable[tuple[str, Picture | ImageError]]) -> list[int | None]:
     return [None if isinstance(picture, ImageError) else int(picture[0, 0, 0]) for _, picture in results]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("cached", [False, True])
-def test_pictures_come_in_order_with_what_cannot_be_read(files, tmp_path, workers, cached):
+def test_pictures_come_in_order_with_what_cannot_be_read(
+    files: list[str], tmp_path: Path, workers: int, cached: bool
+) -> None:
     intake = Intake(8, 1, workers, PictureCache(tmp_path / "cache", 8, 1) if cached else None)
     for _ in range(2):
         results = list(intake.read(files))
@@ -48,15 +54,16 @@ def test_pictures_come_in_order_with_what_cannot_be_read(files, tmp_path, worker
         assert all(p.shape == (8, 8, 1) and p.dtype == np.uint8 for _, p in results if not isinstance(p, ImageError))
 
 
-def test_workers_read_ahead_but_not_without_end(files):
+def test_workers_read_ahead_but_not_without_end(files: list[str]) -> None:
     asked = []
 
-    def endless():
+    def endless() -> Iterator[str]:
         while True:
             asked.append(1)
             yield files[0]
 
     results = Intake(1024, 3, 2).read(endless())
+    assert isinstance(results, Generator)
     next(results)
     first = len(asked)
     assert 4 < first <= 64 // 3 + 1  # of 3 MiB each, in 64 MiB
@@ -65,9 +72,14 @@ def test_workers_read_ahead_but_not_without_end(files):
     assert len(asked) == first + 1
 
 
-def test_reading_ahead_goes_on_while_the_caller_works(files, monkeypatch):
+def test_reading_ahead_goes_on_while_the_caller_works(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two batches that take a while to decode are there at once after a caller that was busy for as long."""
-    monkeypatch.setattr(decode, "read", lambda path, size, channels: time.sleep(0.01) or np.zeros((8, 8, 1), np.uint8))
+
+    def slow(path: str, size: int, channels: int) -> Picture:
+        time.sleep(0.01)
+        return np.zeros((size, size, channels), np.uint8)
+
+    monkeypatch.setattr(decode, "read", slow)
     results = Intake(8, 1, 2).read(files)
     next(results)
     time.sleep(0.7)
@@ -76,17 +88,20 @@ def test_reading_ahead_goes_on_while_the_caller_works(files, monkeypatch):
     assert time.perf_counter() - started < 0.2
 
 
-def test_no_thread_is_left_behind(files):
+def test_no_thread_is_left_behind(files: list[str]) -> None:
     before = threading.active_count()
     for stop in (1, 40):
         results = Intake(8, 1, 4).read(files)
+        assert isinstance(results, Generator)
         for _ in range(stop):
             next(results)
         results.close()
     assert threading.active_count() == before
 
 
-def test_a_cached_picture_is_neither_decoded_nor_read_again(files, tmp_path, monkeypatch):
+def test_a_cached_picture_is_neither_decoded_nor_read_again(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = PictureCache(tmp_path / "cache", 8, 1)
     before = greys(Intake(8, 1, 2, cache).read(files))
     monkeypatch.setattr(decode, "decode", lambda *arguments: pytest.fail("decoded again"))
@@ -97,7 +112,7 @@ def test_a_cached_picture_is_neither_decoded_nor_read_again(files, tmp_path, mon
     assert greys(Intake(8, 1, 2, again).read(files)) == before
 
 
-def test_the_cache_goes_by_content(files, tmp_path, monkeypatch):
+def test_the_cache_goes_by_content(files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = PictureCache(tmp_path / "cache", 8, 1)
     list(Intake(8, 1, 1, cache).read(files))
     copy = tmp_path / "moved elsewhere.png"
@@ -110,14 +125,14 @@ def test_the_cache_goes_by_content(files, tmp_path, monkeypatch):
     assert greys(Intake(8, 1, 1, cache).read([files[7]])) == [99]
 
 
-def test_other_sizes_and_colours_are_kept_apart(files, tmp_path):
+def test_other_sizes_and_colours_are_kept_apart(files: list[str], tmp_path: Path) -> None:
     for size, channels in ((8, 1), (8, 3), (16, 1)):
         cache = PictureCache(tmp_path / "cache", size, channels)
         (_, picture), *_ = Intake(size, channels, 1, cache).read(files[:1])
-        assert picture.shape == (size, size, channels)
+        assert isinstance(picture, np.ndarray) and picture.shape == (size, size, channels)
 
 
-def test_names_that_are_not_text_are_kept(tmp_path):
+def test_names_that_are_not_text_are_kept(tmp_path: Path) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n.png")
     try:
         Image.new("L", (8, 8), 5).save(path, format="png")
@@ -128,11 +143,12 @@ def test_names_that_are_not_text_are_kept(tmp_path):
         assert greys(Intake(8, 1, 1, cache).read([path])) == [5]
 
 
-def test_processes_may_share_a_cache_and_none_leaves_it_broken(files, tmp_path):
+def test_processes_may_share_a_cache_and_none_leaves_it_broken(files: list[str], tmp_path: Path) -> None:
     """Four processes fill one cache at once; two are killed on the way."""
     good = [path for i, path in enumerate(files) if i not in (17, 42)]
     script = (
-        "import sys; from pathlib import Path; from dsh_cli.pictures import Intake, PictureCache\n"
+        "import sys; from pathlib import Path; \n"
+        "from dsh_cli.pictures.cache import PictureCache; from dsh_cli.pictures.reading import Intake\n"
         "cache = PictureCache(Path(sys.argv[1]), 64, 3); print(flush=True)\n"
         "while True:\n"
         "    seen = [int(picture[0, 0, 0]) for _, picture in Intake(64, 3, 2, cache).read(sys.argv[2:])]\n"
@@ -142,12 +158,12 @@ def test_processes_may_share_a_cache_and_none_leaves_it_broken(files, tmp_path):
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     try:
         for process in started:
-            assert process.stdout.readline() == "\n"
+            assert there(process.stdout).readline() == "\n"
         for process in started[:2]:
             process.kill()
         expected = [2 * i for i in range(100) if i not in (17, 42)]
         for process in started[2:]:
-            assert process.stdout.readline().strip() == str(expected)
+            assert there(process.stdout).readline().strip() == str(expected)
     finally:
         for process in started:
             process.kill()
@@ -157,15 +173,15 @@ def test_processes_may_share_a_cache_and_none_leaves_it_broken(files, tmp_path):
         assert database.execute("SELECT count(*) FROM pictures").fetchone() == (len(good),)
 
 
-def test_a_full_disk_stops_the_storing_and_not_the_reading(files, tmp_path):
+def test_a_full_disk_stops_the_storing_and_not_the_reading(files: list[str], tmp_path: Path) -> None:
     cache = PictureCache(tmp_path / "cache", 8, 1)
     cache._db.execute("PRAGMA max_page_count = 8")  # the disk has room for no more
     assert greys(Intake(8, 1, 2, cache).read(files)).count(None) == 2
-    assert "takes no more pictures" in cache.problem and str(cache.path) in cache.problem
+    assert "takes no more pictures" in there(cache.problem) and str(cache.path) in there(cache.problem)
     assert greys(Intake(8, 1, 2, cache).read(files)).count(None) == 2
 
 
-def test_a_damaged_cache_and_one_that_cannot_be_made_say_what_to_do(files, tmp_path):
+def test_a_damaged_cache_and_one_that_cannot_be_made_say_what_to_do(files: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DshError, match="`cache` off"):
         PictureCache(tmp_path / "file", 8, 1)

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -13,14 +14,15 @@ from dsh_cli.runs.folders import find_run, list_runs
 from dsh_cli.runs.run import Run
 from tests.support.commands import dsh, dsh_json, one_line_error
 from tests.support.runs import edit
+from tests.support.values import there
 
 
 @pytest.fixture
-def run(digits_run, tmp_path):
+def run(digits_run: Path, tmp_path: Path) -> Path:
     return shutil.copytree(digits_run, tmp_path / "copy")
 
 
-def test_what_a_run_holds(run):
+def test_what_a_run_holds(run: Path) -> None:
     assert sorted(path.name for path in run.rglob("*") if path.is_file()) == [
         "centers.safetensors",
         "config.json",
@@ -35,17 +37,17 @@ def test_what_a_run_holds(run):
     for split, count in opened.counts.items():
         codes = opened.codes(split, "relaxed", "thumbnails")
         assert len(codes) == len(opened.names()[split]) == count
-        assert codes.relaxed.shape == (count, 8) and codes.thumbnails.shape == (count, 8, 8, 1)
+        assert there(codes.relaxed).shape == (count, 8) and there(codes.thumbnails).shape == (count, 8, 8, 1)
 
 
-def test_a_moved_run_needs_nothing_else(run, tmp_path):
+def test_a_moved_run_needs_nothing_else(run: Path, tmp_path: Path) -> None:
     moved = run.rename(tmp_path / "elsewhere")
     assert len(dsh_json("table", "--model", moved)["classes"]) == 10
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "metrics.json", "codes/test.safetensors"])
 @pytest.mark.parametrize("harm", ["missing", "truncated", "empty", "pickle"])
-def test_harmed_runs_get_one_clear_line(run, file, harm):
+def test_harmed_runs_get_one_clear_line(run: Path, file: str, harm: str) -> None:
     path = run / file
     data = path.read_bytes()
     if harm == "missing":
@@ -53,18 +55,18 @@ def test_harmed_runs_get_one_clear_line(run, file, harm):
     else:
         path.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "pickle": pickle.dumps({})}[harm])
     command = "hash" if file == "model.safetensors" else "table"
-    arguments = [shutil.os.devnull] if command == "hash" else []
+    arguments = [os.devnull] if command == "hash" else []
     line = one_line_error(dsh(command, *arguments, "--model", run), 1)
     assert str(run) in line and "dsh train" in line
 
 
-def test_a_newer_format_says_so(run):
+def test_a_newer_format_says_so(run: Path) -> None:
     edit(run / "config.json", format=2)
     line = one_line_error(dsh("table", "--model", run), 1)
     assert "format 2, newer than 1" in line and "pip install --upgrade" in line
 
 
-def test_weights_of_another_network_are_refused(run):
+def test_weights_of_another_network_are_refused(run: Path) -> None:
     head = json.loads((run / "config.json").read_text())
     head["model"]["bits"] = 9
     edit(run / "config.json", model=head["model"])
@@ -75,18 +77,18 @@ def test_weights_of_another_network_are_refused(run):
     "model",
     [{"bits": "eight"}, {"bits": 0}, {"channels": 2}, {"image_size": None}, {"backbone": "vgg"}, {"more": 1}],
 )
-def test_edited_networks_are_refused(run, model):
+def test_edited_networks_are_refused(run: Path, model: dict[str, object]) -> None:
     head = json.loads((run / "config.json").read_text())
     edit(run / "config.json", model=head["model"] | model)
     assert "is damaged" in one_line_error(dsh("hash", "x.png", "--model", run), 1)
 
 
-def test_codes_that_do_not_belong_to_the_run_are_refused(run):
+def test_codes_that_do_not_belong_to_the_run_are_refused(run: Path) -> None:
     shutil.copy(run / "codes" / "train.safetensors", run / "codes" / "test.safetensors")
     assert "does not fit config.json" in one_line_error(dsh("table", "--model", run), 1)
 
 
-def test_what_is_no_run(tmp_path):
+def test_what_is_no_run(tmp_path: Path) -> None:
     assert "no run folder at none" in one_line_error(dsh("table", "--model", "none"), 1)
     (tmp_path / "folder").mkdir()
     assert "is not a run folder" in one_line_error(dsh("table", "--model", "folder"), 1)
@@ -94,7 +96,7 @@ def test_what_is_no_run(tmp_path):
     assert "is not that of a run" in one_line_error(dsh("table", "--model", "folder"), 1)
 
 
-def test_info_names_damaged_runs_and_lists_the_others(digits_run, tmp_path):
+def test_info_names_damaged_runs_and_lists_the_others(digits_run: Path, tmp_path: Path) -> None:
     for name in ("good", "bad"):
         shutil.copytree(digits_run, tmp_path / "runs" / name)
     (tmp_path / "runs" / "bad" / "config.json").write_text("{")
@@ -104,12 +106,12 @@ def test_info_names_damaged_runs_and_lists_the_others(digits_run, tmp_path):
     assert dsh_json("info", "runs/good")["fingerprint"] == Run.open("runs/good").fingerprint
 
 
-def test_an_empty_name_for_a_run_is_refused(tmp_path):
+def test_an_empty_name_for_a_run_is_refused(tmp_path: Path) -> None:
     assert "--out is empty" in one_line_error(dsh("train", "digits", "--out", ""), 2)
     assert not list(tmp_path.iterdir())
 
 
-def test_without_model_the_newest_finished_run_is_taken(digits_run, tmp_path):
+def test_without_model_the_newest_finished_run_is_taken(digits_run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no finished run under runs/; train one with: dsh train --bits 8"):
         find_run()
     for name, created, finished in [("a", "2026-01-01", True), ("b", "2026-01-02", True), ("c", "2026-01-03", False)]:
@@ -125,19 +127,19 @@ def test_without_model_the_newest_finished_run_is_taken(digits_run, tmp_path):
     assert dsh_json("table", "--model", "runs/a") == json.loads(result.stdout)
 
 
-def test_the_environment_names_a_model(digits_run, monkeypatch):
+def test_the_environment_names_a_model(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DSH_MODEL", str(digits_run))
     assert dsh_json("table")["bits"] == 8
 
 
-def test_unfinished_runs_are_not_used(run):
+def test_unfinished_runs_are_not_used(run: Path) -> None:
     edit(run / "metrics.json", finished=False, epochs_done=3)
     line = one_line_error(dsh("table", "--model", run), 1)
     assert "is unfinished" in line and f"--resume {run}" in line
 
 
-def test_a_failed_write_leaves_nothing_half_written(run, monkeypatch):
-    def full(*_):
+def test_a_failed_write_leaves_nothing_half_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     before = (run / "metrics.json").read_bytes()
@@ -169,7 +171,9 @@ def test_a_failed_write_leaves_nothing_half_written(run, monkeypatch):
         ("metrics.json", "counts", {"test": 1.5}),
     ],
 )
-def test_edited_runs_get_one_clear_line_and_do_not_hide_the_others(run, tmp_path, file, key, value):
+def test_edited_runs_get_one_clear_line_and_do_not_hide_the_others(
+    run: Path, tmp_path: Path, file: str, key: str, value: object
+) -> None:
     content = json.loads((run / file).read_text())
     content[key] = content[key] | value if isinstance(value, dict) else value
     (run / file).write_text(json.dumps(content))
@@ -184,7 +188,7 @@ def test_edited_runs_get_one_clear_line_and_do_not_hide_the_others(run, tmp_path
     assert len(dsh_json("info")["runs"]) == (value == ["a"])
 
 
-def test_a_place_that_is_taken_is_refused_before_anything_is_read(run, tmp_path):
+def test_a_place_that_is_taken_is_refused_before_anything_is_read(run: Path, tmp_path: Path) -> None:
     assert "choose another folder" in one_line_error(dsh("train", "no such set", "--out", run), 2)
     (run / "metrics.json").unlink()
     assert f"--resume {run}" in one_line_error(dsh("train", "no such set", "--out", run), 2)

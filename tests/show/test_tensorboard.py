@@ -7,54 +7,66 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.analysis.classes import HardestPairs, Pair, hardest_pairs
 from dsh_cli.codes.bits import pack
 from dsh_cli.codes.sets import CodeSet
+from dsh_cli.data.splits import Splits
 from dsh_cli.errors import Interrupted
 from dsh_cli.runs.run import Run
 from dsh_cli.show.projector import sprite, write_projector
 from dsh_cli.show.tensorboard import TensorBoard, pair_panel, pairs_markdown
-from dsh_cli.training.events import EpochStats, Plan, Quiet
+from dsh_cli.training.events import EpochStats, Plan, Quiet, TrainResult
 from tests.support.projector import Projector
+from tests.support.values import there
 
 CONFIG = TrainConfig(data="digits", epochs=2, batch_size=64, device="cpu")
 PAIR_TAGS = ["validation/hardest_same_class", "validation/hardest_different_class"]
 
 
 @pytest.fixture(scope="module")
-def splits():
+def splits() -> Splits:
     return load_splits(CONFIG)
 
 
 @pytest.fixture(scope="module")
-def run(splits, tmp_path_factory):
+def run(splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two epochs of digits, watched."""
-    return train(CONFIG, splits, tmp_path_factory.mktemp("runs") / "run", listeners=[TensorBoard()]).run
+    return train(CONFIG, splits, str(tmp_path_factory.mktemp("runs") / "run"), listeners=[TensorBoard()]).run
 
 
-def events_of(folder):
+def events_of(folder: Path) -> Any:
     events = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0})
     events.Reload()
     return events
 
 
-def picture(event):
+def picture(event: Any) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
 
 
-def text(events, tag):
-    return events.Tensors(f"{tag}/text_summary")[-1].tensor_proto.string_val[0].decode()
+def text(events: Any, tag: str) -> str:
+    return str(events.Tensors(f"{tag}/text_summary")[-1].tensor_proto.string_val[0], "utf-8")
 
 
-def codes_of(labels, shape=(8, 8, 1), bits=8, classes=None, seed=0, **changes):
+def codes_of(
+    labels: ArrayLike,
+    shape: tuple[int, int, int] = (8, 8, 1),
+    bits: int = 8,
+    classes: tuple[str, ...] | None = None,
+    seed: int = 0,
+    **changes: Any,
+) -> CodeSet:
     """Random codes and thumbnails of pictures with these labels."""
     rng = np.random.default_rng(seed)
     labels = np.asarray(labels, np.int64)
@@ -65,11 +77,12 @@ def codes_of(labels, shape=(8, 8, 1), bits=8, classes=None, seed=0, **changes):
     return replace(CodeSet(bits, pack(relaxed >= 0), labels, classes, names, relaxed, thumbnails), **changes)
 
 
-def watch(codes, folder, epochs=1):
+def watch(codes: CodeSet, folder: Path, epochs: int = 1) -> Any:
     """The events of a listener that is told of these validation codes."""
     listener = TensorBoard()
     config = SimpleNamespace(alpha=0.01, seed=0, epochs=epochs)
-    listener.on_start(Plan(SimpleNamespace(path=folder, config=config), "cpu", 10, 64, 0))
+    run = cast(Run, SimpleNamespace(path=folder, config=config))  # all that the listener asks of it
+    listener.on_start(Plan(run, "cpu", 10, 64, 0))
     for epoch in range(1, epochs + 1):
         listener.on_epoch(EpochStats(epoch, 1.0, 0.9, 10.0, 100.0, codes, 0.5))
     listener.close()
@@ -79,7 +92,7 @@ def watch(codes, folder, epochs=1):
 # Events
 
 
-def test_tensorboards_own_reader_finds_everything(run):
+def test_tensorboards_own_reader_finds_everything(run: Run) -> None:
     events = events_of(run.path / "tensorboard")
     tags = events.Tags()
     assert {"loss/total", "loss/pair", "loss/quantization", "validation/map", "test/map"} <= set(tags["scalars"])
@@ -97,7 +110,7 @@ def test_tensorboards_own_reader_finds_everything(run):
         assert [event.step for event in events.Images(tag)] == [1, 2]
 
 
-def test_the_hardest_pairs_shown_are_those_of_the_saved_codes(run):
+def test_the_hardest_pairs_shown_are_those_of_the_saved_codes(run: Run) -> None:
     validation = replace(run.codes("validation", "relaxed", "thumbnails"), names=run.names()["validation"])
     pairs = hardest_pairs(validation, 8)
     events = events_of(run.path / "tensorboard")
@@ -109,27 +122,27 @@ def test_the_hardest_pairs_shown_are_those_of_the_saved_codes(run):
             for place, index in enumerate((pair.first, pair.second)):
                 left = 8 + place * (96 + 8)
                 enlarged = shown[top : top + 96, left : left + 96]
-                assert (enlarged[6::12, 6::12] == validation.thumbnails[index]).all()  # 8 pixels, 12 times over
+                assert (enlarged[6::12, 6::12] == there(validation.thumbnails)[index]).all()  # 8 pixels, 12 times over
             assert validation.names[pair.first] in text(events, "validation/hardest_pairs")
         assert (shown[:, 216:] < 128).any()  # the caption
 
 
 @pytest.fixture
-def small_sprites(monkeypatch):
+def small_sprites(monkeypatch: pytest.MonkeyPatch) -> None:
     """64 pictures of 8 x 8 fill a sprite."""
     monkeypatch.setattr("dsh_cli.show.projector._SPRITE_SIDE", 64)
 
 
-def test_the_listener_leaves_every_random_state_alone(small_sprites, tmp_path):
-    before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+def test_the_listener_leaves_every_random_state_alone(small_sprites: None, tmp_path: Path) -> None:
+    before = torch.random.get_rng_state(), np.random.get_state(legacy=False), random.getstate()
     codes = codes_of(np.arange(1500) % 10)  # so many that a sample is drawn
     watch(codes, tmp_path)
     write_projector(tmp_path / "projector", codes, 1, 0)
     assert torch.equal(torch.random.get_rng_state(), before[0])
-    assert (np.random.get_state()[1] == before[1]).all() and random.getstate() == before[2]
+    assert str(np.random.get_state(legacy=False)) == str(before[1]) and random.getstate() == before[2]
 
 
-def test_one_epoch_seen_twice_looks_the_same(tmp_path):
+def test_one_epoch_seen_twice_looks_the_same(tmp_path: Path) -> None:
     codes = codes_of(np.arange(1500) % 10, bits=12)
     one, two = (watch(codes, tmp_path / name) for name in ("one", "two"))
     for tag in PAIR_TAGS:
@@ -148,16 +161,16 @@ def test_one_epoch_seen_twice_looks_the_same(tmp_path):
         ([0, 0, 1], PAIR_TAGS),
     ],
 )
-def test_few_validation_pictures_show_what_there_is(labels, found, tmp_path):
+def test_few_validation_pictures_show_what_there_is(labels: list[int], found: list[str], tmp_path: Path) -> None:
     tags = watch(codes_of(labels), tmp_path).Tags()
     assert sorted(tags["images"]) == sorted(found)
     assert "loss/total" in tags["scalars"]
 
 
-def test_outputs_past_float16_do_not_stop_a_training(tmp_path):
+def test_outputs_past_float16_do_not_stop_a_training(tmp_path: Path) -> None:
     codes = codes_of([0, 0, 1, 1])
-    codes.relaxed[0] = np.inf
-    codes.relaxed[1, 0] = np.nan
+    there(codes.relaxed)[0] = np.inf
+    there(codes.relaxed)[1, 0] = np.nan
     assert sorted(watch(codes, tmp_path).Tags()["images"]) == sorted(PAIR_TAGS)
     write_projector(tmp_path / "projector", codes, 1, 0)
     assert np.isfinite(Projector(tmp_path / "projector").read(".")[0]).all()
@@ -167,19 +180,19 @@ def test_outputs_past_float16_do_not_stop_a_training(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 48, 3), (48, 5, 3), (96, 96, 3), (200, 100, 1)])
-def test_a_panel_enlarges_by_a_whole_factor_and_keeps_the_colours(shape):
+def test_a_panel_enlarges_by_a_whole_factor_and_keeps_the_colours(shape: tuple[int, int, int]) -> None:
     codes = codes_of([0, 0, 1], shape)
     panel = pair_panel(codes, [Pair(0, 2, 1.5), Pair(0, 1, 0.25)])
     factor = max(1, 96 // max(shape[:2]))
     height, width = shape[0] * factor, shape[1] * factor
     for place, index in enumerate((0, 2)):
         left = 8 + place * (width + 8)
-        expected = codes.thumbnails[index].repeat(factor, 0).repeat(factor, 1)
+        expected = there(codes.thumbnails)[index].repeat(factor, 0).repeat(factor, 1)
         assert (panel[8 : 8 + height, left : left + width] == expected).all()
     assert panel.shape[0] >= 2 * height
 
 
-def test_names_of_any_kind_can_be_captions_and_cells():
+def test_names_of_any_kind_can_be_captions_and_cells() -> None:
     from tensorboard.plugin_util import markdown_to_safe_html
 
     classes = ("a|b\tc\n*d*", "梨 <b>\udcff" + "x" * 500)
@@ -198,47 +211,49 @@ def test_names_of_any_kind_can_be_captions_and_cells():
 # The projector
 
 
-def test_the_projector_gets_the_validation_pictures_of_the_run(run):
+def test_the_projector_gets_the_validation_pictures_of_the_run(run: Run) -> None:
     projector = Projector(run.path)
     assert projector.get("runs").json == ["tensorboard/projector"]
     tensor, header, rows, atlas, dim = projector.read("tensorboard/projector")
     validation = run.codes("validation", "relaxed", "thumbnails")
-    assert (tensor == validation.relaxed.astype(np.float32)).all()
+    assert (tensor == there(validation.relaxed).astype(np.float32)).all()
     assert header == ["label", "code", "name"]
     names = run.names()["validation"]
     labels = [run.classes[i] for i in validation.labels]
     assert rows == [[c, f"#{x}", n] for c, x, n in zip(labels, validation.hex, names, strict=True)]
     assert dim == [8, 8]
     across = atlas.shape[1] // 8
-    for i, thumbnail in enumerate(validation.thumbnails):
+    for i, thumbnail in enumerate(there(validation.thumbnails)):
         y, x = i // across * 8, i % across * 8  # as the projector finds a point's picture
         assert (atlas[y : y + 8, x : x + 8] == thumbnail).all()
 
 
-def test_a_tensorboard_that_is_running_sees_the_projector_when_the_training_ends(splits, tmp_path):
+def test_a_tensorboard_that_is_running_sees_the_projector_when_the_training_ends(
+    splits: Splits, tmp_path: Path
+) -> None:
     seen = []
 
     class Look(Quiet):
-        def on_epoch(self, stats):
+        def on_epoch(self, stats: EpochStats) -> None:
             self.projector = Projector(tmp_path)
             seen.append(self.projector.get("runs").json)
 
-        def on_end(self, result):
+        def on_end(self, result: TrainResult) -> None:
             self.projector.look_again()
             seen.append(self.projector.get("runs").json)
 
-    train(replace(CONFIG, epochs=1), splits, tmp_path / "run", listeners=[TensorBoard(), Look()])
+    train(replace(CONFIG, epochs=1), splits, str(tmp_path / "run"), listeners=[TensorBoard(), Look()])
     assert seen == [[], ["run/tensorboard/projector"]]
 
 
-def test_a_resumed_run_has_each_epoch_once_and_the_projector(splits, tmp_path):
+def test_a_resumed_run_has_each_epoch_once_and_the_projector(splits: Splits, tmp_path: Path) -> None:
     class Stop(Quiet):
-        def on_batch(self, epoch, done, totals):
+        def on_batch(self, epoch: int, done: int, totals: Tensor) -> None:
             if epoch == 2:
                 raise KeyboardInterrupt
 
     with pytest.raises(Interrupted):
-        train(CONFIG, splits, tmp_path / "run", listeners=[TensorBoard(), Stop()])
+        train(CONFIG, splits, str(tmp_path / "run"), listeners=[TensorBoard(), Stop()])
     assert not (tmp_path / "run" / "tensorboard" / "projector").exists()
     part = Run.open(tmp_path / "run")
     resumed = train(part.config, splits, resume=part, listeners=[TensorBoard()]).run
@@ -246,20 +261,20 @@ def test_a_resumed_run_has_each_epoch_once_and_the_projector(splits, tmp_path):
     for tag in PAIR_TAGS:
         assert [event.step for event in events.Images(tag)] == [1, 2]
     tensor = Projector(tmp_path).read("run/tensorboard/projector")[0]
-    assert (tensor == resumed.codes("validation", "relaxed").relaxed.astype(np.float32)).all()
+    assert (tensor == there(resumed.codes("validation", "relaxed").relaxed).astype(np.float32)).all()
 
 
-def test_a_run_without_validation_pictures_has_no_projector(splits, tmp_path):
+def test_a_run_without_validation_pictures_has_no_projector(splits: Splits, tmp_path: Path) -> None:
     none = splits.validation.take(np.zeros(len(splits.validation), bool))
     run = train(
-        replace(CONFIG, epochs=1), replace(splits, validation=none), tmp_path / "run", listeners=[TensorBoard()]
+        replace(CONFIG, epochs=1), replace(splits, validation=none), str(tmp_path / "run"), listeners=[TensorBoard()]
     ).run
     assert not (run.path / "tensorboard" / "projector").exists()
     assert events_of(run.path / "tensorboard").Scalars("test/map")[0].value == pytest.approx(run.metrics["map"])
     assert Projector(tmp_path).get("runs").json == []
 
 
-def test_names_cannot_break_the_table_of_the_projector(tmp_path):
+def test_names_cannot_break_the_table_of_the_projector(tmp_path: Path) -> None:
     classes = ("tab\there", "line\nend\r\n", "\u2028 梨 \x85", "\udcff")
     codes = codes_of([0, 1, 2, 3], classes=classes, names=("a\tb", "c\nd", "e\udcff", ""))
     write_projector(tmp_path, codes, 1, 0)
@@ -269,18 +284,18 @@ def test_names_cannot_break_the_table_of_the_projector(tmp_path):
 
 
 @pytest.mark.parametrize("bits", [1, 8, 12, 1024])
-def test_codes_of_any_length_come_back_as_they_were(bits, tmp_path):
+def test_codes_of_any_length_come_back_as_they_were(bits: int, tmp_path: Path) -> None:
     codes = codes_of(np.arange(20) % 3, bits=bits)
     write_projector(tmp_path, codes, 1, 0)
     tensor, _, rows, _, _ = Projector(tmp_path).read(".")
-    assert (tensor == codes.relaxed.astype(np.float32)).all()
+    assert (tensor == there(codes.relaxed).astype(np.float32)).all()
     assert [row[1] for row in rows] == [f"#{code}" for code in codes.hex]
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (8, 8, 3), (30, 48, 3), (48, 7, 1)])
 @pytest.mark.parametrize("count", [1, 2, 5, 9, 10])
-def test_a_sprite_is_a_square_of_squares(count, shape):
-    thumbnails = codes_of(np.zeros(count), shape).thumbnails
+def test_a_sprite_is_a_square_of_squares(count: int, shape: tuple[int, int, int]) -> None:
+    thumbnails = there(codes_of(np.zeros(count), shape).thumbnails)
     atlas, side = sprite(thumbnails), max(shape[:2])
     across = atlas.shape[1] // side
     assert atlas.shape == (across * side, across * side, 3)
@@ -292,7 +307,7 @@ def test_a_sprite_is_a_square_of_squares(count, shape):
     assert np.count_nonzero(atlas) == count * shape[0] * shape[1] * 3  # black everywhere else
 
 
-def test_of_more_pictures_than_a_sprite_holds_each_class_keeps_its_share(small_sprites, tmp_path):
+def test_of_more_pictures_than_a_sprite_holds_each_class_keeps_its_share(small_sprites: None, tmp_path: Path) -> None:
     labels = np.repeat([0, 1, 2], [200, 90, 10])
     codes = codes_of(labels)
     for name, seed in (("one", 3), ("same", 3), ("other", 4)):
@@ -303,13 +318,13 @@ def test_of_more_pictures_than_a_sprite_holds_each_class_keeps_its_share(small_s
     assert sum(counts) == 64 and np.abs(counts - 64 * np.array([200, 90, 10]) / 300).max() <= 1
     for row, outputs in zip(rows, tensor, strict=True):
         i = int(Path(row[2]).stem)
-        assert row[1] == f"#{codes.hex[i]}" and (outputs == codes.relaxed[i].astype(np.float32)).all()
+        assert row[1] == f"#{codes.hex[i]}" and (outputs == there(codes.relaxed)[i].astype(np.float32)).all()
     assert "64 of 300, a sample" in text(events_of(tmp_path / "one"), "projector/shown")
     one, same, other = ((tmp_path / name / "metadata.tsv").read_bytes() for name in ("one", "same", "other"))
     assert one == same != other
 
 
-def test_the_projector_is_written_without_a_word(tmp_path, capfd):
+def test_the_projector_is_written_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):  # the second time over the first
         write_projector(tmp_path, codes_of([0, 1]), 1, 0)
     assert capfd.readouterr() == ("", "")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SWITCHES = (
@@ -35,18 +36,17 @@ class Browser:
         self.requests: list[str] = []
         self.problems: list[str] = []
         self._loaded: set[str] = set()  # by the number of the loading
+        self._session: str | None = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.call(f"{domain}.enable")
         self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
-    _session = None
-
-    def call(self, method: str, **parameters):
+    def call(self, method: str, **parameters: object) -> Any:
         """Ask for something, and wait for the answer."""
         self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters}
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
         os.write(self._to, json.dumps(message).encode() + b"\0")
@@ -64,13 +64,13 @@ class Browser:
         while loader not in self._loaded:
             self._receive()
 
-    def value(self, expression: str):
+    def value(self, expression: str) -> Any:
         """The value of a JavaScript expression on the page."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def _receive(self):
+    def _receive(self) -> dict[str, Any]:
         deadline = time.monotonic() + _PATIENCE
         while b"\0" not in self._rest:
             ready, _, _ = select.select([self._from], [], [], max(0, deadline - time.monotonic()))
@@ -79,11 +79,11 @@ class Browser:
             assert part, "the browser has ended"
             self._rest += part
         text, _, self._rest = self._rest.partition(b"\0")
-        message = json.loads(text)
+        message: dict[str, Any] = json.loads(text)
         self._note(message.get("method", ""), message.get("params", {}))
         return message
 
-    def _note(self, event: str, about) -> None:
+    def _note(self, event: str, about: dict[str, Any]) -> None:
         if event == "Page.lifecycleEvent" and about["name"] == "load":
             self._loaded.add(about["loaderId"])
         elif event == "Network.requestWillBeSent":

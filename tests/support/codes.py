@@ -1,22 +1,26 @@
 """Codes that are made up."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dsh_cli.codes.bits import from_hex, pack
 from dsh_cli.codes.sets import CodeSet
 
 
-def code_set(texts, labels, bits=8, classes=("a", "b", "c")):
+def code_set(
+    texts: Sequence[str], labels: Sequence[int], bits: int = 8, classes: tuple[str, ...] = ("a", "b", "c")
+) -> CodeSet:
     return CodeSet(bits, from_hex(texts, bits), np.array(labels, np.int64), classes, ())
 
 
-def random_codes(n, bits, classes, seed):
+def random_codes(n: int, bits: int, classes: int, seed: int) -> CodeSet:
     rng = np.random.default_rng(seed)
     packed = pack(rng.random((n, bits)) < 0.5)
     return CodeSet(bits, packed, rng.integers(0, classes, n), tuple(map(str, range(classes))), ())
 
 
-def made(count=120, classes=4, bits=16, seed=0, noise=0.4):
+def made(count: int = 120, classes: int = 4, bits: int = 16, seed: int = 0, noise: float = 0.4) -> CodeSet:
     """Codes of classes that are well apart, with pictures."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % classes

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 from typer.core import TyperGroup
 from typer.main import get_command
@@ -31,22 +33,27 @@ def every_command() -> list[str]:
     return list(below(whole, ""))
 
 
-def dsh(*args: object, **kwargs) -> Result:
+def dsh(*args: object, input: str | None = None, env: Mapping[str, str] | None = None) -> Result:
     """Run a command in this process."""
-    return CliRunner().invoke(app, [str(arg) for arg in args], **kwargs)
+    return CliRunner().invoke(app, [str(arg) for arg in args], input, env)
 
 
-def dsh_json(*args: object):
+def dsh_json(*args: object) -> Any:
     """Run a command that must succeed, and give what it printed as JSON."""
     result = dsh(*args, "--json")
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)
 
 
-def dsh_process(*args: object, **kwargs) -> subprocess.CompletedProcess[bytes]:
+def dsh_process(
+    *args: str | bytes | os.PathLike[str],
+    input: bytes | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[bytes]:
     """Run a command in a process of its own."""
-    command = [sys.executable, "-m", "dsh_cli", *map(os.fspath, args)]
-    return subprocess.run(command, capture_output=True, timeout=300, **kwargs)
+    command = [sys.executable, "-m", "dsh_cli", *(os.fspath(arg) for arg in args)]
+    return subprocess.run(command, input=input, capture_output=True, timeout=300, cwd=cwd, env=env)
 
 
 def one_line_error(result: Result, exit_code: int) -> str:

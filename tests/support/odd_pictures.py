@@ -16,6 +16,7 @@ import sys
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,7 +29,11 @@ CUTS = (0.02, 0.2, 0.5, 0.9, 0.99)  # shares of a file that its cut copies keep
 ORIENTATION = 0x0112
 
 _SIZE = (48, 40)
-_GREEDY = {"JPEG2000": {"quality_layers": [20]}, "AVIF": {"speed": 10}, "WEBP": {"method": 0}}  # quick ones
+_GREEDY: dict[str, dict[str, Any]] = {
+    "JPEG2000": {"quality_layers": [20]},
+    "AVIF": {"speed": 10},
+    "WEBP": {"method": 0},
+}  # quick ones
 
 
 def picture(mode: str, size: tuple[int, int] = _SIZE, seed: int = 0) -> Image.Image:
@@ -61,7 +66,7 @@ def _sixteen(wide: Image.Image, mode: str) -> bytes:
     return np.asarray(wide).astype(order).tobytes()
 
 
-def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     """The bytes of a picture file."""
     buffer = io.BytesIO()
     image.save(buffer, format, **options)

@@ -1,23 +1,38 @@
 """Run folders: small ones of given codes, and what others hold."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import from_hex
+from dsh_cli.runs.run import Run
 from dsh_cli.runs.storage import write_arrays
+
+Rows = Sequence[tuple[str | None, str]]  # class and code of each picture
 
 TRAIN = [("cat", "f0"), ("cat", "f0"), ("dog", "0f"), ("cat", "f1"), ("owl", "ff"), ("dog", "1f"), ("owl", "ff")]
 TEST = [("cat", "f0"), ("dog", "0f"), ("owl", "fe")]
 
 
-def small_run(folder, train=TRAIN, bits=8, validation=TEST, test=TEST, classes=("cat", "dog", "owl"), names=None):
+def small_run(
+    folder: Path,
+    train: Rows = TRAIN,
+    bits: int = 8,
+    validation: Rows = TEST,
+    test: Rows = TEST,
+    classes: Sequence[str] = ("cat", "dog", "owl"),
+    names: Sequence[str] | None = None,
+) -> Path:
     """A finished run whose codes are given, with a picture of its row number as each thumbnail."""
     (folder / "codes").mkdir(parents=True)
     splits = {"train": train, "validation": validation, "test": test}
     for split, rows in splits.items():
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "packed": from_hex([code for _, code in rows], bits),
             "labels": np.array([classes.index(label) if label else -1 for label, _ in rows], np.int32),
             "thumbnails": np.arange(len(rows), dtype=np.uint8)[:, None, None, None].repeat(9, 1).reshape(-1, 3, 3, 1),
@@ -34,13 +49,13 @@ def small_run(folder, train=TRAIN, bits=8, validation=TEST, test=TEST, classes=(
     return folder
 
 
-def edit(path, **changes):
+def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def weights(run):
+def weights(run: Run) -> dict[str, NDArray[Any]]:
     return safetensors.numpy.load((run.path / "model.safetensors").read_bytes())
 
 
-def identical(a, b):
+def identical(a: dict[str, NDArray[Any]], b: dict[str, NDArray[Any]]) -> bool:
     return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from dsh_cli.training.losses import center_term, choice_term, dsh_loss, pair_term, quantization_term
 
 
-def slow_dsh_loss(relaxed, labels, margin, alpha):
+def slow_dsh_loss(relaxed: Tensor, labels: Tensor, margin: float, alpha: float) -> float:
     """Equation 3 of the paper, pair by pair."""
     total, pairs = 0.0, 0
     for i in range(len(relaxed)):
@@ -23,7 +24,7 @@ def slow_dsh_loss(relaxed, labels, margin, alpha):
 
 @pytest.mark.parametrize("bits", [1, 8, 48])
 @pytest.mark.parametrize("classes", [1, 3, 20])
-def test_equals_the_double_loop(bits, classes):
+def test_equals_the_double_loop(bits: int, classes: int) -> None:
     rng = torch.Generator().manual_seed(bits * classes)
     relaxed = torch.randn(20, bits, generator=rng, dtype=torch.float64)
     labels = torch.randint(classes, (20,), generator=rng)
@@ -32,33 +33,33 @@ def test_equals_the_double_loop(bits, classes):
     assert float(loss) == pytest.approx(float(pair + 0.01 * quantization))
 
 
-def test_two_opposite_codes_of_two_classes_cost_nothing():
+def test_two_opposite_codes_of_two_classes_cost_nothing() -> None:
     relaxed = torch.tensor([[1.0, 1.0, -1.0, 1.0], [-1.0, 1.0, 1.0, 1.0]])
     loss, _, _ = dsh_loss(relaxed, torch.tensor([0, 1]), margin=8.0, alpha=0.01)
     assert float(loss) == 0  # Hamming distance k / 2 is squared distance 2k, the margin
 
 
-def test_equal_outputs_of_one_class_cost_only_quantization():
+def test_equal_outputs_of_one_class_cost_only_quantization() -> None:
     relaxed = torch.full((4, 3), 0.5)
     assert float(pair_term(relaxed, torch.zeros(4), margin=6.0)) == 0
     assert float(quantization_term(relaxed)) == pytest.approx(2 * 3 * 0.5)
 
 
-def test_gradient_equals_finite_differences():
+def test_gradient_equals_finite_differences() -> None:
     rng = torch.Generator().manual_seed(0)
     relaxed = torch.randn(7, 5, generator=rng, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 0, 1, 1, 2, 2, 2])
     assert torch.autograd.gradcheck(lambda x: dsh_loss(x, labels, 10.0, 0.01)[0], (relaxed,))
 
 
-def test_needs_no_tensor_of_all_pairs_and_bits():
+def test_needs_no_tensor_of_all_pairs_and_bits() -> None:
     """2,000 outputs of 1,024 bits: an n x n x k tensor would take 16 GB."""
     relaxed = torch.randn(2000, 1024)
     assert torch.isfinite(pair_term(relaxed, torch.arange(2000) % 10, margin=2048.0))
 
 
 @pytest.mark.parametrize("present", [2, 5])
-def test_the_center_term_equals_the_double_loop(present):
+def test_the_center_term_equals_the_double_loop(present: int) -> None:
     rng = torch.Generator().manual_seed(present)
     relaxed = torch.randn(20, 8, generator=rng, dtype=torch.float64)
     labels = torch.arange(20) % present
@@ -71,7 +72,7 @@ def test_the_center_term_equals_the_double_loop(present):
     assert float(center_term(relaxed, labels, centers, 12.0)) == pytest.approx(total / (20 * present), abs=1e-12)
 
 
-def test_the_choice_of_a_center_is_by_inner_products():
+def test_the_choice_of_a_center_is_by_inner_products() -> None:
     rng = torch.Generator().manual_seed(0)
     relaxed = torch.randn(6, 8, generator=rng, dtype=torch.float64)
     centers = torch.randn(3, 8, generator=rng, dtype=torch.float64).sign()
@@ -81,6 +82,6 @@ def test_the_choice_of_a_center_is_by_inner_products():
     assert float(choice_term(relaxed, labels, centers, 0.5)) == pytest.approx(sum(costs) / 6, abs=1e-12)
 
 
-def test_on_its_center_a_picture_costs_nothing():
+def test_on_its_center_a_picture_costs_nothing() -> None:
     centers = torch.tensor([[1.0, 1.0, -1.0, 1.0], [-1.0, 1.0, 1.0, 1.0]])
     assert float(center_term(centers, torch.tensor([0, 1]), centers, margin=8.0)) == 0

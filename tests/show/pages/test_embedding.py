@@ -3,16 +3,19 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from dsh_cli.analysis.embedding import Projection, embed, of_run
+from dsh_cli.analysis.embedding import Embedding, Projection, embed, of_run
 from dsh_cli.codes.bits import hamming
 from dsh_cli.runs.run import Run
 from dsh_cli.show.pages.embedding import page
+from tests.support.browser import Browser
 from tests.support.codes import made
 from tests.support.commands import dsh, one_line_error
+from tests.support.values import there
 
 # Where a row of the page's data is on the screen, and what its parts say.
 HELPERS = """
@@ -28,7 +31,7 @@ window.tooltip = () => everything().find(e => e.classList.contains("dsh-picture"
 
 
 @pytest.fixture
-def shown(chromium, digits_run, tmp_path):
+def shown(chromium: Browser, digits_run: Path, tmp_path: Path) -> Embedding:
     """A page of the digits' test pictures, open; and its embedding."""
     command = ["embed", "--model", digits_run, "--method", "pca", "--out", "page.html", "--quiet"]
     assert dsh(*command).exit_code == 0
@@ -37,11 +40,11 @@ def shown(chromium, digits_run, tmp_path):
     return embed(of_run(Run.open(digits_run), "test"), Projection("pca"))
 
 
-def mouse(tab, kind, x, y, **more):
+def mouse(tab: Browser, kind: str, x: float, y: float, **more: object) -> None:
     tab.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
 
 
-def wait_for(tab, expression):
+def wait_for(tab: Browser, expression: str) -> Any:
     deadline = time.monotonic() + 20
     while not (value := tab.value(expression)):
         assert time.monotonic() < deadline, expression
@@ -49,21 +52,23 @@ def wait_for(tab, expression):
     return value
 
 
-def lonely(embedding):
+def lonely(embedding: Embedding) -> int:
     """A point that no other is near."""
     apart = np.linalg.norm(embedding.points[:, None] - embedding.points, axis=2)
     np.fill_diagonal(apart, 9)
     return int(apart.min(axis=1).argmax())
 
 
-def test_nothing_is_asked_of_the_network_and_nothing_complained_of(chromium, shown, tmp_path):
+def test_nothing_is_asked_of_the_network_and_nothing_complained_of(
+    chromium: Browser, shown: Embedding, tmp_path: Path
+) -> None:
     assert {url.partition(":")[0] for url in chromium.requests} <= {"file", "data", "blob"}
     assert [url for url in chromium.requests if url.startswith("file:")] == [(tmp_path / "page.html").as_uri()]
     assert chromium.problems == []
     assert chromium.value("document.documentElement.scrollWidth") <= 1280
 
 
-def test_the_pointer_shows_the_right_picture_label_code_and_class(chromium, shown):
+def test_the_pointer_shows_the_right_picture_label_code_and_class(chromium: Browser, shown: Embedding) -> None:
     row = lonely(shown)
     x, y = chromium.value(f"place({row})")
     mouse(chromium, "mouseMoved", x - 40, y - 40)
@@ -75,8 +80,8 @@ def test_the_pointer_shows_the_right_picture_label_code_and_class(chromium, show
     assert f"nearest class: {shown.nearest[row]}" in said
     # The pixels the tooltip shows, read back from the sheet at the place its style names.
     pixels = chromium.value(PIXELS)
-    height, width = codes.thumbnails.shape[1:3]
-    assert np.array_equal(np.array(pixels).reshape(height, width), codes.thumbnails[row, ..., 0])
+    height, width = there(codes.thumbnails).shape[1:3]
+    assert np.array_equal(np.array(pixels).reshape(height, width), there(codes.thumbnails)[row, ..., 0])
 
 
 PIXELS = """(async () => {
@@ -93,7 +98,7 @@ PIXELS = """(async () => {
   return [...context.getImageData(-left / scale, -top / scale, w, h).data].filter((_, i) => i % 4 == 0) })()"""
 
 
-def test_a_click_lists_the_nearest_codes(chromium, shown):
+def test_a_click_lists_the_nearest_codes(chromium: Browser, shown: Embedding) -> None:
     row = lonely(shown)
     x, y = chromium.value(f"place({row})")
     for kind in ("mousePressed", "mouseReleased"):
@@ -107,7 +112,7 @@ def test_a_click_lists_the_nearest_codes(chromium, shown):
     assert lines == [[f"0x{codes.hex[i]}", codes.names[i]] for i in (row, *nearest)]
 
 
-def test_a_click_where_points_overlap_takes_the_one_its_tooltip_shows(chromium, shown):
+def test_a_click_where_points_overlap_takes_the_one_its_tooltip_shows(chromium: Browser, shown: Embedding) -> None:
     apart = np.linalg.norm(shown.points[:, None] - shown.points, axis=2)
     np.fill_diagonal(apart, 9)
     row = int(apart.min(axis=1).argmin())  # the two that are nearest
@@ -126,14 +131,15 @@ def test_a_click_where_points_overlap_takes_the_one_its_tooltip_shows(chromium, 
         time.sleep(0.5)
 
 
-def search(tab, text):
+def search(tab: Browser, text: str) -> tuple[str, list[int]]:
     tab.value(f"part('search').value_input = {text!r}; 1")
-    return tab.value(
+    said, rows = tab.value(
         "[part('said').text, data().colour.map((c, i) => c == data().own[i] ? i : -1).filter(i => i >= 0)]"
     )
+    return said, rows
 
 
-def test_a_search_finds_a_class_or_a_code(chromium, shown):
+def test_a_search_finds_a_class_or_a_code(chromium: Browser, shown: Embedding) -> None:
     codes = shown.codes
     said, found = search(chromium, "7")
     assert found == np.flatnonzero(codes.labels == 7).tolist() and said == f"{len(found)} of 359 points"
@@ -146,11 +152,11 @@ def test_a_search_finds_a_class_or_a_code(chromium, shown):
     assert search(chromium, codes.names[9])[1] == [9]
     said, found = search(chromium, "zebra")
     assert found == [] and said.startswith("nothing found")
-    assert search(chromium, "") == ["", list(range(359))]
+    assert search(chromium, "") == ("", list(range(359)))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pictures_of_any_number_and_size_are_shown(chromium, tmp_path, channels):
+def test_pictures_of_any_number_and_size_are_shown(chromium: Browser, tmp_path: Path, channels: int) -> None:
     """Noise, which no format makes smaller: far more than a browser takes in one custom property."""
     codes = made(1500)
     noise = np.random.default_rng(0).integers(0, 256, (1500, 48, 48, 1), dtype=np.uint8)
@@ -167,11 +173,13 @@ def test_pictures_of_any_number_and_size_are_shown(chromium, tmp_path, channels)
     wait_for(chromium, "!!tooltip()")
     name = chromium.value("tooltip().parentElement.querySelector('small').textContent")
     row = embedding.codes.names.index(name)  # of those that lie there the one it shows
-    away = np.array(chromium.value(PIXELS)).reshape(48, 48) - embedding.codes.thumbnails[row, ..., 0].astype(int)
+    away = np.array(chromium.value(PIXELS)).reshape(48, 48) - there(embedding.codes.thumbnails)[row, ..., 0].astype(int)
     assert np.abs(away).mean() < (0.01 if channels == 1 else 25)  # JPEG spoils noise; another picture is 85 away
 
 
-def test_every_class_has_a_shape_and_colour_that_can_be_seen_and_an_entry_in_the_legend(chromium, tmp_path):
+def test_every_class_has_a_shape_and_colour_that_can_be_seen_and_an_entry_in_the_legend(
+    chromium: Browser, tmp_path: Path
+) -> None:
     """Also of names that begin alike; lines alone would not be drawn."""
     codes = replace(
         made(400), labels=np.arange(400) % 100, classes=tuple(f"a class by the name of {i}" for i in range(100))
@@ -196,7 +204,7 @@ def test_every_class_has_a_shape_and_colour_that_can_be_seen_and_an_entry_in_the
         assert entries == ([] if count == 100 else list(range(20)))
 
 
-def test_ten_thousand_points_move_smoothly(chromium, tmp_path):
+def test_ten_thousand_points_move_smoothly(chromium: Browser, tmp_path: Path) -> None:
     codes = made(10_000, 10)
     Path("page.html").write_text(page(embed(codes, Projection("pca"), 10_000), "run", "test"))
     chromium.open((tmp_path / "page.html").as_uri())
@@ -218,7 +226,7 @@ def test_ten_thousand_points_move_smoothly(chromium, tmp_path):
     assert max(tasks, default=0) <= 100, tasks
 
 
-def test_names_cannot_do_anything(chromium, tmp_path):
+def test_names_cannot_do_anything(chromium: Browser, tmp_path: Path) -> None:
     codes = made(40)
     odd = "<img src=x onerror=window.hit=1>"
     names = [f"{odd} {i}" for i in range(40)]
@@ -239,7 +247,7 @@ def test_names_cannot_do_anything(chromium, tmp_path):
     assert chromium.value("window.hit") is None and chromium.problems == []
 
 
-def test_a_page_that_cannot_be_written_is_one_line(digits_run, tmp_path):
+def test_a_page_that_cannot_be_written_is_one_line(digits_run: Path, tmp_path: Path) -> None:
     (tmp_path / "page.html").mkdir()
     line = one_line_error(dsh("embed", "--model", digits_run, "--method", "pca", "--out", "page.html", "--quiet"), 1)
     assert "cannot write page.html" in line

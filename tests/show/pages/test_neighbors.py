@@ -10,14 +10,19 @@ import sys
 import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from dsh_cli.show.views.neighbors import away
+from tests.support.browser import Browser
 from tests.support.commands import dsh, dsh_json, one_line_error
 from tests.support.runs import TRAIN, small_run
+from tests.support.stand_in import StandIn
+from tests.support.values import there
 
 DATA = Path(os.environ["DSH_DATA"]).resolve() if os.environ.get("DSH_DATA") else None  # before conftest forgets it
 
@@ -25,34 +30,35 @@ DATA = Path(os.environ["DSH_DATA"]).resolve() if os.environ.get("DSH_DATA") else
 class Read(HTMLParser):
     """The elements of a page with their attributes, and its text."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         super().__init__()
-        self.elements, self.text = [], ""
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
         self.feed(text)
 
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
 
     handle_startendtag = handle_starttag
 
-    def handle_data(self, data):
+    def handle_data(self, data: str) -> None:
         self.text += data
 
-    def all(self, tag, kind=""):
+    def all(self, tag: str, kind: str = "") -> list[dict[str, str]]:
         return [about for name, about in self.elements if name == tag and kind in about.get("class", "")]
 
 
-def pixels(image):
+def pixels(image: dict[str, str]) -> NDArray[np.uint8]:
     data = base64.b64decode(image["src"].partition("base64,")[2])
     return np.array(Image.open(io.BytesIO(data)))
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> Path:
     return small_run(tmp_path / "run")
 
 
-def page_of(*arguments):
+def page_of(*arguments: object) -> Read:
     result = dsh("neighbors", *arguments, "--html", "page.html")
     assert result.exit_code == 0, result.stderr
     assert "wrote page.html" in result.stderr
@@ -60,7 +66,7 @@ def page_of(*arguments):
         return Read(file.read())
 
 
-def test_the_page_shows_the_neighbours_in_order_with_their_own_pictures(run):
+def test_the_page_shows_the_neighbours_in_order_with_their_own_pictures(run: Path) -> None:
     page = page_of("0xf1", "--model", run)
     rows = dsh_json("neighbors", "0xf1", "--model", run)["neighbors"]
     pictures = page.all("img")
@@ -74,23 +80,23 @@ def test_the_page_shows_the_neighbours_in_order_with_their_own_pictures(run):
     assert len(page.all("li", "same")) == sum(row["label"] == "cat" for row in rows) == 3
 
 
-def test_the_strip_marks_the_bits_that_differ(run):
+def test_the_strip_marks_the_bits_that_differ(run: Path) -> None:
     strips = [about["d"] for tag, about in page_of("0xf3", "--model", run, "-k", 4).elements if tag == "path"]
     assert strips == ["M6 0h1v1h-1z", *["M6 0h1v1h-1zM7 0h1v1h-1z"] * 2, "M4 0h1v1h-1zM5 0h1v1h-1z"]
 
 
-def test_pictures_of_a_split_are_read_from_the_run_and_no_others(run, monkeypatch):
+def test_pictures_of_a_split_are_read_from_the_run_and_no_others(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dsh_cli.show.pages.neighbors._from_file", None)
     assert set(pixels(page_of("0xfe", "--model", run, "--split", "test", "-k", 1).all("img")[0]).ravel()) == {2}
 
 
-def test_of_very_many_neighbours_the_first_have_pictures(run, monkeypatch):
+def test_of_very_many_neighbours_the_first_have_pictures(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dsh_cli.show.pages.neighbors.CARDS", 3)
     page = page_of("0xf1", "--model", run)
     assert len(page.all("img")) == 3 and "And 4 more" in page.text
 
 
-def test_names_cannot_break_the_page(tmp_path):
+def test_names_cannot_break_the_page(tmp_path: Path) -> None:
     odd = ['</p><script>alert("1")</script>', "'><img src=http://x.invalid/>", "\x1b[31m\u202e\udcff&amp;"]
     train = [(odd[i % 2], code) for i, (_, code) in enumerate(TRAIN)]
     names = (odd * 3)[: len(TRAIN)]
@@ -102,7 +108,7 @@ def test_names_cannot_break_the_page(tmp_path):
     assert odd[0] in page.text and "\x1b" not in page.text
 
 
-def test_it_refers_to_nothing_outside_itself(run):
+def test_it_refers_to_nothing_outside_itself(run: Path) -> None:
     page = page_of("0xf0", "--model", run)
     links = [value for _, about in page.elements for name, value in about.items() if name in ("src", "href", "action")]
     assert len(links) > 7 and all(link.startswith("data:") for link in links)
@@ -113,7 +119,7 @@ def test_it_refers_to_nothing_outside_itself(run):
 # Written whole or not at all
 
 
-def test_an_older_page_stays_until_the_new_one_is_whole(run):
+def test_an_older_page_stays_until_the_new_one_is_whole(run: Path) -> None:
     page_of("0xf0", "--model", run)
     before = os.stat("page.html").st_ino
     result = dsh("neighbors", "-", "--model", run, "--html", "page.html", input="0xabc\n")
@@ -133,14 +139,16 @@ def test_an_older_page_stays_until_the_new_one_is_whole(run):
         ("x" * 300, "choose another --html FILE"),
     ],
 )
-def test_places_that_cannot_be_written_get_one_line_before_anything_is_done(place, message, run):
+def test_places_that_cannot_be_written_get_one_line_before_anything_is_done(
+    place: str, message: str, run: Path
+) -> None:
     line = one_line_error(dsh("neighbors", "0xf0", "--model", run, "--html", place), 1)
     assert "cannot write" in line and message in line
     assert os.listdir(".") == ["run"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits on files are POSIX's")
-def test_a_full_disk_gets_one_line_and_leaves_nothing(run):
+def test_a_full_disk_gets_one_line_and_leaves_nothing(run: Path) -> None:
     script = f"""
 import resource, signal
 from dsh_cli.cli import app
@@ -158,7 +166,7 @@ app(['neighbors', '0xf0', '--model', {str(run)!r}, '--html', 'page.html'])
 
 
 @pytest.fixture
-def files(tmp_path, index, digits_run):
+def files(tmp_path: Path, index: StandIn, digits_run: Path) -> Path:
     """An index of pictures in files, of which one is gone and one no picture."""
     folder = tmp_path / "files"
     folder.mkdir()
@@ -170,7 +178,9 @@ def files(tmp_path, index, digits_run):
     return folder
 
 
-def test_pictures_of_an_index_are_reduced_and_those_that_are_gone_have_a_placeholder(files, digits_run):
+def test_pictures_of_an_index_are_reduced_and_those_that_are_gone_have_a_placeholder(
+    files: Path, digits_run: Path
+) -> None:
     page = page_of(files / "2.png", "0xf0", "--model", digits_run, "--index", "pictures", "-k", 4)
     query, *shown = page.all("img")
     assert pixels(query).shape == (20, 20, 3) and query["alt"] == f"query {files / '2.png'}"
@@ -183,7 +193,9 @@ def test_pictures_of_an_index_are_reduced_and_those_that_are_gone_have_a_placeho
     assert "4 of 8 pictures cannot be shown." in page.text
 
 
-def test_relative_paths_of_an_index_are_looked_for_in_the_folder_given(digits_run, files, index):
+def test_relative_paths_of_an_index_are_looked_for_in_the_folder_given(
+    digits_run: Path, files: Path, index: StandIn
+) -> None:
     for row in index._rows:
         row.path = os.path.basename(row.path)
     line = ["0xf0", "--model", digits_run, "--index", "pictures", "-k", 4]
@@ -219,8 +231,8 @@ CONTRAST = """(() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 375])
 def test_in_a_browser_every_picture_loads_and_nothing_is_asked_of_the_network(
-    width, scheme, chromium, digits_run, files, tmp_path
-):
+    width: int, scheme: str, chromium: Browser, digits_run: Path, files: Path, tmp_path: Path
+) -> None:
     page_of("0xf0", files / "2.png", "--model", digits_run, "-k", 30)
     chromium.open((tmp_path / "page.html").as_uri(), width, scheme)
     widths = chromium.value(IMAGES)
@@ -236,7 +248,7 @@ def test_in_a_browser_every_picture_loads_and_nothing_is_asked_of_the_network(
     assert dark == (scheme == "dark")
 
 
-def cifar(archive, root):
+def cifar(archive: Path, root: Path) -> None:
     """40 JPEG pictures of each class of CIFAR-10."""
     with tarfile.open(archive, "r|xz") as tar:
         for member in tar:
@@ -245,10 +257,10 @@ def cifar(archive, root):
                 break
             if re.fullmatch(r"\w+/00[0-3]\d\.jpg", name):
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
-                (root / name).write_bytes(tar.extractfile(member).read())
+                (root / name).write_bytes(there(tar.extractfile(member)).read())
 
 
-def digits(root):
+def digits(root: Path) -> None:
     """40 JPEG pictures of each of scikit-learn's handwritten digits."""
     from sklearn.datasets import load_digits
 
@@ -261,7 +273,7 @@ def digits(root):
 
 
 @pytest.fixture(scope="module")
-def looked_up(tmp_path_factory):
+def looked_up(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """A page and the JSON of five pictures, looked up in an index of their tree by a run trained on it."""
     place = tmp_path_factory.mktemp("show")
     tree, run, uri, page = (str(place / name) for name in ("tree", "run", "pictures.lance", "page.html"))
@@ -292,7 +304,9 @@ SECTIONS = """[...document.querySelectorAll("section")].map(section => ({
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 375])
-def test_in_a_browser_the_neighbours_of_pictures_of_an_index_are_all_there(width, scheme, chromium, looked_up):
+def test_in_a_browser_the_neighbours_of_pictures_of_an_index_are_all_there(
+    width: int, scheme: str, chromium: Browser, looked_up: tuple[Path, list[Any]]
+) -> None:
     page, answers = looked_up
     assert len(answers) == 5 and {len(answer["neighbors"]) for answer in answers} == {12}
     assert len({n["distance"] for answer in answers for n in answer["neighbors"]}) > 1
@@ -322,7 +336,7 @@ def test_in_a_browser_the_neighbours_of_pictures_of_an_index_are_all_there(width
     assert ground == {"light": "rgb(246, 246, 243)", "dark": "rgb(20, 21, 19)"}[scheme]
 
 
-def test_the_pictures_on_the_page_are_those_of_the_files(looked_up):
+def test_the_pictures_on_the_page_are_those_of_the_files(looked_up: tuple[Path, list[Any]]) -> None:
     page, answers = looked_up
     shown = {image["alt"].partition(": ")[2]: pixels(image) for image in Read(page.read_text("utf-8")).all("img")
              if image["alt"].startswith("neighbour")}  # fmt: skip
@@ -332,7 +346,7 @@ def test_the_pictures_on_the_page_are_those_of_the_files(looked_up):
 
 
 @pytest.mark.parametrize("width", [1280, 375])
-def test_in_a_browser_long_codes_and_names_stay_inside(width, chromium, tmp_path):
+def test_in_a_browser_long_codes_and_names_stay_inside(width: int, chromium: Browser, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     label, codes = "averylongnameofaclass" * 3, [rng.bytes(128).hex() for _ in range(4)]
     train = [(label, code) for code in codes]
@@ -347,7 +361,7 @@ def test_in_a_browser_long_codes_and_names_stay_inside(width, chromium, tmp_path
     assert chromium.problems == []
 
 
-def test_in_a_browser_a_page_that_is_not_whole_would_be_noticed(chromium, tmp_path):
+def test_in_a_browser_a_page_that_is_not_whole_would_be_noticed(chromium: Browser, tmp_path: Path) -> None:
     broken = "<!doctype html><img src='data:image/png;base64,AAAA'><img src='http://pictures.invalid/a.png'><script>x()</script>"
     (tmp_path / "broken.html").write_text(broken)
     chromium.open((tmp_path / "broken.html").as_uri())
