@@ -25,9 +25,8 @@ from dsh_cli.network.device import choose_device
 from dsh_cli.network.encoding import to_float
 from dsh_cli.network.model import HashNet
 from dsh_cli.training.batches import Batches
-from dsh_cli.training.loop import _deterministic
 from dsh_cli.training.recipe import model_config, settle
-from dsh_cli.training.start import _optimizer, _schedule, fit_normalisation
+from dsh_cli.training.start import deterministic, fit_normalisation, make_optimizer, make_schedule
 
 CLASSES: tuple[Classes, ...] = ("seen", "unseen", "all")
 
@@ -38,7 +37,7 @@ def seen_and_unseen(config: TrainConfig, splits: Splits, out: str) -> dict[str, 
     figures = {f"dsh {classes}": f"{evaluate_run(run, classes=classes).map:.4f}" for classes in CLASSES}
     figures["dsh bits"] = f"{config.bits}"
     recipe = settle(config, splits)
-    with _deterministic(recipe.seed):
+    with deterministic(recipe.seed):
         net = classifier(recipe, splits)
     outputs = {split: _outputs(net, part) for split, part in splits.parts().items()}
     pca = PCA(config.bits, random_state=config.seed).fit(outputs["train"][0])
@@ -64,8 +63,8 @@ def classifier(config: Recipe, splits: Splits) -> HashNet:
     fit_normalisation(net, splits.train, config.seed)
     net = net.to(device).to(memory_format=torch.channels_last)
     batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device, config.per_class)
-    optimizer = _optimizer(net, config)
-    schedule = _schedule(optimizer, config, len(batches) * config.epochs)
+    optimizer = make_optimizer(net, config)
+    schedule = make_schedule(optimizer, config, len(batches) * config.epochs)
     for epoch in range(config.epochs):
         for images, labels in batches.epoch(epoch):
             with torch.autocast(device.type, torch.bfloat16, enabled=config.amp):

@@ -1,4 +1,4 @@
-"""Where the training loop spends its time: the line of the loop it is at, looked at every five milliseconds.
+"""Where the training loop spends its time: what it has called, looked at every five milliseconds.
 
 python benchmarks/loop.py                       # an epoch of MNIST
 python benchmarks/loop.py --data cifar10-jpeg
@@ -7,35 +7,27 @@ python benchmarks/loop.py --data cifar10-jpeg
 from __future__ import annotations
 
 import argparse
-import linecache
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 from _report import append
 
 from dsh_cli import TrainConfig, load_splits, train
-from dsh_cli.training import loop
 
 EVERY = 0.005  # seconds
-# The first of these that a line of the loop contains is what it is at.
+LOOP = "_Loop.epoch"
+# What the loop calls, by its qualified name; the loop itself, and all else, is other.
 PARTS = {
-    "forward(images)": "forward",
-    "with precision": "forward",
-    "dsh_loss(": "loss",
-    "centers.term(": "loss",
-    "loss.backward()": "backward",
-    "optimizer.step()": "step",
-    "zero_grad": "step",
-    "batches.epoch(epoch)": "batches",
+    "Module._wrapped_call_impl": "forward",
+    "DshObjective.__call__": "loss",
+    "Tensor.backward": "backward",
+    "Optimizer.profile_hook_step.<locals>.wrapper": "step",
+    "Optimizer.zero_grad": "step",
+    "Batches.epoch": "batches",
 }
-SOURCE = Path(loop.__file__).read_text().splitlines()
-FIRST = next(number for number, line in enumerate(SOURCE, 1) if "in enumerate(batches.epoch(epoch), 1)" in line)
-LAST = next(number for number, line in enumerate(SOURCE, 1) if line == "        if not done:")
-INSIDE = range(FIRST, LAST)  # lines of the loop over batches
 
 
 class Sampler(threading.Thread):
@@ -47,12 +39,11 @@ class Sampler(threading.Thread):
 
     def run(self) -> None:
         while not self.ended:
-            frame = sys._current_frames().get(self.thread)
-            while frame is not None and frame.f_code.co_name != "_train":
-                frame = frame.f_back
-            if frame is not None and frame.f_lineno in INSIDE:
-                line = linecache.getline(loop.__file__, frame.f_lineno)
-                self.seen[next((part for text, part in PARTS.items() if text in line), "other")] += 1
+            frame, called = sys._current_frames().get(self.thread), ""
+            while frame is not None and (name := frame.f_code.co_qualname) != LOOP:
+                frame, called = frame.f_back, name
+            if frame is not None:
+                self.seen[PARTS.get(called, "other")] += 1
             time.sleep(EVERY)
 
 

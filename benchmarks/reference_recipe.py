@@ -40,7 +40,7 @@ from dsh_cli.network.model import HashNet
 from dsh_cli.training.batches import Batches
 from dsh_cli.training.losses import dsh_loss
 from dsh_cli.training.recipe import settle
-from dsh_cli.training.start import _optimizer, _schedule, fit_normalisation
+from dsh_cli.training.start import fit_normalisation, make_optimizer, make_schedule
 
 TARGETS = (0.80, 0.95, 0.98)
 EPOCHS = 40  # of the reference, after which it is stopped
@@ -114,8 +114,8 @@ def default_steps(splits: Splits, seed: int, bits: int) -> Iterator[Net]:
     net = HashNet(ModelConfig(config.backbone, bits, 1, 28)).to(memory_format=torch.channels_last)
     fit_normalisation(net, splits.train, seed)
     batches = Batches(splits.train, config.batch_size, config.augment, seed, torch.device("cpu"))
-    optimizer = _optimizer(net, config)
-    schedule = _schedule(optimizer, config, len(batches) * config.epochs)
+    optimizer = make_optimizer(net, config)
+    schedule = make_schedule(optimizer, config, len(batches) * config.epochs)
     net.train()
     for epoch in range(config.epochs):
         for images, labels in batches.epoch(epoch):

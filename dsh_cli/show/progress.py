@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dsh_cli.analysis.health import code_health
-from dsh_cli.training.events import EpochStats, Plan, Quiet
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dsh_cli.training.events import EpochStats, Loss, Plan, Quiet, RunningLoss
 
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
 _WARM_UP = 200  # steps before which few codes are no cause for alarm
@@ -57,18 +53,17 @@ class ProgressBar(Quiet):
         )
         if plan.weights is not None:
             self.console.print(str(plan.weights), style="dim", markup=False, highlight=False, soft_wrap=True)
-        if plan.centers:
-            self.console.print(plan.centers, style="dim", highlight=False, soft_wrap=True)
+        if plan.objective:
+            self.console.print(plan.objective, style="dim", highlight=False, soft_wrap=True)
         self.bar.start()
 
-    def on_batch(self, epoch: int, done: int, totals: Tensor) -> None:
+    def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None:
         completed = (epoch - 1) * self.plan.batches + done
         now = time.monotonic()
         if now - self.read_at < _READ_EVERY:
             self.bar.update(self.task, completed=completed)
             return
         self.read_at = now
-        loss, pair, quantization, center = (total / done for total in totals.tolist())
         batches = completed - self.plan.first_epoch * self.plan.batches
         rate = batches * self.plan.batch_size / (now - self.started)
         self.bar.update(
@@ -76,7 +71,7 @@ class ProgressBar(Quiet):
             completed=completed,
             epoch=f"{epoch}/{self.epochs}",
             rate=f"{rate:,.0f} img/s",
-            terms=_terms(loss, pair, quantization, center, self.plan.run.config.alpha, self.narrow),
+            terms=_terms(loss.mean(), self.narrow),
         )
 
     def on_epoch(self, stats: EpochStats) -> None:
@@ -96,8 +91,8 @@ class Lines(Quiet):
         self.plan = plan
         if plan.weights is not None:
             self.write(str(plan.weights))
-        if plan.centers:
-            self.write(plan.centers)
+        if plan.objective:
+            self.write(plan.objective)
 
     def on_epoch(self, stats: EpochStats) -> None:
         self.write(epoch_line(stats, self.plan))
@@ -111,16 +106,21 @@ def epoch_line(stats: EpochStats, plan: Plan, narrow: bool = False) -> str:
     waiting = f", {stats.waited:.0%} waiting" if worth_it else ""
     return (
         f"epoch {stats.epoch}/{config.epochs}  "
-        f"{_terms(stats.loss, stats.pair, stats.quantization, stats.center, config.alpha, narrow)}  "
+        f"{_terms(stats.loss, narrow)}  "
         f"{validation}{stats.images_per_second:,.0f} img/s{waiting}"
     )
 
 
-def _terms(loss: float, pair: float, quantization: float, center: float, alpha: float, narrow: bool) -> str:
+def _terms(loss: Loss, narrow: bool) -> str:
+    """The loss as the sum of its terms: those without a weight by name, and none that is still 0."""
     if narrow:
-        return f"loss {loss:.3f}"
-    centers = f" + centers {center:.3f}" if center else ""
-    return f"loss {loss:.3f} = pair {pair:.3f} + {alpha:g} x {quantization:.2f}{centers}"
+        return f"loss {loss.total:.3f}"
+    acting = {name: value for name, value in loss.terms.items() if value} or loss.terms
+    shown = (
+        f"{name} {value:.3f}" if (weight := loss.weights[name]) is None else f"{weight:g} x {value:.2f}"
+        for name, value in acting.items()
+    )
+    return f"loss {loss.total:.3f} = {' + '.join(shown)}"
 
 
 class Notes(Quiet):

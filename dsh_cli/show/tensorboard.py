@@ -49,7 +49,6 @@ class TensorBoard(Quiet):
     def on_start(self, plan: Plan) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.alpha = plan.run.config.alpha
         self.seed = plan.run.config.seed
         self.folder = Path(plan.run.path, "tensorboard")
         self.hook_before, threading.excepthook = threading.excepthook, self._hook
@@ -62,12 +61,12 @@ class TensorBoard(Quiet):
 
     def _add(self, stats: EpochStats) -> None:
         assert self.writer is not None
+        loss = stats.loss
+        weighted = {name: weight * loss.terms[name] for name, weight in loss.weights.items() if weight is not None}
         scalars = {
-            "loss/total": stats.loss,
-            "loss/pair": stats.pair,
-            "loss/quantization": stats.quantization,
-            "loss/centers": stats.center,
-            "loss/quantization_weighted": self.alpha * stats.quantization,
+            "loss/total": loss.total,
+            **{f"loss/{name}": value for name, value in loss.terms.items()},
+            **{f"loss/{name}_weighted": value for name, value in weighted.items()},
             "speed/images_per_second": stats.images_per_second,
             "speed/waited": stats.waited,
         }

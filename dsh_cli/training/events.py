@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import torch
 
 from dsh_cli.analysis.classes import ClassTable
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.runs.run import Run
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dsh_cli.network.weights import Taken
+    from dsh_cli.training.objective import Terms
 
 
 @dataclass(frozen=True)
@@ -25,23 +27,47 @@ class Plan:
     batch_size: int
     first_epoch: int  # 0, or where a resumed run goes on
     weights: Taken | None = None  # what the network starts from, if not from random weights
-    centers: str = ""  # what is to be said of hash centers, if anything
+    objective: str = ""  # what is to be said of what is minimised, if anything
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss, and the terms it is the weighted sum of: means over batches."""
+
+    total: float
+    terms: Mapping[str, float]  # by name, without their weights
+    weights: Mapping[str, float | None]  # by name; None: it enters as it is
+
+
+class RunningLoss:
+    """The loss of the batches so far of an epoch, summed on the device: only `mean` makes the caller wait for it."""
+
+    def __init__(self, weights: Mapping[str, float | None], device: torch.device) -> None:
+        self.weights, self.batches = weights, 0
+        self.sums = torch.zeros(1 + len(weights), device=device)  # of the total and of each term
+
+    def add(self, terms: Terms) -> None:
+        """Take those of a batch."""
+        self.sums += torch.stack([terms.total, *(terms.named[name] for name in self.weights)]).detach()
+        self.batches += 1
+
+    def mean(self) -> Loss:
+        """The means so far, of one batch at least."""
+        total, *terms = (self.sums / self.batches).tolist()
+        return Loss(total, dict(zip(self.weights, terms, strict=True)), self.weights)
 
 
 @dataclass(frozen=True)
 class EpochStats:
-    """What one epoch came to: means over its batches, and codes of the validation pictures after it."""
+    """What one epoch came to, and codes of the validation pictures after it."""
 
     epoch: int  # from 1
-    loss: float
-    pair: float
-    quantization: float  # before its weight alpha
+    loss: Loss
     images_per_second: float
     validation: CodeSet
     validation_map: float | None  # tie-aware, validation against itself without self-matches; None if too small
     waited: float = 0.0  # share of the epoch in which the network waited for its pictures, in [0, 1]
     notes: tuple[str, ...] = ()  # what the data had to report since the last epoch: unreadable pictures, a full cache
-    center: float = 0.0  # mean of the terms of hash centers, with their weights
 
 
 @dataclass(frozen=True)
@@ -60,11 +86,8 @@ class Listener(Protocol):
     def on_start(self, plan: Plan) -> None:
         """Before the first batch."""
 
-    def on_batch(self, epoch: int, done: int, totals: Tensor) -> None:
-        """After each batch: batches done in this epoch, and the (4,) sums of loss and terms as in `EpochStats`.
-
-        Reading `totals` makes the caller wait for the device.
-        """
+    def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None:
+        """After each batch: how many are done in this epoch, and the loss of these."""
 
     def on_epoch(self, stats: EpochStats) -> None:
         """After each epoch."""
@@ -80,7 +103,7 @@ class Quiet:
     """Listens, and does nothing: the base of those that mind only some events."""
 
     def on_start(self, plan: Plan) -> None: ...
-    def on_batch(self, epoch: int, done: int, totals: Tensor) -> None: ...
+    def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None: ...
     def on_epoch(self, stats: EpochStats) -> None: ...
     def on_end(self, result: TrainResult) -> None: ...
     def close(self) -> None: ...

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,12 +21,11 @@ from dsh_cli.network.weights import Taken
 from dsh_cli.runs.folders import create, discard
 from dsh_cli.runs.run import Run
 from dsh_cli.training.batches import Batches
-from dsh_cli.training.events import EpochStats, Listener, Plan, TrainResult
-from dsh_cli.training.losses import dsh_loss
+from dsh_cli.training.events import EpochStats, Listener, Plan, RunningLoss, TrainResult
 from dsh_cli.training.measuring import encode_dataset, measured
-from dsh_cli.training.objective import Centers
+from dsh_cli.training.objective import DshObjective, Objective
 from dsh_cli.training.recipe import model_config, settle
-from dsh_cli.training.start import _network, _optimizer, _schedule, _state, restore
+from dsh_cli.training.start import deterministic, make_optimizer, make_schedule, restore, starting_network, state_of
 
 _LOOK = 50  # steps between looks at whether the loss is finite: each makes a GPU wait, and loses it about a step
 
@@ -63,8 +62,8 @@ def train(
         )
     recipe = resume.config if resume else settle(config, splits)
     model = resume.model if resume else model_config(config, splits)
-    with _listening(listeners), _deterministic(recipe.seed):
-        net, taken = _network(recipe, model, splits, resume)
+    with _listening(listeners), deterministic(recipe.seed):
+        net, taken = starting_network(recipe, model, splits, resume)
         run = resume or create(recipe, model, splits, out)
         try:
             with run.held():
@@ -100,6 +99,61 @@ def _compiled(net: HashNet, device: torch.device) -> Callable[[Tensor], Tensor]:
     return torch.compile(net)
 
 
+@dataclass(frozen=True)
+class _Loop:
+    """What goes round: batch, forward, loss, backward, step."""
+
+    run: Run
+    net: HashNet
+    forward: Callable[[Tensor], Tensor]  # that network, or compiled from it
+    batches: Batches
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    device: torch.device
+    listeners: Sequence[Listener]
+
+    def epoch(self, number: int) -> RunningLoss:
+        """Train for one epoch, numbered from 0."""
+        config, loss = self.run.config, RunningLoss(self.objective.weights, self.device)
+        # bfloat16 has the range of float32, so small gradients need no scaling as they do in float16.
+        precision = torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp)
+        self.objective.prepare(self.net, number)
+        torch.manual_seed((config.seed * 1_000_003 + number) % 2**63)  # of dropout, the same in a resumed run
+        for done, (images, labels) in enumerate(self.batches.epoch(number), 1):
+            with precision:
+                relaxed = self.forward(images).float()  # (B, k)
+            terms = self.objective(relaxed, labels, number + (done - 1) / len(self.batches))
+            self.optimizer.zero_grad(set_to_none=True)
+            terms.total.backward()  # type: ignore[no-untyped-call]
+            if config.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
+            self.optimizer.step()
+            self.schedule.step()
+            loss.add(terms)
+            if done % _LOOK == 0:
+                self.require_finite([loss.sums], number, f"step {done} of {len(self.batches)}")
+            for listener in self.listeners:
+                listener.on_batch(number + 1, done, loss)
+        if not loss.batches:
+            raise DataError(f"none of the pictures of {config.data} could be read in epoch {number + 1}")
+        return loss
+
+    def require_finite(self, tensors: Sequence[Tensor], epoch: int, step: str) -> None:
+        """Stop where a loss, a weight or a moment is infinite or no number; the last whole epoch stays saved."""
+        if all(bool(tensor.isfinite().all()) for tensor in tensors):
+            return
+        config, run = self.run.config, self.run
+        precision = ", leave `amp` out" if config.amp else ""  # rounding does it too, and on tiny maps a PyTorch kernel
+        kept = f"; {run.path} stays as it was after {epoch} of {config.epochs} epochs" if epoch else ""
+        *first, last = (f"`{name}`" for name in self.objective.settings())
+        raise DshError(
+            f"the loss is not finite in epoch {epoch + 1}, by {step}: training has diverged. "
+            f"Try `lr` {min(config.lr / 10, TrainConfig.lr):g} or `clip` {(config.clip or 10) / 10:g}{precision}, "
+            f"and see that {', '.join(first)} and {last} are not extreme{kept}"
+        )
+
+
 def _train(
     run: Run,
     net: HashNet,
@@ -111,67 +165,38 @@ def _train(
     config = run.config
     net = net.to(device).to(memory_format=torch.channels_last)
     forward = _compiled(net, device) if config.compile else net
-    # bfloat16 has the range of float32, so small gradients need no scaling as they do in float16.
-    precision = torch.autocast(device.type, torch.bfloat16, enabled=config.amp)
     batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device, config.per_class)
-    optimizer = _optimizer(net, config)
-    schedule = _schedule(optimizer, config, steps=len(batches) * config.epochs)
+    optimizer = make_optimizer(net, config)
+    schedule = make_schedule(optimizer, config, steps=len(batches) * config.epochs)
     first, seconds = restore(run, net, optimizer)
     with warnings.catch_warnings(action="ignore"):  # the optimizer took these steps before it was interrupted
         for _ in range(first * len(batches)):
             schedule.step()
     started = time.perf_counter()
-    centers = Centers.of(run, splits.train, device)
+    objective = DshObjective(run, splits.train, len(batches), device)
     if not first:
         seconds += time.perf_counter() - started
     for listener in listeners:
-        listener.on_start(Plan(run, str(device), len(batches), batches.batch_size, first, taken, centers.told))
+        listener.on_start(Plan(run, str(device), len(batches), batches.batch_size, first, taken, objective.told))
 
+    loop = _Loop(run, net, forward, batches, objective, optimizer, schedule, device, listeners)
     net.train()
     for epoch in range(first, config.epochs):
         started, waited_before = time.perf_counter(), batches.waited
-        totals, done = torch.zeros(4, device=device), 0
-        centers.prepare(net, epoch)
-        torch.manual_seed((config.seed * 1_000_003 + epoch) % 2**63)  # of dropout, the same in a resumed run
-        for done, (images, labels) in enumerate(batches.epoch(epoch), 1):
-            with precision:
-                relaxed = forward(images).float()  # (B, k)
-            loss, pair, quantization = dsh_loss(relaxed, labels, config.margin, config.alpha)
-            center = centers.term(relaxed, labels, epoch + (done - 1) / len(batches))
-            loss = loss + center
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if config.clip is not None:
-                torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip)
-            optimizer.step()
-            schedule.step()
-            totals += torch.stack([loss, pair, quantization, center]).detach()
-            if done % _LOOK == 0:
-                _require_finite([totals], run, epoch, f"step {done} of {len(batches)}")
-            for listener in listeners:
-                listener.on_batch(epoch + 1, done, totals)
-        if not done:
-            raise DataError(f"none of the pictures of {config.data} could be read in epoch {epoch + 1}")
-        # the device waits, once an epoch
-        loss_mean, pair_mean, quantization_mean, center_mean = (totals / done).tolist()
+        loss = loop.epoch(epoch)
+        mean = loss.mean()  # the device waits, once an epoch
         elapsed = time.perf_counter() - started
-        rate = len(batches) * batches.batch_size / elapsed
         # The last step of an epoch may spoil weights that no loss has seen yet.
-        state = _state(net, optimizer, epoch + 1)
-        _require_finite([totals, *state.values()], run, epoch, f"its last step, {len(batches)}")
+        state = state_of(net, optimizer, epoch + 1)
+        loop.require_finite([loss.sums, *state.values()], epoch, f"its last step, {len(batches)}")
         validation = encode_dataset(net, splits.validation)
-        value = mean_average_precision(validation) if len(validation) > 1 else None
-        waited = (batches.waited - waited_before) / elapsed
         stats = EpochStats(
             epoch=epoch + 1,
-            loss=loss_mean,
-            pair=pair_mean,
-            quantization=quantization_mean,
-            center=center_mean,
-            images_per_second=rate,
+            loss=mean,
+            images_per_second=len(batches) * batches.batch_size / elapsed,
             validation=validation,
-            validation_map=value,
-            waited=waited,
+            validation_map=mean_average_precision(validation) if len(validation) > 1 else None,
+            waited=(batches.waited - waited_before) / elapsed,
             notes=batches.new_notes(),
         )
         seconds += time.perf_counter() - started
@@ -192,34 +217,3 @@ def _listening(listeners: Sequence[Listener]) -> Iterator[None]:
     finally:
         for listener in listeners:
             listener.close()
-
-
-@contextmanager
-def _deterministic(seed: int) -> Iterator[None]:
-    """Seed PyTorch, and give the caller's random state and settings back afterwards."""
-    before = torch.are_deterministic_algorithms_enabled()
-    settings: Any = torch.utils.deterministic  # its attributes are made at run time
-    fill_before = settings.fill_uninitialized_memory
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        settings.fill_uninitialized_memory = False  # nothing here reads such; it costs a third
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before)
-            settings.fill_uninitialized_memory = fill_before
-
-
-def _require_finite(tensors: Sequence[Tensor], run: Run, epoch: int, step: str) -> None:
-    """Stop where a loss, a weight or a moment is infinite or no number; the last whole epoch stays saved."""
-    if all(bool(tensor.isfinite().all()) for tensor in tensors):
-        return
-    config = run.config
-    precision = ", leave `amp` out" if config.amp else ""  # rounding, and on tiny maps a kernel of PyTorch's, do it too
-    kept = f"; {run.path} stays as it was after {epoch} of {config.epochs} epochs" if epoch else ""
-    raise DshError(
-        f"the loss is not finite in epoch {epoch + 1}, by {step}: training has diverged. "
-        f"Try `lr` {min(config.lr / 10, TrainConfig.lr):g} or `clip` {(config.clip or 10) / 10:g}{precision}, "
-        f"and see that `margin` and `alpha` are not extreme{kept}"
-    )

@@ -12,9 +12,13 @@ Norms are sums over bits; the loss is the mean over every pair i < j of the batc
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_SURE = 6 / 7  # probability of the own center for a picture on it, all others equally far: 2 / distance for ten classes
 
 
 def dsh_loss(relaxed: Tensor, labels: Tensor, margin: float, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,18 +63,21 @@ def center_term(relaxed: Tensor, labels: Tensor, centers: Tensor, margin: float)
     return 0.5 * torch.where(own, squared, (margin - squared).clamp_min(0)).mean()
 
 
-def choice_term(relaxed: Tensor, labels: Tensor, centers: Tensor, scale: float) -> Tensor:
+def choice_term(relaxed: Tensor, labels: Tensor, centers: Tensor, distance: int) -> Tensor:
     """Mean cross-entropy of choosing the own center among all, absent classes too, by inner products with the outputs.
 
     After Hoe et al., *One Loss for All: Deep Hashing with a Single Cosine Similarity based Learning Objective*, NeurIPS
-    2021, but without a normalisation of the outputs, whose size the terms over pairs hold.
+    2021, but without a normalisation of the outputs, whose size the terms over pairs hold. Inner products become logits
+    by a scale with which a picture on its center is sure of it to `_SURE`.
 
     Args:
         relaxed: (B, k) outputs of the hash layer.
         labels: (B,) rows of the centers.
         centers: (C, k) codes of +1 and -1, one for each class.
-        scale: what inner products are multiplied by to be logits.
+        distance: Hamming distance between the closest two of them, at least 1.
     """
+    odds = (len(centers) - 1) * _SURE / (1 - _SURE)
+    scale = math.log(odds) / (2 * distance)
     return F.cross_entropy(scale * relaxed @ centers.T, labels)
 
 

@@ -1,8 +1,10 @@
-"""Hash centers in a training."""
+"""What a training minimises: the loss of a batch, in named terms. There is one objective, DSH with its hash centers."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,74 +13,139 @@ from torch import Tensor
 
 from dsh_cli.codes.bits import pack, unpack
 from dsh_cli.codes.centers import Codewords, assign, construct
+from dsh_cli.config import Recipe
 from dsh_cli.data.dataset import Dataset
+from dsh_cli.errors import RunError
 from dsh_cli.network.encoding import Encoder
 from dsh_cli.network.model import HashNet
 from dsh_cli.runs.run import Run
-from dsh_cli.training.losses import center_term, choice_term
+from dsh_cli.training.losses import center_term, choice_term, dsh_loss
 
 _WARM_UP = 0.125  # share of the epochs before classes are given their centers, and in which these are phased in
 _CHOICE = 10 / 3  # weight of choosing the own center beside pairs with centers: 1 in all by default, see LOG.md
-_SURE = 6 / 7  # probability of the own center for a picture on it, all others equally far: 2 / distance for ten classes
 _CLASSES = 3000  # that centers are found for: it takes seconds up to there, and grows with the cube
 _MEANS = (5000, 20)  # pictures whose codes show where the classes are: in all, and for each class, at least
 
 
-class Centers:
-    """Hash centers in a training: made before it, given to classes after a warm-up, then phased in."""
+@dataclass(frozen=True)
+class Terms:
+    """The loss of a batch.
 
-    def __init__(self, run: Run, dataset: Dataset, device: torch.device, words: Codewords | None, told: str) -> None:
-        self.run, self.dataset, self.device, self.words, self.told = run, dataset, device, words, told
-        self.warm_up = max(1, round(_WARM_UP * run.config.epochs))  # epochs
-        self.classes = np.unique(dataset.labels)  # without those held out
-        # A picture on its center pays nothing for the others: 4 is what one bit adds to a squared distance.
-        self.margin = min(run.config.margin, 4.0 * words.distance) if words else 0.0
-        self.labels = torch.from_numpy(self.classes).to(device)
-        odds = (len(self.classes) - 1) * _SURE / (1 - _SURE)
-        self.scale = math.log(odds) / (2 * words.distance) if words else 0.0  # of inner products, into logits
-        self.centers: Tensor | None = None  # (C, k) of +1 and -1, of these classes
+    Attributes:
+        total: what to minimise, a scalar: the weighted sum of the terms.
+        named: scalars without their weights, by name; the same names in every batch.
+    """
 
-    @classmethod
-    def of(cls, run: Run, dataset: Dataset, device: torch.device) -> Centers:
-        """Those of a run, or none where it wants none or can have none."""
-        config, classes = run.config, len(np.unique(dataset.labels))
-        if config.centers == "none" or not config.center_weight:
-            return cls(run, dataset, device, None, "")
-        reason = (
-            "there is one class" if classes < 2
-            else f"{classes} classes cannot have different codes of {config.bits} bits" if classes > 2**config.bits
-            else f"{classes:,} classes would take too long, {_CLASSES:,} at most" if classes > _CLASSES
-            else "they take a second epoch" if config.epochs < 2
-            else ""
-        )  # fmt: skip
-        if reason:
-            return cls(run, dataset, device, None, f"hash centers are off: {reason}")
-        words = construct(config.bits, classes, config.seed)
-        limit = f" of at most {words.bound.distance}" if words.bound else ""
-        return cls(run, dataset, device, words, f"hash centers: distance {words.distance}{limit} between classes")
+    total: Tensor
+    named: Mapping[str, Tensor]
+
+
+class Objective(Protocol):
+    """What the loop asks for the loss of a batch. It alone knows what terms there are."""
+
+    weights: Mapping[str, float | None]  # of each term in the total, by name; None: it enters as it is
+    told: str  # what is to be said of it before the first batch, if anything
 
     def prepare(self, net: HashNet, epoch: int) -> None:
-        """Give the classes their centers once the warm-up is over."""
+        """Before each epoch, which are numbered from 0."""
+
+    def __call__(self, relaxed: Tensor, labels: Tensor, epoch: float) -> Terms:
+        """The loss of (B, k) outputs and their (B,) classes, at a time in epochs."""
+
+    def settings(self) -> tuple[str, ...]:
+        """The fields of the recipe that shape the loss by now."""
+
+
+class DshObjective:
+    """DSH with hash centers: made before the training, given to classes after a warm-up, then phased in.
+
+    Liu et al., *Deep Supervised Hashing for Fast Image Retrieval*, CVPR 2016; centers as in Yuan et al., *Central
+    Similarity Quantization*, CVPR 2020, here as members of pairs, and chosen among by a cross-entropy.
+
+    Args:
+        run: has the recipe, and keeps the centers.
+        dataset: the training pictures.
+        batches: of one epoch.
+        device: of the outputs.
+    """
+
+    def __init__(self, run: Run, dataset: Dataset, batches: int, device: torch.device) -> None:
+        self.run, self.dataset, self.device = run, dataset, device
+        config = run.config
+        self.weights: Mapping[str, float | None] = {"pair": None, "quantization": config.alpha, "centers": None}
+        self.warm_up = max(1, round(_WARM_UP * config.epochs))  # epochs
+        self.classes = torch.from_numpy(np.unique(dataset.labels)).to(device)  # (C,) without those held out
+        self.centers: Tensor | None = None  # (C, k) of +1 and -1, of these classes
+        self.words, self.told = self._words(batches)
+
+    def _words(self, batches: int) -> tuple[Codewords | None, str]:
+        """The centers, no class's yet, and what is to be said of them; none where the run wants or can have none."""
+        config, classes = self.run.config, len(self.classes)
+        if config.centers == "none" or not config.center_weight:
+            return None, ""
+        if reason := _why_no_centers(config, classes, self.warm_up, batches):
+            return None, f"hash centers are off: {reason}"
+        words = construct(config.bits, classes, config.seed)
+        limit = f" of at most {words.bound.distance}" if words.bound else ""
+        return words, f"hash centers: distance {words.distance}{limit} between classes"
+
+    def prepare(self, net: HashNet, epoch: int) -> None:
+        """Give the classes their centers once the warm-up is over.
+
+        Raises:
+            RunError: a resumed run has lost its centers, or they are damaged.
+        """
         if self.words is None or self.centers is not None or epoch < self.warm_up:
             return
         packed = self.run.centers() if epoch > self.warm_up else None
+        if packed is None and epoch > self.warm_up:
+            raise RunError(
+                f"{self.run.path / 'centers.safetensors'} is missing, and other centers would undo what was learned; "
+                f"train again with: dsh train --like {self.run.path}"
+            )
+        classes, bits = self.classes.cpu().numpy(), self.run.config.bits
         if packed is None:
             seed = self.run.config.seed
-            means = _class_means(net, self.dataset, seed)[self.classes]
-            packed = np.zeros((len(self.run.classes), -(-self.run.config.bits // 8)), np.uint8)
-            packed[self.classes] = pack(assign(means, self.words.words, seed))
+            means = _class_means(net, self.dataset, seed)[classes]
+            packed = np.zeros((len(self.run.classes), -(-bits // 8)), np.uint8)
+            packed[classes] = pack(assign(means, self.words.words, seed))
             self.run.write_centers(packed)
-        bits = torch.from_numpy(unpack(packed[self.classes], self.run.config.bits)).to(self.device)
-        self.centers = bits.float() * 2 - 1
+        self.centers = torch.from_numpy(unpack(packed[classes], bits)).to(self.device).float() * 2 - 1
 
-    def term(self, relaxed: Tensor, labels: Tensor, epoch: float) -> Tensor:
-        """What they add to the loss of a batch."""
-        if self.centers is None:
+    def __call__(self, relaxed: Tensor, labels: Tensor, epoch: float) -> Terms:
+        """The loss of DSH, and what the centers add to it."""
+        config = self.run.config
+        loss, pair, quantization = dsh_loss(relaxed, labels, config.margin, config.alpha)
+        centers = self._centers(relaxed, labels, epoch)
+        return Terms(loss + centers, {"pair": pair, "quantization": quantization, "centers": centers})
+
+    def _centers(self, relaxed: Tensor, labels: Tensor, epoch: float) -> Tensor:
+        """Pairs with centers and the choice among these, weighted by how far they are phased in."""
+        if self.centers is None or self.words is None:
             return relaxed.new_zeros(())
-        weight = self.run.config.center_weight * min(1.0, epoch / self.warm_up - 1)
-        own = torch.searchsorted(self.labels, labels)  # rows of the centers
-        pairs = center_term(relaxed, own, self.centers, self.margin)
-        return weight * (pairs + _CHOICE * choice_term(relaxed, own, self.centers, self.scale))
+        config, distance = self.run.config, self.words.distance
+        weight = config.center_weight * min(1.0, epoch / self.warm_up - 1)
+        own = torch.searchsorted(self.classes, labels)  # rows of the centers
+        # A picture on its center pays nothing for the others: 4 is what one bit adds to a squared distance.
+        pairs = center_term(relaxed, own, self.centers, min(config.margin, 4.0 * distance))
+        return weight * (pairs + _CHOICE * choice_term(relaxed, own, self.centers, distance))
+
+    def settings(self) -> tuple[str, ...]:
+        """Margin and alpha, and the weight of the centers once these are there."""
+        return ("margin", "alpha") if self.centers is None else ("margin", "alpha", "center_weight")
+
+
+def _why_no_centers(config: Recipe, classes: int, warm_up: int, batches: int) -> str:
+    """Why a run can have no hash centers; nothing where it can."""
+    last = config.epochs - 1 / batches  # when the last batch comes, in epochs; at the end of the warm-up they weigh 0
+    return (
+        "there is one class" if classes < 2
+        else f"{classes} classes cannot have different codes of {config.bits} bits" if classes > 2**config.bits
+        else f"{classes:,} classes would take too long, {_CLASSES:,} at most" if classes > _CLASSES
+        else "they take a second epoch" if config.epochs < 2
+        else "they take more batches than two epochs of one" if last <= warm_up
+        else ""
+    )  # fmt: skip
 
 
 def _class_means(net: HashNet, dataset: Dataset, seed: int) -> NDArray[np.float32]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,7 +23,9 @@ _SAMPLE = 2000  # pictures in files that mean and deviation are taken from
 _MOMENTUM = 0.9  # of SGD, as in the DSH authors' released code
 
 
-def _network(config: Recipe, model: ModelConfig, splits: Splits, resume: Run | None) -> tuple[HashNet, Taken | None]:
+def starting_network(
+    config: Recipe, model: ModelConfig, splits: Splits, resume: Run | None
+) -> tuple[HashNet, Taken | None]:
     """The network a training starts from, normalisation included, and what weights it took over."""
     net = HashNet(model)
     net.require_size()
@@ -55,14 +61,16 @@ def fit_normalisation(net: HashNet, dataset: Dataset, seed: int) -> None:
         net.std[planes] = max(deviation, 1 / 255)  # a set of one colour has none
 
 
-def _optimizer(net: HashNet, config: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(net: HashNet, config: Recipe) -> torch.optim.Optimizer:
+    """The optimizer of a recipe, for what of the network is to learn."""
     parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, config.lr, momentum=_MOMENTUM, weight_decay=config.weight_decay)
     return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
 
 
-def _schedule(optimizer: torch.optim.Optimizer, config: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+def make_schedule(optimizer: torch.optim.Optimizer, config: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """The course of the learning rate over so many steps."""
     # Schedulers plan one step more than is taken, for `step` is also called after the last batch.
     if config.schedule == "one-cycle":
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps + 1)
@@ -70,7 +78,7 @@ def _schedule(optimizer: torch.optim.Optimizer, config: Recipe, steps: int) -> t
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, drops)
 
 
-def _state(net: HashNet, optimizer: torch.optim.Optimizer, epochs_done: int) -> dict[str, Tensor]:
+def state_of(net: HashNet, optimizer: torch.optim.Optimizer, epochs_done: int) -> dict[str, Tensor]:
     """Weights and optimizer moments as flat tensors. Shuffles need no state: they follow the epoch."""
     state = {f"net.{name}": value for name, value in net.state_dict().items()}
     for name, parameter in net.named_parameters():
@@ -81,7 +89,7 @@ def _state(net: HashNet, optimizer: torch.optim.Optimizer, epochs_done: int) -> 
 
 
 def restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Undo `_state` where the run has one; returns the epochs done and the seconds they took."""
+    """Undo `state_of` where the run has one; returns the epochs done and the seconds they took."""
     state = run.load_state()
     if not state:
         return 0, 0.0
@@ -100,3 +108,20 @@ def restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> tuple[i
         return int(state["epochs_done"]), float(state["seconds"])
     except (KeyError, RuntimeError) as error:
         raise RunError(f"{run.path / 'state.safetensors'} is damaged ({error}); train again with: dsh train") from error
+
+
+@contextmanager
+def deterministic(seed: int) -> Iterator[None]:
+    """Seed PyTorch, and give the caller's random state and settings back afterwards."""
+    before = torch.are_deterministic_algorithms_enabled()
+    settings: Any = torch.utils.deterministic  # its attributes are made at run time
+    fill_before = settings.fill_uninitialized_memory
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        settings.fill_uninitialized_memory = False  # nothing here reads such; it costs a third
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+            settings.fill_uninitialized_memory = fill_before

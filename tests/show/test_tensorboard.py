@@ -15,7 +15,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
 
 from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.analysis.classes import HardestPairs, Pair, hardest_pairs
@@ -26,8 +25,9 @@ from dsh_cli.errors import Interrupted
 from dsh_cli.runs.run import Run
 from dsh_cli.show.projector import sprite, write_projector
 from dsh_cli.show.tensorboard import TensorBoard, pair_panel, pairs_markdown
-from dsh_cli.training.events import EpochStats, Plan, Quiet, TrainResult
+from dsh_cli.training.events import EpochStats, Plan, Quiet, RunningLoss, TrainResult
 from tests.support.projector import Projector
+from tests.support.runs import LOSS
 from tests.support.values import there
 
 CONFIG = TrainConfig(data="digits", epochs=2, batch_size=64, device="cpu")
@@ -84,7 +84,7 @@ def watch(codes: CodeSet, folder: Path, epochs: int = 1) -> Any:
     run = cast(Run, SimpleNamespace(path=folder, config=config))  # all that the listener asks of it
     listener.on_start(Plan(run, "cpu", 10, 64, 0))
     for epoch in range(1, epochs + 1):
-        listener.on_epoch(EpochStats(epoch, 1.0, 0.9, 10.0, 100.0, codes, 0.5))
+        listener.on_epoch(EpochStats(epoch, LOSS, 100.0, codes, 0.5))
     listener.close()
     return events_of(folder / "tensorboard")
 
@@ -248,7 +248,7 @@ def test_a_tensorboard_that_is_running_sees_the_projector_when_the_training_ends
 
 def test_a_resumed_run_has_each_epoch_once_and_the_projector(splits: Splits, tmp_path: Path) -> None:
     class Stop(Quiet):
-        def on_batch(self, epoch: int, done: int, totals: Tensor) -> None:
+        def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None:
             if epoch == 2:
                 raise KeyboardInterrupt
 

@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 from dsh_cli.codes.bits import from_hex
 from dsh_cli.runs.run import Run
 from dsh_cli.runs.storage import write_arrays
+from dsh_cli.training.events import Loss
 
 Rows = Sequence[tuple[str | None, str]]  # class and code of each picture
+
+LOSS = Loss(
+    1.0, {"pair": 0.9, "quantization": 10.0, "centers": 0.0}, {"pair": None, "quantization": 0.01, "centers": None}
+)
 
 TRAIN = [("cat", "f0"), ("cat", "f0"), ("dog", "0f"), ("cat", "f1"), ("owl", "ff"), ("dog", "1f"), ("owl", "ff")]
 TEST = [("cat", "f0"), ("dog", "0f"), ("owl", "fe")]

@@ -23,7 +23,7 @@ from dsh_cli.training.batches import Batches, augment
 from dsh_cli.training.events import EpochStats, Quiet
 from dsh_cli.training.recipe import settle
 from tests.support.commands import dsh_json
-from tests.support.runs import identical, weights
+from tests.support.runs import LOSS, identical, weights
 from tests.support.values import in_memory, there
 
 CONFIG = TrainConfig(bits=8, epochs=2, batch_size=8, device="cpu", tensorboard=False)
@@ -188,7 +188,7 @@ def test_notes_are_few() -> None:
     said: list[str] = []
     notes = Notes(said.append)
     nothing = CodeSet(8, np.empty((0, 1), np.uint8), np.empty(0, np.int64), (), ())
-    stats = EpochStats(1, 1.0, 1.0, 1.0, 1.0, nothing, None, notes=tuple(f"{i}.png: lost" for i in range(15)))
+    stats = EpochStats(1, LOSS, 1.0, nothing, None, notes=tuple(f"{i}.png: lost" for i in range(15)))
     for _ in range(3):
         notes.on_epoch(stats)
     assert len(said) == 21 and said[-1] == "more of the same is not shown"

@@ -22,18 +22,19 @@ from torch import Tensor
 from dsh_cli import TrainConfig, class_table, load, load_splits, mean_average_precision, train
 from dsh_cli.codes.bits import pack, to_hex, unpack
 from dsh_cli.codes.sets import CodeSet
-from dsh_cli.config import ModelConfig
+from dsh_cli.config import Centers, ModelConfig
 from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
 from dsh_cli.network.model import HashNet
 from dsh_cli.runs.run import Run
 from dsh_cli.show.progress import CollapseAlarm
 from dsh_cli.show.tensorboard import TensorBoard
-from dsh_cli.training import loop, losses, objective
-from dsh_cli.training.events import EpochStats, Plan, Quiet
+from dsh_cli.training import losses
+from dsh_cli.training.events import EpochStats, Plan, Quiet, RunningLoss
+from dsh_cli.training.objective import DshObjective
 from dsh_cli.training.recipe import settle
 from tests.support.commands import dsh_json
-from tests.support.runs import identical, weights
+from tests.support.runs import LOSS, identical, weights
 from tests.support.values import there
 
 CONFIG = TrainConfig(data="digits", epochs=3, batch_size=64, device="cpu", tensorboard=False)
@@ -57,7 +58,7 @@ class StopIn(Quiet):
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def on_batch(self, epoch: int, done: int, totals: Tensor) -> None:
+    def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None:
         if epoch == self.epoch:
             raise KeyboardInterrupt
 
@@ -239,7 +240,7 @@ def test_a_diverged_run_keeps_its_last_good_state(
         terms = losses.dsh_loss(relaxed, *args)
         return tuple(term * float("nan") for term in terms) if last and spoiled == "loss" else terms
 
-    monkeypatch.setattr(loop, "dsh_loss", spoil)
+    monkeypatch.setattr("dsh_cli.training.objective.dsh_loss", spoil)
     out = tmp_path / "run"
     with pytest.raises(DshError, match=r"not finite in epoch 2, by its last step, 20.*as it was after 1 of 3 epochs"):
         train(CONFIG, splits, str(out))
@@ -266,7 +267,7 @@ def alarm_for(numbers: list[int], classes: int, epoch: int = 4, bits: int = 8) -
     packed = np.array(numbers, np.uint8)[:, None]
     labels = np.arange(len(packed)) % classes
     codes = CodeSet(bits, packed, labels, tuple(map(str, range(classes))), ())
-    stats = EpochStats(epoch, 1.0, 1.0, 1.0, 1.0, codes, 0.1)
+    stats = EpochStats(epoch, LOSS, 1.0, codes, 0.1)
     alarm.on_epoch(stats)
     alarm.on_epoch(stats)
     return said
@@ -275,7 +276,7 @@ def alarm_for(numbers: list[int], classes: int, epoch: int = 4, bits: int = 8) -
 def test_the_alarm_tells_collapse_from_health() -> None:
     assert len(alarm_for([7] * 100, 10)) == 1  # said once
     assert "share 1 code, and 100% have the same" in alarm_for([7] * 100, 10)[0]
-    assert "--lr" in alarm_for([7] * 100, 10)[0]
+    assert "`lr`" in alarm_for([7] * 100, 10)[0]
     assert alarm_for([1] * 60 + [2, 4, 8, 16, 32, 64, 128, 255] * 5, 10)  # most have one code
     assert not alarm_for(list(range(10)) * 10, 10)
     assert not alarm_for([0, 255] * 50, 2)
@@ -339,11 +340,11 @@ class Told(Quiet):
     """Keeps what a training says of hash centers."""
 
     def on_start(self, plan: Plan) -> None:
-        self.centers = plan.centers
+        self.centers = plan.objective
         self.terms: list[float] = []
 
     def on_epoch(self, stats: EpochStats) -> None:
-        self.terms.append(stats.center)
+        self.terms.append(stats.loss.terms["centers"])
 
 
 def test_hash_centers_part_the_classes_as_far_as_can_be(splits: Splits, tmp_path: Path) -> None:
@@ -362,14 +363,14 @@ def test_hash_centers_part_the_classes_as_far_as_can_be(splits: Splits, tmp_path
 def test_the_terms_of_hash_centers_are_their_formulas_over_the_classes_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_out: int
 ) -> None:
-    calls, term = [], objective.Centers.term
+    calls, term = [], DshObjective._centers
 
-    def watched(self: objective.Centers, relaxed: Tensor, labels: Tensor, epoch: float) -> Tensor:
+    def watched(self: DshObjective, relaxed: Tensor, labels: Tensor, epoch: float) -> Tensor:
         value = term(self, relaxed, labels, epoch)
         calls.append((relaxed.detach().double().numpy(), labels.numpy(), epoch, float(value.detach())))
         return value
 
-    monkeypatch.setattr(objective.Centers, "term", watched)
+    monkeypatch.setattr(DshObjective, "_centers", watched)
     config = replace(CONFIG, hold_out_classes=held_out)
     splits = load_splits(config)
     centers = 2.0 * unpack(there(train(config, splits, str(tmp_path / "run")).run.centers()), 8) - 1
@@ -398,6 +399,35 @@ def test_a_damaged_file_of_centers_is_named_with_the_run(splits: Splits, tmp_pat
         train(part.config, splits, resume=part)
 
 
+def test_a_resumed_run_whose_centers_are_gone_makes_no_others(splits: Splits, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(CONFIG, splits, str(tmp_path / "run"), listeners=[StopIn(3)])
+    part = Run.open(tmp_path / "run")
+    state = (part.path / "state.safetensors").read_bytes()
+    (part.path / "centers.safetensors").unlink()
+    with pytest.raises(RunError, match=f"centers.safetensors is missing.*dsh train --like {part.path}$"):
+        train(part.config, splits, resume=part)
+    assert (part.path / "state.safetensors").read_bytes() == state and not part.has_centers
+
+
+@pytest.mark.parametrize(
+    ("centers", "named"), [("auto", "`alpha` and `center_weight`"), ("none", "`margin` and `alpha`")]
+)
+def test_a_diverged_loss_names_the_weight_of_centers_where_they_act(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, centers: Centers, named: str
+) -> None:
+    def spoil(relaxed: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        return tuple(term * float("nan") for term in losses.dsh_loss(relaxed, *args))
+
+    class Spoil(Quiet):
+        def on_epoch(self, stats: EpochStats) -> None:
+            monkeypatch.setattr("dsh_cli.training.objective.dsh_loss", spoil)
+
+    config = replace(CONFIG, centers=centers)
+    with pytest.raises(DshError, match=f"not finite in epoch 2, .*see that .*{named} are not extreme"):
+        train(config, splits, str(tmp_path / "run"), listeners=[Spoil()])
+
+
 def class_distance(packed: NDArray[np.uint8]) -> int:
     between = np.bitwise_count(packed[:, None] ^ packed).sum(axis=2)
     return int(between[~np.eye(len(packed), dtype=bool)].min())
@@ -408,6 +438,7 @@ def class_distance(packed: NDArray[np.uint8]) -> int:
     [
         ({"bits": 3}, "hash centers are off: 10 classes cannot have different codes of 3 bits"),
         ({"epochs": 1}, "hash centers are off: they take a second epoch"),
+        ({"batch_size": 2000}, "hash centers are off: they take more batches than two epochs of one"),
         ({"center_weight": 0.0}, ""),
         ({"centers": "none"}, ""),
     ],

@@ -77,9 +77,12 @@ def test_the_choice_of_a_center_is_by_inner_products() -> None:
     relaxed = torch.randn(6, 8, generator=rng, dtype=torch.float64)
     centers = torch.randn(3, 8, generator=rng, dtype=torch.float64).sign()
     labels = torch.arange(6) % 2  # centers of classes that are not in the batch count too
-    logits = [[0.5 * sum(a * b for a, b in zip(x, c, strict=True)) for c in centers.tolist()] for x in relaxed.tolist()]
+    scale = math.log(6 * 2) / (2 * 3)  # one of three centers is chosen with 6 to 1 by a picture on it
+    logits = [
+        [scale * sum(a * b for a, b in zip(x, c, strict=True)) for c in centers.tolist()] for x in relaxed.tolist()
+    ]
     costs = [math.log(sum(map(math.exp, row))) - row[label] for row, label in zip(logits, labels.tolist(), strict=True)]
-    assert float(choice_term(relaxed, labels, centers, 0.5)) == pytest.approx(sum(costs) / 6, abs=1e-12)
+    assert float(choice_term(relaxed, labels, centers, 3)) == pytest.approx(sum(costs) / 6, abs=1e-12)
 
 
 def test_on_its_center_a_picture_costs_nothing() -> None:
