@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -19,12 +21,7 @@ from dsh_cli.files import written
 if TYPE_CHECKING:
     import torch
 
-
 _Built = TypeVar("_Built")
-# names of NumPy's types in a safetensors header
-_DTYPES = {
-    "bool": "BOOL", "uint8": "U8", "int32": "I32", "int64": "I64", "float16": "F16", "float32": "F32", "float64": "F64"
-}  # fmt: skip
 
 
 def require(values: Mapping[str, Any], kinds: Mapping[str, Any], where: str, required: Collection[str] = ()) -> None:
@@ -104,7 +101,8 @@ def opened(path: Path, names: Sequence[str], run: Path) -> Iterator[Any]:
 
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file, whole or not at all."""
-    _write(path, (json.dumps(content, indent=1) + "\n").encode())
+    with _place(path) as scratch:
+        scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -113,26 +111,24 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write a safetensors file from arrays that may lie on disk themselves: none is copied into memory.
+    """Write a safetensors file, whole or not at all, from arrays that may lie on disk: none is copied into memory."""
+    import safetensors.numpy
 
-    The format: the length of a JSON header in 8 bytes, the header, then the arrays end to end.
-    """
-    header: dict[str, Any] = {}
-    end = 0
-    # wide types first, so that each array is aligned
-    ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
-    for name, array in ordered:
-        start, end = end, end + array.nbytes
-        header[name] = {"dtype": _DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    _write(path, len(text).to_bytes(8, "little"), text, *(np.ascontiguousarray(array).data for _, array in ordered))
+    with _place(path) as scratch:
+        scratch.touch()
+        mode = scratch.stat().st_mode  # what it is given there is for its owner alone
+        try:
+            safetensors.numpy.save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, scratch)
+        except safetensors.SafetensorError as error:
+            if said := re.search(r"\(os error (\d+)\)", str(error)):
+                raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
+            raise
+        scratch.chmod(mode)
 
 
-def _write(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file whole or not at all."""
+@contextlib.contextmanager
+def _place(path: Path) -> Iterator[Path]:
+    """Where to write a file of a run, whole or not at all; its folder is made."""
     with written(path, "choose another `out`") as scratch:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("wb") as file:
-            for part in parts:
-                file.write(part)
+        yield scratch

@@ -4,9 +4,13 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors import safe_open
 
 from dsh_cli.errors import DshError, RunError
 from dsh_cli.runs import storage
@@ -148,6 +152,66 @@ def test_a_failed_write_leaves_nothing_half_written(run: Path, monkeypatch: pyte
         storage.write_json(run / "metrics.json", {})
     assert (run / "metrics.json").read_bytes() == before
     assert not list(run.glob(".*"))
+
+
+def test_a_full_disk_is_one_line_for_tensors_too(run: Path) -> None:
+    script = f"""
+import resource, signal
+import numpy as np
+from pathlib import Path
+from dsh_cli.errors import DshError
+from dsh_cli.runs.storage import write_arrays
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_arrays(Path({str(run)!r}, "centers.safetensors"), {{"packed": np.zeros((1 << 16, 1), np.uint8)}})
+except DshError as error:
+    print(error)
+"""
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed == f"cannot write {run}/centers.safetensors: file too large; free space\n"
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before  # and nothing beside them
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited by data segment there alone")
+def test_arrays_on_disk_are_written_without_taking_memory(tmp_path: Path) -> None:
+    script = """
+import resource, sys, tempfile
+import numpy as np
+from pathlib import Path
+from dsh_cli.runs.storage import write_arrays
+
+with tempfile.TemporaryFile() as file:
+    array = np.memmap(file, np.uint8, "w+", shape=(300 << 20,))
+array[-1] = 7
+write_arrays(Path("small"), {"a": array[-9:]})  # all is imported
+data = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (data + (32 << 20),) * 2)
+try:
+    array.copy()
+    sys.exit("the limit does not hold")
+except MemoryError:
+    write_arrays(Path("large"), {"a": array})
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+    with safe_open(tmp_path / "large", "numpy") as file:
+        assert file.get_slice("a").get_shape() == [300 << 20]
+        assert file.get_slice("a")[(300 << 20) - 1 :] == 7
+
+
+def test_files_of_a_run_have_the_modes_that_files_have(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        storage.write_arrays(tmp_path / "new", {"a": np.zeros(3)})
+        storage.write_json(tmp_path / "json", {})
+    finally:
+        os.umask(before)
+    assert {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()} == {
+        "new": "0o640",
+        "json": "0o640",
+    }
 
 
 @pytest.mark.parametrize(
