@@ -1,6 +1,9 @@
 """The house rules: imports go one way, and the command line starts without the heavy libraries."""
 
 import ast
+import re
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -56,6 +59,41 @@ def test_a_file_imports_only_from_rows_above_it(module: str) -> None:
     for other in imported_by(module):
         fine = ROW_OF[room_of(other)] < ROW_OF[room_of(module)]
         assert fine or room_of(other) == room_of(module), f"{module} imports {other}"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if ROW_OF[room_of(module)] < ROW_OF["show"]])
+def test_the_core_names_no_options(module: str) -> None:
+    """But in whole commands, which anyone can type."""
+    tree = ast.parse(MODULES[module].read_text())
+    strings = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    within = {part for string in strings for part in ast.walk(string)}
+    alone = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node not in within]
+    for string in (*strings, *alone):
+        parts = [part.value for part in ast.walk(string) if isinstance(part, ast.Constant)]
+        text = "".join(part for part in parts if isinstance(part, str))
+        said = re.sub(r"(dsh train|pip install) [^;]*", "", text)
+        assert " " not in said or not re.search(r"(?<![\w-])--[a-z]", said), text
+
+
+def test_imports_do_not_change_the_process() -> None:
+    script = """
+import logging, os, pkgutil, signal, socket, sys, warnings
+import bokeh, faiss, lance, matplotlib, numba, PIL.Image, sklearn, tensorboard, torch, torchvision, typer, umap
+
+def state():
+    loggers = {name: list(getattr(logger, "handlers", ())) for name, logger in logging.root.manager.loggerDict.items()}
+    handlers = {name: signal.getsignal(name) for name in signal.valid_signals()}
+    return dict(os.environ), list(warnings.filters), loggers, handlers, socket.getdefaulttimeout(), sys.excepthook
+
+before = state()
+import dsh_cli
+for module in pkgutil.walk_packages(dsh_cli.__path__, "dsh_cli."):
+    if module.name != "dsh_cli.__main__":
+        __import__(module.name)
+        assert state() == before, module.name
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_imports_go_in_a_circle() -> None:

@@ -144,9 +144,11 @@ def evaluate_folders(
 
 def _require_splits(run: Run, protocol: str) -> None:
     wanted, own = PROTOCOLS[protocol], PROTOCOLS[run.config.protocol]
-    again = f"train for it with: dsh train --like {run.path} --protocol {protocol}"
-    if wanted.pooled and run.config.hold_out_classes:
-        again += " --hold-out-classes 0"  # of which it draws too
+    all_classes = wanted.pooled and run.config.hold_out_classes > 0  # of which it draws too
+    again = (
+        f"train for it with: dsh train --like {run.path} --protocol {protocol}"
+        f"{' --hold-out-classes 0' if all_classes else ''}"
+    )
     if wanted.pooled and not own.pooled:
         raise UsageError(
             f"protocol {protocol} draws its queries from all pictures, and {run.path} has trained on most of them; "

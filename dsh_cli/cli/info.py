@@ -19,7 +19,7 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show what a run is, or list the runs under runs/."""
-    from dsh_cli.runs.folders import damaged_runs, list_runs
+    from dsh_cli.runs.folders import list_runs
     from dsh_cli.runs.run import Run
     from dsh_cli.show.views.info import run_info, run_list
 
@@ -27,8 +27,8 @@ def info(
     if run is not None:
         show(run_info(Run.open(run)), form)
         return
-    runs = list_runs()
-    for problem in damaged_runs():
+    runs, problems = list_runs()
+    for problem in problems:
         complain(problem, "warning")
     if not runs and form != "json":
         raise DshError("no runs under runs/; train one with: dsh train --bits 8")

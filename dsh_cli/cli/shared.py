@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -26,9 +28,6 @@ _live: Console | None = None  # what has a live line on stderr, which others mus
 
 Form = Literal["table", "plain", "json"]
 
-# Typer's pydantic would look through every installed package for plugins: a quarter of the time of --help.
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
-
 _WrongUsage: Any = typer.BadParameter.__base__  # of Typer's errors the one that any wrong word or option raises
 
 
@@ -37,6 +36,8 @@ class DshGroup(TyperGroup):
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Parse and run, the help included; see the class."""
+        # Typer's pydantic would look through every installed package for plugins: a quarter of the time of --help.
+        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
         for name in ("stdin", "stdout", "stderr"):
             if getattr(sys, name) is None:  # closed by whoever started us
                 setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
@@ -120,6 +121,9 @@ def main(
     ] = False,
 ) -> None:
     """Set up what all commands share."""
+    # What Pillow warns of is an error anyway (size), or does not touch the pixels (metadata).
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     # A path that is not UTF-8 goes out as the bytes it came in.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -119,11 +119,6 @@ def _compute_with(threads: int) -> None:
         restoring.join()
 
 
-def relaxed_codes(net: HashNet, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(n, H, W, channels) uint8 pictures -> (n, k) outputs of the network in evaluation mode."""
-    return Encoder(net).relaxed(pictures)
-
-
 def encode_files(net: HashNet, paths: Iterable[str], workers: int | None = None) -> Iterator[Encoded]:
     """Codes of picture files, in their order, by `workers` threads: one a processor where none are named.
 

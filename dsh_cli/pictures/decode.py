@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import io
-import logging
 import os
 import re
 import stat
-import warnings
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
 from threading import Lock
 
 import numpy as np
@@ -38,12 +37,6 @@ _MAX_SCANS = 1 << 31  # pixels of a JPEG times its scans, some seconds; it usual
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # of a JPEG: what has a length, and the end
 _LARGE, _one_large = 1 << 24, Lock()  # pixels, or bytes, from which pictures are decoded one at a time
 _BAND = 1024  # rows of a large picture converted at once
-# What Pillow warns of is an error here (size), or does not touch the pixels (metadata).
-warnings.filterwarnings("ignore", module=r"PIL\.")
-# Pillow and its libtiff also write to stderr what Pillow raises; a statically linked libtiff goes on doing so.
-logging.getLogger("PIL").addHandler(logging.NullHandler())
-with suppress(AttributeError, OSError):
-    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 @dataclass(frozen=True)
@@ -148,7 +141,15 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     return data
 
 
+@cache
+def _hush() -> None:
+    """Keep libtiff from writing to stderr what Pillow raises as well; one that is linked statically goes on."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+
+
 def _open(data: bytes) -> Image.Image:
+    _hush()
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:

@@ -100,30 +100,22 @@ def find_run(path: str | None = None) -> Run:
     """
     if path is not None:
         return Run.open(path)
-    finished = [run for run in list_runs() if run.finished]
+    runs, _ = list_runs()
+    finished = [run for run in runs if run.finished]
     if not finished:
         raise RunError(f"no finished run under {RUNS}/; train one with: dsh train --bits 8")
     return finished[-1]
 
 
-def list_runs(root: Path = RUNS) -> list[Run]:
-    """The runs under a folder, oldest first; what cannot be read as a run is left out."""
-    runs = []
-    for config in sorted(root.glob("*/config.json")):
-        with contextlib.suppress(RunError):
-            runs.append(Run.open(config.parent))
-    return sorted(runs, key=lambda run: run.created)
-
-
-def damaged_runs(root: Path = RUNS) -> list[str]:
-    """What is wrong with each folder under one that looks like a run and cannot be read as one."""
-    problems = []
+def list_runs(root: Path = RUNS) -> tuple[list[Run], list[str]]:
+    """The runs under a folder, oldest first; and what is wrong with each folder that looks like one and is none."""
+    runs, problems = [], []
     for config in sorted(root.glob("*/config.json")):
         try:
-            Run.open(config.parent)
+            runs.append(Run.open(config.parent))
         except RunError as error:
             problems.append(str(error))
-    return problems
+    return sorted(runs, key=lambda run: run.created), problems
 
 
 def load(path: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu") -> HashNet:

@@ -106,7 +106,6 @@ def test_a_format_that_runs_programs_never_does(tmp_path: Path) -> None:
     program = """
 import sys
 from dsh_cli.pictures import decode
-from dsh_cli.pictures import find
 for path in sys.argv[1:]:
     try:
         decode.read(path, 8, 3)
@@ -124,10 +123,10 @@ for path in sys.argv[1:]:
 def test_bombs_take_neither_memory_nor_time() -> None:
     """Each in a process of its own would be slow: all in one, whose peak is that of the worst."""
     program = """
-import resource, time
+import resource, time, warnings
 from tests.support import odd_pictures as odd
 from dsh_cli.pictures import decode
-from dsh_cli.pictures import find
+warnings.filterwarnings("ignore", module=r"PIL\\.")  # as the command line does
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for name, data in odd.bombs().items():
     started = time.process_time()

@@ -110,6 +110,20 @@ def test_info_names_damaged_runs_and_lists_the_others(digits_run: Path, tmp_path
     assert dsh_json("info", "runs/good")["fingerprint"] == Run.open("runs/good").fingerprint
 
 
+def test_listing_runs_opens_each_once(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(digits_run, tmp_path / "runs" / "a")
+    reads: list[str] = []
+    read_bytes = Path.read_bytes
+
+    def read(path: Path) -> bytes:
+        reads.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    assert dsh("info").exit_code == 0
+    assert sorted(reads) == ["config.json", "metrics.json"]
+
+
 def test_an_empty_name_for_a_run_is_refused(tmp_path: Path) -> None:
     assert "--out is empty" in one_line_error(dsh("train", "digits", "--out", ""), 2)
     assert not list(tmp_path.iterdir())
@@ -124,7 +138,7 @@ def test_without_model_the_newest_finished_run_is_taken(digits_run: Path, tmp_pa
         edit(tmp_path / "runs" / name / "metrics.json", finished=finished)
     (tmp_path / "runs" / "d").mkdir()
     assert find_run().path.name == "b"
-    assert [run.path.name for run in list_runs()] == ["a", "b", "c"]
+    assert [run.path.name for run in list_runs()[0]] == ["a", "b", "c"]
     result = dsh("table", "--json")
     assert result.exit_code == 0 and "using runs/b" in result.stderr
     assert dsh("table", "--json", "--quiet").stderr == ""

@@ -112,7 +112,7 @@ def run_list(runs: Sequence[Run]) -> View:
         shown = lines_table()
         for heading in ("run", "data", "bits", "mAP", "distance", "state", "disk"):
             shown.add_column(heading, justify="right" if heading in ("bits", "mAP", "distance", "disk") else "left")
-        for run in runs:
+        for run, record in zip(runs, records, strict=True):
             metrics = run.metrics
             distance = f"{metrics['min_class_distance']}/{metrics['class_distance_bound']}" if run.finished else "-"
             shown.add_row(
@@ -122,7 +122,7 @@ def run_list(runs: Sequence[Run]) -> View:
                 f"{metrics['map']:.4f}" if run.finished else "-",
                 distance,
                 _state(run),
-                size_text(run.size),
+                size_text(record["bytes"]),
             )
         total = size_text(sum(record["bytes"] for record in records))
         return Group(shown, Text(f"{counted(len(runs), 'run')}, {total}", style="dim"))
