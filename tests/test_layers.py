@@ -13,6 +13,7 @@ import dsh_cli
 from tests.support.imports import HEAVY, loaded_after
 
 PACKAGE = Path(dsh_cli.__file__).parent
+CONTRIBUTING = Path(__file__).parent.parent / "CONTRIBUTING.md"
 # Rooms, which are folders or files of the package. A file imports from rooms of rows above its own, and within a room
 # no imports go in a circle.
 ROWS = [
@@ -94,6 +95,17 @@ for module in pkgutil.walk_packages(dsh_cli.__path__, "dsh_cli."):
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_table_for_newcomers_names_every_file_in_its_row() -> None:
+    lines = re.findall(r"^\| (\d+) \| `(\w+)[/.py]*` \| (.*) \|$", CONTRIBUTING.read_text(), re.MULTILINE)
+    said = {room: (int(row), text) for row, room, text in lines}
+    rooms = {room for names in ROWS for room in names} - {""}
+    assert {room: row for room, (row, _) in said.items()} == {room: ROW_OF[room] for room in rooms}
+    for module in MODULES:
+        room, _, file = module.partition(".")
+        name = file.rpartition(".")[2] or room
+        assert room == "" or f"`{name}`" in said[room][1] or not file or file in ("views", "pages"), module
 
 
 def test_no_imports_go_in_a_circle() -> None:

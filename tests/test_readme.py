@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import dsh_cli
 from tests.support.commands import dsh, every_command
 
 ROOT = Path(__file__).parent.parent
@@ -43,3 +44,9 @@ def test_every_option_it_names_exists(page: Path) -> None:
 def test_every_file_it_links_to_is_there(page: Path) -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", page.read_text())
     assert links and all((page.parent / link).exists() for link in links)
+
+
+def test_it_names_the_whole_library() -> None:
+    _, _, after = README.partition("## As a library")
+    section = after.partition("\n## ")[0]
+    assert not set(dsh_cli.__all__) - set(re.findall(r"\w+", section))
