@@ -1,4 +1,4 @@
-"""The house rules: imports go one way, and the command line starts without the heavy libraries."""
+"""The house rules: imports go one way, the command line starts quickly, and tests share by `support` alone."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dsh_cli
-from tests.support.imports import HEAVY, loaded_after
+from tests.support.imports import HEAVY, loaded_after, loaded_by_command
 
 PACKAGE = Path(dsh_cli.__file__).parent
 CONTRIBUTING = Path(__file__).parent.parent / "CONTRIBUTING.md"
@@ -48,7 +48,9 @@ def imported_by(module: str) -> set[str]:
     """The modules of the package that one imports, wherever it does so."""
     found = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dsh_cli"):
+        if isinstance(node, ast.Import):
+            found |= {name for alias in node.names if (name := alias.name.removeprefix("dsh_cli.")) in MODULES}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dsh_cli"):
             home = (node.module or "").removeprefix("dsh_cli").removeprefix(".")
             inside = [f"{home}.{alias.name}".removeprefix(".") for alias in node.names]
             found |= {name if name in MODULES else home for name in inside}
@@ -117,8 +119,57 @@ def test_the_command_line_imports_nothing_heavy_nor_even_numpy() -> None:
 
 
 def test_the_table_is_made_without_torch(digits_run: Path) -> None:
-    code = f"from dsh_cli.cli import app; app(['table', '--model', {str(digits_run)!r}], standalone_mode=False)"
-    assert not loaded_after(code) & HEAVY
+    loaded = loaded_by_command("table", "--model", digits_run)
+    assert "dsh_cli.analysis.classes" in loaded and not loaded & HEAVY
+
+
+def needed_by(module: str) -> set[str]:
+    """The packages that importing a module brings in: not those that it imports inside functions or for types alone."""
+    found: set[str] = set()
+    todo: list[ast.AST] = [ast.parse(MODULES[module].read_text())]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").partition(".")[0])
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            todo += node.orelse
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            todo += ast.iter_child_nodes(node)
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_torch_is_needed_by_the_network_and_its_training_alone(module: str) -> None:
+    if room_of(module) not in ("network", "training"):
+        assert not needed_by(module) & {"torch", "torchvision"}
+    if module in ("network.model", "training.loop"):
+        assert "torch" in needed_by(module)  # or the rule could not be broken
+
+
+FREE_OF_TORCH = ["cli", "index.index", "neighbors", *(name for name in MODULES if room_of(name) == "analysis")]
+
+
+@pytest.mark.parametrize("module", FREE_OF_TORCH)
+def test_what_does_without_torch_does_not_get_it_from_others(module: str) -> None:
+    name = f"dsh_cli.{module}"
+    loaded = loaded_after(f"import {name}")
+    assert name in loaded and not loaded & {"torch", "torchvision"}
+
+
+@pytest.mark.parametrize("module", ["neighbors", "index.index"])
+def test_codes_are_looked_up_without_what_trains(module: str) -> None:
+    assert not of_training(loaded_after(f"import dsh_cli.{module}"))
+
+
+def test_pictures_are_hashed_without_what_trains(digits_run: Path, photos: Path) -> None:
+    loaded = loaded_by_command("hash", photos / "plum" / "0.png", "--model", digits_run)
+    assert "dsh_cli.network.encoding" in loaded and not of_training(loaded)
+
+
+def of_training(loaded: set[str]) -> set[str]:
+    return {name for name in loaded if name.startswith("dsh_cli.training")}
 
 
 @pytest.mark.parametrize("name", dsh_cli.__all__)
@@ -133,3 +184,20 @@ def test_every_name_of_the_library_is_documented_and_what_it_says_also_after_its
 def test_what_the_library_has_not_is_an_attribute_error(name: str) -> None:
     with pytest.raises(AttributeError, match=name):
         getattr(dsh_cli, name)
+
+
+TESTS = Path(__file__).parent
+
+
+@pytest.mark.parametrize("file", sorted(TESTS.rglob("*.py")), ids=lambda file: str(file.relative_to(TESTS)))
+def test_what_tests_share_lies_in_support(file: Path) -> None:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, "a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    parts = {name: name.split(".") for name in names}
+    ours = {name for name, (first, *_) in parts.items() if first in ("tests", "conftest") or first.startswith("test_")}
+    assert {name for name in ours if parts[name][:2] != ["tests", "support"]} == set()

@@ -1,8 +1,6 @@
 """Points of codes: the same for the same seed, faithful, and drawn so that all can be seen."""
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from dsh_cli.runs.run import Run
 from dsh_cli.show import figures
 from tests.support.codes import made
 from tests.support.commands import dsh, dsh_json, one_line_error
+from tests.support.imports import loaded_by_command
 from tests.support.projector import Projector
 from tests.support.values import there
 
@@ -283,14 +282,7 @@ def test_a_run_that_has_lost_its_pictures_says_so(digits_run: Path, tmp_path: Pa
 
 
 def test_torch_is_not_even_loaded(digits_run: Path) -> None:
-    code = (
-        "import sys\n"
-        "from dsh_cli.cli import app\n"
-        f"app(['embed', '--model', {str(digits_run)!r}, '--out', 'x.png', '--quiet'], standalone_mode=False)"
-    )
-    code = f"try:\n    {code.replace(chr(10), chr(10) + '    ')}\nfinally:\n    print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.stdout.splitlines()[-1] == "False", done.stderr
+    assert "torch" not in loaded_by_command("embed", "--model", digits_run, "--out", "x.png", "--quiet")
     assert Path("x.png").is_file()
 
 

@@ -18,7 +18,7 @@ from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import UsageError
 from dsh_cli.runs.run import Run
 from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error
-from tests.support.imports import HEAVY, loaded_after
+from tests.support.imports import HEAVY, loaded_by_command
 from tests.support.runs import TRAIN, small_run
 from tests.support.stand_in import StandIn
 from tests.support.values import in_memory, there
@@ -361,13 +361,8 @@ def test_a_code_without_its_prefix_is_told_how_to_write_it(digits_run: Path) -> 
 
 
 def test_a_code_is_looked_up_without_torch(run: Path) -> None:
-    code = f"""
-import contextlib
-from dsh_cli.cli import app
-with contextlib.suppress(SystemExit):
-    app(['neighbors', '0xf0', '0x00', '--radius', '1', '--html', 'page.html', '--model', {str(run)!r}])
-"""
-    assert not loaded_after(code) & HEAVY
+    line = ["neighbors", "0xf0", "0x00", "--radius", 1, "--html", "page.html", "--model", run]
+    assert not loaded_by_command(*line) & HEAVY
     assert os.path.exists("page.html")
 
 

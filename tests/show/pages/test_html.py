@@ -1,10 +1,6 @@
-"""What both pages rest on: texts are escaped by themselves, sections are not held in memory, a wheel has all files."""
+"""What both pages rest on: texts are escaped by themselves, and sections are not held in memory."""
 
-import shutil
-import subprocess
-import sys
 import tracemalloc
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +12,6 @@ from dsh_cli.runs.run import Run
 from dsh_cli.show.pages.html import TEMPLATES
 from dsh_cli.show.pages.neighbors import page
 from tests.support.runs import small_run
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_every_text_is_escaped_without_being_asked() -> None:
@@ -45,16 +39,3 @@ def test_a_page_takes_no_memory_for_pictures_that_are_written(tmp_path: Path, mo
         tracemalloc.stop()
     assert Path("page.html").stat().st_size > 2 * count * side * side
     assert peak < 20 * side * side
-
-
-def test_a_wheel_has_the_templates_styles_and_scripts(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    shutil.copytree(ROOT / "dsh_cli", source / "dsh_cli", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    files = {path.relative_to(source).as_posix() for path in (source / "dsh_cli").rglob("*") if path.is_file()}
-    assert {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("dsh_cli/")} == files
