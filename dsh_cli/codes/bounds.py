@@ -28,7 +28,7 @@ class DistanceBound:
     source: str
 
 
-def class_distance_bound(bits: int, classes: int) -> DistanceBound | None:
+def class_distance_bound(bits: int, class_count: int) -> DistanceBound | None:
     """Largest minimum Hamming distance that `classes` codes of `bits` bits could have.
 
     It is the largest d for which no theorem here shows A(bits, d) < classes, so it is never too small;
@@ -37,14 +37,14 @@ def class_distance_bound(bits: int, classes: int) -> DistanceBound | None:
     Returns:
         None for fewer than two classes, which have no distance.
     """
-    if classes < 2:
+    if class_count < 2:
         return None
-    if classes > 2**bits:
+    if class_count > 2**bits:
         return DistanceBound(0, "more classes than codes")
     excluded_by = "length of the code"
     for distance in range(bits, 0, -1):
         size, source = _largest_code(bits, distance)
-        if size >= classes:
+        if size >= class_count:
             return DistanceBound(distance, excluded_by)
         excluded_by = source
     raise AssertionError("A(n, 1) = 2^n admits every remaining case")

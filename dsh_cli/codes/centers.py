@@ -35,7 +35,7 @@ class Codewords:
     bound: DistanceBound | None  # what is proved of any such code; None for one class
 
 
-def construct(bits: int, classes: int, seed: int = 0) -> Codewords:
+def construct(bits: int, class_count: int, seed: int = 0) -> Codewords:
     """As many words as classes, or more, with the largest minimum distance found.
 
     Codes put side by side add their distances: the best sum of Hadamard codes, shortened or with complements
@@ -45,20 +45,20 @@ def construct(bits: int, classes: int, seed: int = 0) -> Codewords:
     Raises:
         UsageError: there are more classes than codes of so many bits.
     """
-    if classes < 1 or classes > 2**bits:
-        raise UsageError(f"{classes:,} classes cannot have different codes of {bits} bits; there are 2^{bits}")
-    bound = class_distance_bound(bits, classes)
+    if class_count < 1 or class_count > 2**bits:
+        raise UsageError(f"{class_count:,} classes cannot have different codes of {bits} bits; there are 2^{bits}")
+    bound = class_distance_bound(bits, class_count)
     if bound is None:
         return Codewords(np.zeros((1, bits), np.uint8), bits, None)
-    best = side_by_side(bits, classes, seed)
+    best = side_by_side(bits, class_count, seed)
     reached = minimum_distance(best)
     if reached < bound.distance:
-        words = _linear(bits, classes, seed)
+        words = _linear(bits, class_count, seed)
         if words is not None and (found := minimum_distance(words)) > reached:
             best, reached = words, found
     if bits <= _SEARCHED_BITS:
         for distance in range(bound.distance, reached, -1):
-            words = _searched(bits, classes, distance, seed)
+            words = _searched(bits, class_count, distance, seed)
             if words is not None:
                 best, reached = words, distance
                 break
@@ -82,13 +82,13 @@ def assign(means: NDArray[np.float32], words: Words, seed: int = 0) -> Words:
     """
     from scipy.optimize import linear_sum_assignment
 
-    classes, bits = means.shape
+    class_count, bits = means.shape
     signs = 1.0 - 2.0 * words.astype(np.float64)
     # a bit that is the same for most classes says nothing of how they differ
     wanted = -(means - means.mean(axis=0)).astype(np.float64)
     rng = np.random.default_rng(seed)
-    best, most = signs[:classes], -np.inf
-    starts = max(2, min(_STARTS, _STARTS_WORK // (len(words) ** 2 * classes + bits**3)))
+    best, most = signs[:class_count], -np.inf
+    starts = max(2, min(_STARTS, _STARTS_WORK // (len(words) ** 2 * class_count + bits**3)))
     for _ in range(starts):
         turned = signs[:, rng.permutation(bits)] * rng.choice([-1.0, 1.0], bits)
         agreement = -np.inf
@@ -118,9 +118,9 @@ def minimum_distance(words: Words) -> int:
     return int(n - largest) // 2
 
 
-def side_by_side(bits: int, classes: int, seed: int = 0) -> Words:
+def side_by_side(bits: int, class_count: int, seed: int = 0) -> Words:
     """The best code made of shorter ones side by side: which of them is a knapsack of lengths and distances."""
-    pieces = _pieces(bits, classes, seed)
+    pieces = _pieces(bits, class_count, seed)
     best = [0] * (bits + 1)  # distance by length
     last = [0] * (bits + 1)  # length of the piece that ends there; 0: a bit that adds nothing
     for n in range(1, bits + 1):
@@ -138,34 +138,34 @@ def side_by_side(bits: int, classes: int, seed: int = 0) -> Words:
     return np.concatenate([joined, joined[:, : bits - joined.shape[1]]], axis=1)
 
 
-def _pieces(bits: int, classes: int, seed: int) -> dict[int, tuple[int, Words]]:
+def _pieces(bits: int, class_count: int, seed: int) -> dict[int, tuple[int, Words]]:
     """By length the distance, and a code for so many classes."""
     pieces: dict[int, tuple[int, Words]] = {}
 
     def offer(words: Words) -> None:
-        words = words[: max(_SPARE * classes, 2)]
+        words = words[: max(_SPARE * class_count, 2)]
         length, distance = words.shape[1], minimum_distance(words)
         for less in (0, 1):  # a bit left out takes one from the distance
             if 0 < length - less <= bits and distance - less > pieces.get(length - less, (0, words))[0]:
                 pieces[length - less] = distance - less, words[:, : length - less]
 
     for order in range(4, bits + 4, 4):
-        matrix = hadamard(order) if 2 * order >= classes else None
+        matrix = hadamard(order) if 2 * order >= class_count else None
         if matrix is None:
             continue
         rows = (matrix < 0).astype(np.uint8)
-        if classes <= order // 2:
+        if class_count <= order // 2:
             offer(rows[rows[:, 1] == 0][:, 2:])
-        if classes <= order:
+        if class_count <= order:
             offer(rows[:, 1:])
         offer(np.concatenate([rows, 1 - rows]))
     for length in range(1, min(bits, _SHORT) + 1):
-        bound = class_distance_bound(length, classes)
-        room = classes <= 2**length and bound is not None and pieces.get(length, (0,))[0] < bound.distance
-        if room and (words := _linear(length, classes, seed)) is not None:
+        bound = class_distance_bound(length, class_count)
+        room = class_count <= 2**length and bound is not None and pieces.get(length, (0,))[0] < bound.distance
+        if room and (words := _linear(length, class_count, seed)) is not None:
             offer(words)
     if not pieces:  # more classes than are searched for: all words there are
-        offer(_all_words((classes - 1).bit_length()))
+        offer(_all_words((class_count - 1).bit_length()))
     return pieces
 
 
@@ -226,16 +226,16 @@ def _all_words(n: int) -> Words:
     return (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(np.uint8)
 
 
-def _linear(n: int, classes: int, seed: int) -> Words | None:
+def _linear(n: int, class_count: int, seed: int) -> Words | None:
     """A linear code for so many classes, by local search over the columns of its generator matrix.
 
     Each column added makes the words it gives a bit heavier, of which light ones count most; then columns are taken
     out at random and chosen again, and what is no worse is kept. None where its dimension is too large for that.
     """
-    dimension = (classes - 1).bit_length()
+    dimension = (class_count - 1).bit_length()
     if dimension > min(n, _LINEAR_DIMENSION):
         return None
-    bound = class_distance_bound(n, classes)
+    bound = class_distance_bound(n, class_count)
     rng = np.random.default_rng(seed)
     messages = np.arange(2**dimension)
 
@@ -277,7 +277,7 @@ def _walsh(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values.reshape(-1)
 
 
-def _searched(n: int, classes: int, distance: int, seed: int) -> Words | None:
+def _searched(n: int, class_count: int, distance: int, seed: int) -> Words | None:
     """Words at least so far apart, by local search: one is taken in, and the few too near to it are put out."""
     rng = np.random.default_rng(seed)
     all_words = np.arange(2**n)
@@ -286,7 +286,7 @@ def _searched(n: int, classes: int, distance: int, seed: int) -> Words | None:
     code: set[int] = set()
     age = rng.random(2**n)  # least recently moved first; ties at random
     for turn in range(_SEARCHED_ROUNDS):
-        if len(code) >= classes:
+        if len(code) >= class_count:
             chosen = np.array(sorted(code))
             return (chosen[:, None] >> np.arange(n)[::-1] & 1).astype(np.uint8)
         cost = near + age / (age.max() + 1)

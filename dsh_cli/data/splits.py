@@ -101,9 +101,9 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
         validation, train = train.take(held_out), train.take(~held_out)
     unseen = None
     if config.hold_out_classes:
-        classes = _drawn_classes(train, config)
-        validation = validation.take(~np.isin(validation.labels, classes))
-        of_them = np.isin(train.labels, classes)
+        drawn = _drawn_labels(train, config)
+        validation = validation.take(~np.isin(validation.labels, drawn))
+        of_them = np.isin(train.labels, drawn)
         unseen, train = train.take(of_them), train.take(~of_them)
     return Splits(replace(train, skipped=skipped), validation, test, database, unseen)
 
@@ -252,15 +252,17 @@ def _draw(pool: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset, Dataset
     return rest.take(chosen), queries, rest.take(~chosen)
 
 
-def _drawn_classes(dataset: Dataset, config: TrainConfig) -> NDArray[np.int64]:
-    """Numbers of the classes to hold out."""
-    classes = len(dataset.classes)
-    if config.hold_out_classes > classes - 2:
+def _drawn_labels(dataset: Dataset, config: TrainConfig) -> NDArray[np.int64]:
+    """Labels of the classes to hold out."""
+    class_count = len(dataset.classes)
+    if config.hold_out_classes > class_count - 2:
         raise UsageError(
-            f"`hold_out_classes` {config.hold_out_classes}: {config.data} has {classes} classes, and two must be left "
-            f"to train on; hold out {max(0, classes - 2)} at most"
+            f"`hold_out_classes` {config.hold_out_classes}: {config.data} has {class_count} classes, and two must be "
+            f"left to train on; hold out {max(0, class_count - 2)} at most"
         )
-    return np.sort(np.random.default_rng([config.seed, _CLASS_STREAM]).permutation(classes)[: config.hold_out_classes])
+    return np.sort(
+        np.random.default_rng([config.seed, _CLASS_STREAM]).permutation(class_count)[: config.hold_out_classes]
+    )
 
 
 def _joined(parts: Sequence[Dataset]) -> Dataset:

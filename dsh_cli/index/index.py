@@ -120,13 +120,13 @@ class Index:
         return codes if order is None else codes[order]
 
     def labels(self) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-        """(n,) places in the names given with them, in the order of adding; -1 where the label is unknown."""
+        """(n,) labels in the order of adding, -1 where unknown, and the classes these are numbers of."""
         table = self._table.read(["number", "label"])
         coded = table["label"].combine_chunks().dictionary_encode()
-        numbers = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        labels = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         order = order_of(table)
-        names = tuple(os.fsdecode(name) for name in coded.dictionary.to_pylist())
-        return numbers if order is None else numbers[order], names
+        classes = tuple(os.fsdecode(label) for label in coded.dictionary.to_pylist())
+        return labels if order is None else labels[order], classes
 
     def rows(self, numbers: Sequence[int] | NDArray[np.int64]) -> list[Row]:
         """Some rows by their place in the order of adding.

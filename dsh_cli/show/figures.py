@@ -204,11 +204,11 @@ def _embedding(figure: Figure, embedding: Embedding, run: str, split: str, point
     return figure
 
 
-def _styles(labels: NDArray[np.int64], classes: int) -> dict[int, tuple[str, str]]:
+def _styles(labels: NDArray[np.int64], class_count: int) -> dict[int, tuple[str, str]]:
     """Colour and marker of each class that has a point; they depend on its number alone."""
     return {
         label: (COLOURS[label % len(COLOURS)], MARKERS[label // len(COLOURS) % len(MARKERS)])
-        for label in range(-1, classes)
+        for label in range(-1, class_count)
         if (labels == label).any()
     }
 

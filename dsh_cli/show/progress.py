@@ -154,14 +154,14 @@ class CollapseAlarm(Quiet):
         if self.raised or len(stats.validation) < _ENOUGH or steps < min(_WARM_UP, total / 3):
             return
         health = code_health(stats.validation)
-        classes = len(set(stats.validation.labels.tolist()))
-        enough = min(classes, 2**self.config.bits)
-        crowded = classes > 2 and self.config.bits > 1 and health.largest_share >= _COMMON
+        class_count = len(set(stats.validation.labels.tolist()))
+        enough = min(class_count, 2**self.config.bits)
+        crowded = class_count > 2 and self.config.bits > 1 and health.largest_share >= _COMMON
         if health.distinct < enough / 2 or health.distinct == 1 or crowded:
             self.raised = True
             codes = "1 code" if health.distinct == 1 else f"{health.distinct} codes"
             self.warn(
-                f"collapse: after epoch {stats.epoch} the {len(stats.validation)} validation pictures of {classes} "
+                f"collapse: after epoch {stats.epoch} the {len(stats.validation)} validation pictures of {class_count} "
                 f"classes share {codes}, and {health.largest_share:.0%} have the same. "
                 f"If the next epochs do not part them, try `lr` {self.config.lr / 3:.2g}, a larger `batch_size`, "
                 "or look whether the labels fit the pictures"

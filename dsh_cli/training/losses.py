@@ -56,10 +56,10 @@ def center_term(relaxed: Tensor, labels: Tensor, centers: Tensor, margin: float)
         centers: (C, k) codes of +1 and -1, one for each class.
         margin: squared distance between a picture and the center of another class beyond which they cost nothing.
     """
-    classes = torch.unique(labels)
-    theirs = centers[classes]  # (c, k)
+    present = torch.unique(labels)  # (c,)
+    theirs = centers[present]  # (c, k)
     squared = relaxed.square().sum(dim=1)[:, None] + theirs.shape[1] - 2 * relaxed @ theirs.T  # (B, c)
-    own = labels[:, None] == classes
+    own = labels[:, None] == present
     return 0.5 * torch.where(own, squared, (margin - squared).clamp_min(0)).mean()
 
 

@@ -50,7 +50,7 @@ class Objective(Protocol):
         """Before each epoch, which are numbered from 0."""
 
     def __call__(self, relaxed: Tensor, labels: Tensor, epoch: float) -> Terms:
-        """The loss of (B, k) outputs and their (B,) classes, at a time in epochs."""
+        """The loss of (B, k) outputs and their (B,) labels, at a time in epochs."""
 
     def settings(self) -> tuple[str, ...]:
         """The fields of the recipe that shape the loss by now."""
@@ -74,18 +74,20 @@ class DshObjective:
         config = run.config
         self.weights: Mapping[str, float | None] = {"pair": None, "quantization": config.alpha, "centers": None}
         self.warm_up = max(1, round(_WARM_UP * config.epochs))  # epochs
-        self.classes = torch.from_numpy(np.unique(dataset.labels)).to(device)  # (C,) without those held out
-        self.centers: Tensor | None = None  # (C, k) of +1 and -1, of these classes
+        self.seen = torch.from_numpy(np.unique(dataset.labels)).to(
+            device
+        )  # (C,) labels there are: not of those held out
+        self.centers: Tensor | None = None  # (C, k) of +1 and -1, of their classes
         self.words, self.told = self._words(batches)
 
     def _words(self, batches: int) -> tuple[Codewords | None, str]:
         """The centers, no class's yet, and what is to be said of them; none where the run wants or can have none."""
-        config, classes = self.run.config, len(self.classes)
+        config, class_count = self.run.config, len(self.seen)
         if config.centers == "none" or not config.center_weight:
             return None, ""
-        if reason := _why_no_centers(config, classes, self.warm_up, batches):
+        if reason := _why_no_centers(config, class_count, self.warm_up, batches):
             return None, f"hash centers are off: {reason}"
-        words = construct(config.bits, classes, config.seed)
+        words = construct(config.bits, class_count, config.seed)
         limit = f" of at most {words.bound.distance}" if words.bound else ""
         return words, f"hash centers: distance {words.distance}{limit} between classes"
 
@@ -103,14 +105,14 @@ class DshObjective:
                 f"{self.run.path / 'centers.safetensors'} is missing, and other centers would undo what was learned; "
                 f"train again with: dsh train --like {self.run.path}"
             )
-        classes, bits = self.classes.cpu().numpy(), self.run.config.bits
+        seen, bits = self.seen.cpu().numpy(), self.run.config.bits
         if packed is None:
             seed = self.run.config.seed
-            means = _class_means(net, self.dataset, seed)[classes]
+            means = _class_means(net, self.dataset, seed)[seen]
             packed = np.zeros((len(self.run.classes), -(-bits // 8)), np.uint8)
-            packed[classes] = pack(assign(means, self.words.words, seed))
+            packed[seen] = pack(assign(means, self.words.words, seed))
             self.run.write_centers(packed)
-        self.centers = torch.from_numpy(unpack(packed[classes], bits)).to(self.device).float() * 2 - 1
+        self.centers = torch.from_numpy(unpack(packed[seen], bits)).to(self.device).float() * 2 - 1
 
     def __call__(self, relaxed: Tensor, labels: Tensor, epoch: float) -> Terms:
         """The loss of DSH, and what the centers add to it."""
@@ -125,7 +127,7 @@ class DshObjective:
             return relaxed.new_zeros(())
         config, distance = self.run.config, self.words.distance
         weight = config.center_weight * min(1.0, epoch / self.warm_up - 1)
-        own = torch.searchsorted(self.classes, labels)  # rows of the centers
+        own = torch.searchsorted(self.seen, labels)  # rows of the centers
         # A picture on its center pays nothing for the others: 4 is what one bit adds to a squared distance.
         pairs = center_term(relaxed, own, self.centers, min(config.margin, 4.0 * distance))
         return weight * (pairs + _CHOICE * choice_term(relaxed, own, self.centers, distance))
@@ -135,13 +137,13 @@ class DshObjective:
         return ("margin", "alpha") if self.centers is None else ("margin", "alpha", "center_weight")
 
 
-def _why_no_centers(config: Recipe, classes: int, warm_up: int, batches: int) -> str:
+def _why_no_centers(config: Recipe, class_count: int, warm_up: int, batches: int) -> str:
     """Why a run can have no hash centers; nothing where it can."""
     last = config.epochs - 1 / batches  # when the last batch comes, in epochs; at the end of the warm-up they weigh 0
     return (
-        "there is one class" if classes < 2
-        else f"{classes} classes cannot have different codes of {config.bits} bits" if classes > 2**config.bits
-        else f"{classes:,} classes would take too long, {_CLASSES:,} at most" if classes > _CLASSES
+        "there is one class" if class_count < 2
+        else f"{class_count} classes cannot have different codes of {config.bits} bits" if class_count > 2**config.bits
+        else f"{class_count:,} classes would take too long, {_CLASSES:,} at most" if class_count > _CLASSES
         else "they take a second epoch" if config.epochs < 2
         else "they take more batches than two epochs of one" if last <= warm_up
         else ""
@@ -150,10 +152,10 @@ def _why_no_centers(config: Recipe, classes: int, warm_up: int, batches: int) ->
 
 def _class_means(net: HashNet, dataset: Dataset, seed: int) -> NDArray[np.float32]:
     """(C, k) means of the relaxed codes of the classes, of a sample."""
-    classes, (least, each) = len(dataset.classes), _MEANS
-    rows = np.sort(np.random.default_rng(seed).permutation(len(dataset))[: max(least, each * classes)])
+    class_count, (least, each) = len(dataset.classes), _MEANS
+    rows = np.sort(np.random.default_rng(seed).permutation(len(dataset))[: max(least, each * class_count)])
     encoder = Encoder(net)
-    sums, counts = np.zeros((classes, encoder.bits), np.float32), np.zeros((classes, 1), np.float32)
+    sums, counts = np.zeros((class_count, encoder.bits), np.float32), np.zeros((class_count, 1), np.float32)
     for batch in dataset.read(np.array_split(rows, -(-len(rows) // encoder.at_once))):
         labels = dataset.labels[batch.rows]
         np.add.at(sums, labels, encoder.relaxed(batch.images))
