@@ -1,4 +1,4 @@
-"""How long commands take from start to end, and which modules of a training they import.
+"""How long commands take from start to end.
 
 python benchmarks/start.py RUN                      # a finished run of small grey pictures, such as digits
 python benchmarks/start.py RUN --against CHECKOUT   # beside another checkout of this project, in turn
