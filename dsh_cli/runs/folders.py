@@ -8,15 +8,18 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.errors import DshError, RunError, UsageError
-from dsh_cli.runs.run import FORMAT, Run
-from dsh_cli.runs.storage import write_json
+from dsh_cli.files import saving
+from dsh_cli.runs.run import FORMAT, LOCK, Run
+from dsh_cli.runs.storage import OR_ELSE, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -28,15 +31,22 @@ RUNS = Path("runs")
 _PACKAGES = ("dsh-cli", "torch", "torchvision", "numpy")
 
 
-def create(config: Recipe, model: ModelConfig, splits: Splits, out: str | os.PathLike[str] | None) -> Run:
-    """Make the folder of a new run: `out`, or one under `runs/` named after data, bits and time.
+@contextlib.contextmanager
+def created(
+    config: Recipe, model: ModelConfig, splits: Splits, out: str | os.PathLike[str] | None = None
+) -> Iterator[Run]:
+    """The folder of a new run, `out`, or one under `runs/` named after data, bits and time; held while in the context.
+
+    It is made by this process alone, and locked before anything is written. Where the context ends by a `DshError`
+    before there is a state to go on from, it is taken back.
 
     Raises:
         UsageError: `out` is there and holds something.
+        RunError: another process is making it.
     """
     require_free(out)
     now = datetime.now().astimezone()
-    path = _new_folder(config, now) if out is None else Path(out)
+    path = _new_folder(config, now) if out is None else _own_folder(Path(out))
     counts = {split: len(names) for split, names in splits.names().items()}
     run = Run(
         path=path,
@@ -59,14 +69,31 @@ def create(config: Recipe, model: ModelConfig, splits: Splits, out: str | os.Pat
         "counts": counts,
         "versions": run.versions,
     }
-    try:
-        write_json(path / "splits.json", splits.names())
-        write_json(path / "config.json", head)  # last, for with it the folder is a run
-    except DshError:
-        with contextlib.suppress(OSError):
-            (path / "splits.json").unlink()
-        raise
-    return run
+    with run.held():
+        require_free(path)  # from one that was quicker, and has ended since
+        try:
+            write_json(path / "splits.json", splits.names())
+            write_json(path / "config.json", head)  # last, for with it the folder is a run
+            yield run
+        except DshError:
+            if not run.begun:
+                shutil.rmtree(path, ignore_errors=True)  # nothing half-written
+            raise
+
+
+@contextlib.contextmanager
+def resumed(path: str | os.PathLike[str]) -> Iterator[Run]:
+    """An unfinished run as it is now, held while in the context.
+
+    Raises:
+        UsageError: it is finished.
+        RunError: another process is training it, or it is no run.
+    """
+    with Run.open(path).held():
+        run = Run.open(path)
+        if run.finished:
+            raise UsageError(f"{path} is finished; for the same recipe again: dsh train --like {path}")
+        yield run
 
 
 def require_free(out: str | os.PathLike[str] | None) -> None:
@@ -77,7 +104,7 @@ def require_free(out: str | os.PathLike[str] | None) -> None:
     """
     if out is not None and not os.fspath(out):
         raise UsageError("`out` is empty; name a folder, or leave it out")
-    if out is None or not os.path.lexists(out) or (os.path.isdir(out) and not os.listdir(out)):
+    if out is None or not os.path.lexists(out) or (os.path.isdir(out) and _is_free(os.listdir(out))):
         return
     resumable = False
     with contextlib.suppress(RunError):
@@ -86,10 +113,10 @@ def require_free(out: str | os.PathLike[str] | None) -> None:
     raise UsageError(f"`out` {out} is there already; choose another folder{or_resume}")
 
 
-def discard(run: Run) -> None:
-    """Take back a run that came to nothing: one that has no state to go on from."""
-    if not (run.path / "state.safetensors").exists():
-        shutil.rmtree(run.path, ignore_errors=True)
+def _is_free(names: Sequence[str]) -> bool:
+    """Whether a folder holds nothing but what a writer left that was killed before the folder was a run."""
+    left = (LOCK, "splits.json")
+    return all(name in left or name.startswith((".splits.json.", ".config.json.")) for name in names)
 
 
 def find_run(path: str | None = None) -> Run:
@@ -128,7 +155,23 @@ def load(path: str | os.PathLike[str] | None = None, device: str | torch.device 
 
 
 def _new_folder(config: Recipe, now: datetime) -> Path:
+    """A folder under `runs/` that was not there before."""
     data = re.sub(r"[^\w.-]+", "-", Path(config.data).name).strip("-.") or "data"
     base = f"{data}-{config.bits}bit-{now:%Y%m%d-%H%M%S}"
-    candidates = (RUNS / (base if n == 1 else f"{base}-{n}") for n in range(1, 1000))
-    return next(path for path in candidates if not path.exists())
+    _own_folder(RUNS)
+    for number in count(1):
+        path = RUNS / (base if number == 1 else f"{base}-{number}")
+        with saving(path, OR_ELSE):
+            try:
+                path.mkdir()
+            except FileExistsError:  # of another process, begun in the same second
+                continue
+            return path
+    raise AssertionError("numbers do not end")
+
+
+def _own_folder(path: Path) -> Path:
+    """That folder, made if it is not there."""
+    with saving(path, OR_ELSE):
+        path.mkdir(parents=True, exist_ok=True)
+    return path

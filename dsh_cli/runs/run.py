@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from dsh_cli.network.model import HashNet
 
+LOCK = ".lock"  # in the folder of a run, while a process trains it
 FORMAT = 1  # of the run folder; a reader refuses a larger number
 # what the small files say, and of what type
 _HEAD = {
@@ -287,7 +288,7 @@ class Run:
         """
         import filelock
 
-        path = self.path / ".lock"
+        path = self.path / LOCK
         lock = filelock.FileLock(path)
         try:
             lock.acquire(timeout=0)

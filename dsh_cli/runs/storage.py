@@ -21,6 +21,8 @@ from dsh_cli.files import written
 if TYPE_CHECKING:
     import torch
 
+OR_ELSE = "choose another `out`"  # where a file of a run cannot be written
+
 _Built = TypeVar("_Built")
 
 
@@ -129,6 +131,6 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 @contextlib.contextmanager
 def _place(path: Path) -> Iterator[Path]:
     """Where to write a file of a run, whole or not at all; its folder is made."""
-    with written(path, "choose another `out`") as scratch:
+    with written(path, OR_ELSE) as scratch:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield scratch

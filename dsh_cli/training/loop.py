@@ -18,7 +18,7 @@ from dsh_cli.errors import DataError, DshError, Interrupted, RunError
 from dsh_cli.network.device import choose_device
 from dsh_cli.network.model import HashNet
 from dsh_cli.network.weights import Taken
-from dsh_cli.runs.folders import create, discard
+from dsh_cli.runs.folders import created, resumed
 from dsh_cli.runs.run import Run
 from dsh_cli.training.batches import Batches
 from dsh_cli.training.events import EpochStats, Listener, Plan, RunningLoss, TrainResult
@@ -64,20 +64,15 @@ def train(
     model = resume.model if resume else model_config(config, splits)
     with _listening(listeners), deterministic(recipe.seed):
         net, taken = starting_network(recipe, model, splits, resume)
-        run = resume or create(recipe, model, splits, out)
-        try:
-            with run.held():
+        with resumed(resume.path) if resume else created(recipe, model, splits, out) as run:
+            try:
                 return _train(run, net, taken, splits, device, listeners)
-        except KeyboardInterrupt as interrupt:
-            done = Run.open(run.path).metrics.get("epochs_done", 0)
-            raise Interrupted(
-                f"stopped after {done} of {run.config.epochs} epochs; {run.path} is marked unfinished. "
-                f"Go on with: dsh train --resume {run.path}"
-            ) from interrupt
-        except DshError:
-            if resume is None:
-                discard(run)  # nothing half-written
-            raise
+            except KeyboardInterrupt as interrupt:
+                done = Run.open(run.path).metrics.get("epochs_done", 0)
+                raise Interrupted(
+                    f"stopped after {done} of {run.config.epochs} epochs; {run.path} is marked unfinished. "
+                    f"Go on with: dsh train --resume {run.path}"
+                ) from interrupt
 
 
 def _compiled(net: HashNet, device: torch.device) -> Callable[[Tensor], Tensor]:
