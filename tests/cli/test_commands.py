@@ -46,7 +46,7 @@ def test_help_explains_and_gives_an_example(command: str) -> None:
     usage, explained, *_, example = (" ".join(part.split()) for part in re.split(r"\n\s*\n", result.stdout.strip()))
     assert usage.startswith(f"Usage: root {command} [OPTIONS]")
     assert explained[0].isupper() and explained.endswith(".")
-    assert re.match(rf"(Example|Start with): dsh {command} ", example)
+    assert re.match(rf"(Example|Start with): dsh {command}\b", example)
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 

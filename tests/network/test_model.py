@@ -90,7 +90,7 @@ def test_names_that_are_none_get_the_closest() -> None:
 
 @pytest.mark.parametrize(("name", "size"), [("alexnet", 28), ("vit_b_32", 100), ("maxvit_t", 128), ("densenet121", 8)])
 def test_sizes_a_network_does_not_take_are_refused(name: str, size: int, shapes_only: None) -> None:
-    message = f"--image-size {size}: {name} does not take pictures of that size .*; its own is --image-size 224"
+    message = f"`image_size` {size}: {name} does not take pictures of that size .*; its own is `image_size` 224"
     with pytest.raises(UsageError, match=message):
         HashNet(ModelConfig(name, 8, 3, size)).require_size()
 
