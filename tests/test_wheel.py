@@ -1,19 +1,21 @@
 """A wheel is whole: every file of the package is in it, and every module of it can be imported."""
 
-import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.commands import unmeasured
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
     place = tmp_path_factory.mktemp("wheel")
     source = place / "source"  # a copy, for building leaves files behind
     shutil.copytree(ROOT / "dsh_cli", source / "dsh_cli", ignore=shutil.ignore_patterns("__pycache__"))
@@ -23,7 +25,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = place.glob("*.whl")
-    return zipfile.ZipFile(built)
+    with zipfile.ZipFile(built) as opened:
+        yield opened
 
 
 def files_of_the_package() -> set[str]:
@@ -45,8 +48,7 @@ for found in pkgutil.walk_packages(dsh_cli.__path__, "dsh_cli."):
     importlib.import_module(found.name)
 print(*(module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "dsh_cli"), sep="\\n")
 """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    environment |= {"PYTHONPATH": str(tmp_path / "installed"), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = unmeasured() | {"PYTHONPATH": str(tmp_path / "installed"), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     imported = {Path(file).relative_to(tmp_path / "installed").as_posix() for file in done.stdout.splitlines()}

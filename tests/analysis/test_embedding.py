@@ -148,7 +148,8 @@ def test_without_a_place_it_is_the_runs_own(digits_run: Path) -> None:
     assert list(answer) == CONTRACT
     file = digits_run / "pca.png"
     assert answer["out"] == str(file) and answer["points"] == 359
-    assert min(Image.open(file).size) >= 900 and max(Image.open(file).size) >= 1200
+    with Image.open(file) as image:
+        assert min(image.size) >= 900 and max(image.size) >= 1200
     assert answer["trustworthiness"] > 0.8 and answer["silhouette"] > 0.1
     file.unlink()
     plain = dsh("embed", "--model", digits_run, "--method", "pca", "--sample", 50, "--out", "a.png").stdout

@@ -204,7 +204,8 @@ def test_a_run_given_twice_is_refused(digits_run: Path, tmp_path: Path) -> None:
 def test_the_picture_has_a_curve_for_each_run(digits_run: Path, other_run: Path, tmp_path: Path) -> None:
     runs = ["--model", digits_run, "--model", other_run]
     dsh_json("evaluate", *runs, "--pr-curve", tmp_path / "curve.png")
-    assert Image.open(tmp_path / "curve.png").size == (960, 720)
+    with Image.open(tmp_path / "curve.png") as image:
+        assert image.size == (960, 720)
     evaluations = {str(path): evaluate(*_compared(path)) for path in (digits_run, other_run)}
     (axes,) = figures.precision_recall(evaluations).axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("recall", "precision")

@@ -641,7 +641,7 @@ class Writer:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()
 
     def finish(self) -> tuple[list[str], tuple[int, ...]]:
         lines = self.process.communicate(timeout=120)[0].splitlines()

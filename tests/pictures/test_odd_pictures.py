@@ -4,8 +4,6 @@ import inspect
 import io
 import json
 import os
-import resource
-import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +19,7 @@ from PIL import Image, ImageOps
 from dsh_cli.errors import ImageError
 from dsh_cli.pictures import decode, find
 from tests.support import odd_pictures as odd
-from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error
+from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error, unmeasured
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX files and limits")
 
@@ -460,16 +458,16 @@ def test_training_on_a_full_disk_is_one_line_and_leaves_whole_files(
     kilobytes: int, photos: Path, tmp_path: Path
 ) -> None:
     """A limit on the size of files fails as a full disk does: before the run, in its event files, in its weights."""
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes << 10, kilobytes << 10))
-
+    script = f"""
+import resource, signal
+from dsh_cli.cli import app
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes << 10}, {kilobytes << 10}))
+app()
+"""
     out = tmp_path / "run"
-    done = subprocess.run(
-        [sys.executable, "-m", "dsh_cli", "train", str(photos), "--epochs", "1", "-q", "--out", str(out)],
-        preexec_fn=limit, capture_output=True, text=True,
-    )  # fmt: skip
+    command = [sys.executable, "-c", script, "train", str(photos), "--epochs", "1", "-q", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, env=unmeasured())
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if not line.startswith("warning: collapse")]
     assert len(lines) == 1 and lines[0].startswith("error: cannot write "), done.stderr

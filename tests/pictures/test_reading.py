@@ -1,5 +1,6 @@
 """Files read ahead by workers, and the cache of resized pictures."""
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -168,7 +169,7 @@ def test_processes_may_share_a_cache_and_none_leaves_it_broken(files: list[str],
         for process in started:
             process.kill()
             process.communicate()
-    with sqlite3.connect(PictureCache(tmp_path / "cache", 64, 3).path) as database:
+    with contextlib.closing(sqlite3.connect(PictureCache(tmp_path / "cache", 64, 3).path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert database.execute("SELECT count(*) FROM pictures").fetchone() == (len(good),)
 

@@ -56,6 +56,11 @@ def dsh_process(
     return subprocess.run(command, input=input, capture_output=True, timeout=300, cwd=cwd, env=env)
 
 
+def unmeasured() -> dict[str, str]:
+    """The environment of a process whose coverage is not of interest, or cannot be written down."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+
+
 def one_line_error(result: Result, exit_code: int) -> str:
     """What a command said that must fail: one line on stderr, nothing on stdout."""
     assert result.exit_code == exit_code, (result.exit_code, result.stderr, result.exception)

@@ -293,15 +293,12 @@ def test_a_real_collapse_is_noticed_while_it_trains(splits: Splits, tmp_path: Pa
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
 def test_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "dsh_cli", "train", "digits", "--epochs", "4000", "--out", str(out)]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # a shell starts background jobs with Ctrl-C ignored, and tests may run in one
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    # a shell starts background jobs with Ctrl-C ignored, and tests may run in one
+    script = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from dsh_cli.cli import app; app()"
     )
+    command = [sys.executable, "-c", script, "train", "digits", "--epochs", "4000", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (out / "state.safetensors").exists():
         assert time.monotonic() < deadline and process.poll() is None

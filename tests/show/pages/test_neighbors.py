@@ -19,7 +19,7 @@ from PIL import Image
 
 from dsh_cli.show.views.neighbors import away
 from tests.support.browser import Browser
-from tests.support.commands import dsh, dsh_json, one_line_error
+from tests.support.commands import dsh, dsh_json, one_line_error, unmeasured
 from tests.support.runs import TRAIN, small_run
 from tests.support.stand_in import StandIn
 from tests.support.values import there
@@ -156,7 +156,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 app(['neighbors', '0xf0', '--model', {str(run)!r}, '--html', 'page.html'])
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=unmeasured())
     assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith("; free space")
     assert "cannot write page.html" in done.stderr and "Traceback" not in done.stderr
     assert os.listdir(".") == ["run"]
@@ -342,7 +342,8 @@ def test_the_pictures_on_the_page_are_those_of_the_files(looked_up: tuple[Path, 
              if image["alt"].startswith("neighbour")}  # fmt: skip
     assert shown.keys() == {n["path"] for answer in answers for n in answer["neighbors"]}
     for path, found in shown.items():
-        assert np.abs(np.asarray(Image.open(path).convert("RGB")).astype(int) - found).mean() < 2
+        with Image.open(path) as image:
+            assert np.abs(np.asarray(image.convert("RGB")).astype(int) - found).mean() < 2
 
 
 @pytest.mark.parametrize("width", [1280, 375])
