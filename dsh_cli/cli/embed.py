@@ -88,8 +88,7 @@ def embed(
     figures.require_writable(file, "choose another --out FILE", _PAGES)
     notes: tuple[str, ...] = ()
     with steps(quiet, "reading codes") as tell:
-        codes = core.of_run(run, split)
-        embedding = core.embed(codes, how, sample, tell)
+        embedding = core.embed_run(run, split, how, sample, tell)
         tell(f"drawing {file}")
         if page:
             from dsh_cli.show.pages.embedding import write_page
