@@ -19,7 +19,7 @@ from rich.console import Console
 from torch import nn
 
 from dsh_cli import Run, class_table
-from dsh_cli.analysis.embedding import Embedding, Projection, embed, of_run
+from dsh_cli.analysis.embedding import Embedding, Projection, embed_run
 from dsh_cli.network.model import Shortcut
 from dsh_cli.show.figures import embedding, save
 from dsh_cli.show.pages.embedding import write_page
@@ -39,9 +39,8 @@ def main() -> None:
     save(model(run), str(IMG / "model.png"))
     save(loss(run.config.margin, run.config.alpha, run.config.bits), str(IMG / "loss.png"))
     save(training(run), str(IMG / "training.png"))
-    codes = of_run(run, "test")
     for method in ("tsne", "umap"):
-        made = embed(codes, Projection(method))
+        made = embed_run(run, "test", Projection(method))
         save(embedding(made, run.config.data, "test", "thumbnails"), str(IMG / f"{method}.png"))
         if method == "umap":
             explore(made, run.config.data)

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.analysis.calibration import Calibration, calibrate
-from dsh_cli.analysis.classes import ClassTable, class_table
+from dsh_cli.analysis.classes import ClassTable, NearestClass, class_table, nearest_classes
 from dsh_cli.codes import nearest
-from dsh_cli.codes.bits import Packed, from_hex, hamming, looks_like_code, parse, to_hex
+from dsh_cli.codes.bits import Packed, looks_like_code, parse, to_hex
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DshError, UsageError
 from dsh_cli.pictures import find
@@ -49,26 +49,13 @@ class Neighbor:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """The class whose code is nearest to the query's.
-
-    Of classes equally near that with the most training pictures on its code, and of equals the first.
-    """
-
-    label: str
-    code: str  # of the class: its most frequent in the training split
-    distance: int  # to the query, in bits
-    tied: tuple[str, ...]  # other classes whose codes are as near
-
-
-@dataclass(frozen=True)
 class Answer:
     """A query and its neighbours."""
 
     query: Query
     bits: int
     code: str
-    predicted: Prediction
+    predicted: NearestClass  # by the codes of the pictures that the run was trained on
     neighbors: tuple[Neighbor, ...]
     same_class_rate: float | None
     """Of the pairs of a held-out and a training picture of the run that are as far apart as the query and its nearest
@@ -207,32 +194,35 @@ class Finder:
         source = encoded(self.run, queries, device, workers)
         # all within a radius may be the whole database, so not for many queries at once
         while batch := list(islice(source, 1 if self.k is None else _BATCH)):
-            packed = [query.packed for query in batch if query.packed is not None]
-            found = iter(self._look_up(np.stack(packed)) if packed else ())
+            answers = self._answers([query for query in batch if query.packed is not None])
             for query in batch:
-                yield query if query.packed is None else self._answer(query, query.packed, *next(found))
+                yield query if query.packed is None else next(answers)
 
-    def _answer(self, query: Query, packed: Packed, places: NDArray[np.int64], distances: NDArray[np.int32]) -> Answer:
-        bits, rows = self.database.bits, self.database.rows[places].tolist()
+    def _answers(self, queries: Sequence[Query]) -> Iterator[Answer]:
+        """One for each query, all of which have codes."""
+        if not queries:
+            return
+        packed = np.stack([query.packed for query in queries if query.packed is not None])
+        codes, predicted = to_hex(packed, self.database.bits), self.predict(packed)
+        for query, code, near, found in zip(queries, codes, predicted, self._look_up(packed), strict=True):
+            neighbors = self._neighbors(*found)
+            rate = self.calibration.rate(neighbors[0].distance) if neighbors and self.calibration else None
+            yield Answer(query, self.database.bits, code, near, neighbors, rate)
+
+    def _neighbors(self, places: NDArray[np.int64], distances: NDArray[np.int32]) -> tuple[Neighbor, ...]:
+        rows = self.database.rows[places].tolist()
         about = self.database.describe(rows)
-        texts = to_hex(self.database.packed[places], bits)
-        neighbors = tuple(
+        codes = to_hex(self.database.packed[places], self.database.bits)
+        return tuple(
             Neighbor(rank, path, label, code, distance, row)
             for rank, ((path, label), code, distance, row) in enumerate(
-                zip(about, texts, distances.tolist(), rows, strict=True), 1
+                zip(about, codes, distances.tolist(), rows, strict=True), 1
             )
         )
-        rate = self.calibration.rate(neighbors[0].distance) if neighbors and self.calibration else None
-        return Answer(query, bits, to_hex(packed[None], bits)[0], self.predict(packed), neighbors, rate)
 
-    def predict(self, packed: Packed) -> Prediction:
-        """The class whose code is nearest to a (bytes,) code."""
-        table = [row for row in self._classes.classes if row.code is not None]
-        distances = hamming(packed, self._class_codes)  # (C,)
-        near = [i for i, distance in enumerate(distances) if distance == distances.min()]
-        best = max(near, key=lambda i: (round(table[i].exact * table[i].count), -i))
-        tied = tuple(table[i].label for i in near if i != best)
-        return Prediction(table[best].label, table[best].code or "", int(distances[best]), tied)
+    def predict(self, packed: Packed) -> tuple[NearestClass, ...]:
+        """For each of (n, bytes) codes the class whose code is nearest, see `nearest_classes`."""
+        return nearest_classes(packed, self._classes)
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -247,10 +237,6 @@ class Finder:
     @cached_property
     def _classes(self) -> ClassTable:
         return class_table(self._train, "train")
-
-    @cached_property
-    def _class_codes(self) -> Packed:
-        return from_hex([row.code for row in self._classes.classes if row.code is not None], self.database.bits)
 
     def _look_up(self, packed: Packed) -> Iterable[nearest.Found]:
         codes, bits = self.database.packed, self.database.bits

@@ -1,4 +1,4 @@
-"""Code quality: class table, code health, hardest pairs. NumPy only."""
+"""Classes by their codes: the class table, the nearest class, the hardest pairs. NumPy only."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.codes.bits import Packed, hamming, to_binary, to_hex, unpack
+from dsh_cli.codes.bits import Packed, from_hex, hamming, to_binary, to_hex, unpack
 from dsh_cli.codes.bounds import DistanceBound, class_distance_bound
 from dsh_cli.codes.sets import CodeSet
+from dsh_cli.errors import DataError
 
-_BLOCK = 1 << 22  # bits unpacked at once
+_COMPARED = 1 << 22  # pairs of a code and a class at once
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class ClassRow:
     exact: float  # share of the pictures that have `code`, in [0, 1]
     variants: tuple[Variant, ...]  # all other codes of the class, most frequent first
 
+    @property
+    def on_code(self) -> int:
+        """Pictures that have `code`."""
+        return round(self.exact * self.count)
+
 
 @dataclass(frozen=True)
 class ClassTable:
@@ -46,6 +52,16 @@ class ClassTable:
     min_class_distance: int | None
     bound: DistanceBound | None
     bit_balance: tuple[float, ...]  # (k,) share of pictures whose bit is 1
+
+
+@dataclass(frozen=True)
+class NearestClass:
+    """The class whose code is nearest to a code, see `nearest_classes`."""
+
+    label: str
+    code: str  # of the class
+    distance: int  # between the two, in bits
+    tied: tuple[str, ...]  # other classes whose codes are as near
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,35 @@ def class_table(codes: CodeSet, split: str) -> ClassTable:
         bound=class_distance_bound(codes.bits, len(present)),
         bit_balance=tuple((ones / max(1, len(codes))).tolist()),
     )
+
+
+def nearest_classes(packed: Packed, table: ClassTable) -> tuple[NearestClass, ...]:
+    """For each code the class whose code is nearest.
+
+    Of classes equally near it is the one with the most pictures on its code, and of those the first.
+
+    Args:
+        packed: (n, ceil(k / 8)) codes.
+        table: of the pictures that say what the codes of the classes are: of a run, those it was trained on.
+
+    Raises:
+        DataError: no class of the table has a code.
+    """
+    rows = [row for row in table.classes if row.code is not None]
+    if not rows:
+        raise DataError("no class has a code; take pictures that have labels")
+    codes = from_hex([row.code or "" for row in rows], table.bits)  # (C, bytes)
+    on_code = np.array([row.on_code for row in rows])
+    found: list[NearestClass] = []
+    step = max(1, _COMPARED // len(rows))
+    for start in range(0, len(packed), step):
+        distances = hamming(packed[start : start + step], codes)  # (step, C)
+        near = distances == distances.min(axis=1, keepdims=True)
+        best = np.where(near, on_code, -1).argmax(axis=1)  # the first of equals
+        for i, mine in enumerate(best.tolist()):
+            tied = tuple(rows[other].label for other in np.flatnonzero(near[i]).tolist() if other != mine)
+            found.append(NearestClass(rows[mine].label, rows[mine].code or "", int(distances[i, mine]), tied))
+    return tuple(found)
 
 
 def hardest_pairs(codes: CodeSet, count: int) -> HardestPairs:

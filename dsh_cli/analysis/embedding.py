@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.analysis.classes import class_table
-from dsh_cli.codes.bits import from_hex, hamming, to_words, unpack
+from dsh_cli.analysis.classes import ClassTable, class_table, nearest_classes
+from dsh_cli.codes.bits import to_words, unpack
 from dsh_cli.codes.sets import CodeSet, sample, taken
 from dsh_cli.errors import DataError, UsageError
 from dsh_cli.runs.run import Run
@@ -66,7 +66,7 @@ class Embedding:
         how: as asked for.
         codes: of n pictures; in the space `code`, one for each distinct code.
         counts: (n,) pictures that have the code of a point; 1 in the space `relaxed`.
-        nearest: n names: the class whose code is nearest to a point's, the first of equals.
+        nearest: n names: the class whose code is nearest to a point's, see `nearest_classes`; empty where none has one.
         points: (n, dims) float32, in the middle of a cube that reaches from -1 to 1.
         trustworthiness: see `trustworthiness`; of `near` neighbours, by the metric of the space.
         silhouette: by class, Euclidean, in the picture, in [-1, 1] (Rousseeuw, 1987); None with one class.
@@ -111,8 +111,32 @@ def of_run(run: Run, split: str) -> CodeSet:
     return replace(run.codes(split, "relaxed", "thumbnails"), names=run.names()[split])
 
 
+def embed_run(
+    run: Run, split: str, how: Projection, most: int = SAMPLE, progress: Callable[[str], None] = lambda text: None
+) -> Embedding:
+    """Find points for the codes of a split of a run; classes have the codes of the pictures it was trained on.
+
+    Args:
+        run: a finished run.
+        split: a name in `run.counts`.
+        how: as in `embed`, and so are the others.
+        most: pictures to take.
+        progress: told what is being done.
+
+    Raises:
+        UsageError: as in `embed`, or the run has no such split.
+        DataError: as in `embed`.
+        RunError: codes or names of the run are missing or damaged.
+    """
+    return embed(of_run(run, split), how, most, progress, class_table(run.codes("train"), "train"))
+
+
 def embed(
-    codes: CodeSet, how: Projection, most: int = SAMPLE, progress: Callable[[str], None] = lambda text: None
+    codes: CodeSet,
+    how: Projection,
+    most: int = SAMPLE,
+    progress: Callable[[str], None] = lambda text: None,
+    classes: ClassTable | None = None,
 ) -> Embedding:
     """Find points for the codes of at most `most` pictures, each class in proportion.
 
@@ -121,6 +145,8 @@ def embed(
         how: method and its options.
         most: pictures to take, drawn by the seed.
         progress: told what is being done.
+        classes: the table that says which class is nearest to a point; None: that of `codes`. With the table of the
+            training pictures of a run it is the class that looking up the code predicts.
 
     Raises:
         UsageError: an option is out of its range, or there are no relaxed codes.
@@ -156,17 +182,14 @@ def embed(
     near = min(_NEAR, (len(rows) - 1) // 2)
     trust, silhouette = _figures(vectors[rows], points[rows], chosen.labels[rows], how.space, near)
     seconds = time.perf_counter() - started
-    nearest = _nearest_classes(chosen, codes)
+    nearest = _nearest(chosen, classes or class_table(codes, "given"))
     return Embedding(how, chosen, counts, nearest, points, trust, silhouette, len(rows), near, notes, seconds)
 
 
-def _nearest_classes(codes: CodeSet, of: CodeSet) -> tuple[str, ...]:
-    """For each code the class whose code is nearest, by the class codes of all pictures of the split."""
-    rows = [row for row in class_table(of, "").classes if row.code is not None]
-    if not rows:
+def _nearest(codes: CodeSet, table: ClassTable) -> tuple[str, ...]:
+    if not any(row.count for row in table.classes):  # as of pictures without labels
         return ("",) * len(codes)
-    heads = from_hex([row.code for row in rows if row.code is not None], codes.bits)
-    return tuple(rows[best].label for best in hamming(codes.packed, heads).argmin(axis=1))
+    return tuple(near.label for near in nearest_classes(codes.packed, table))
 
 
 def _one_of_each(codes: CodeSet) -> tuple[CodeSet, NDArray[np.int64]]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.analysis.classes import _BLOCK
 from dsh_cli.codes.bits import to_words, unpack
 from dsh_cli.codes.sets import CodeSet
+
+_BLOCK = 1 << 22  # bits unpacked at once
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dsh_cli.cli.shared import Format, Json, Model, Quiet, app, find_run, form_of, is_utf8, notice, option, show, steps
+from dsh_cli.cli.shared import Format, Json, Model, Quiet, app, find_run, form_of, notice, option, show, steps
 from dsh_cli.errors import UsageError
 
 _PAGES = (".html", ".htm")
@@ -64,8 +64,10 @@ def embed(
     from dsh_cli.show import figures
     from dsh_cli.show.views.embed import embedded
 
-    if tensorboard and not is_utf8(str(model or "")):
-        raise UsageError("TensorBoard cannot write into a path that is not UTF-8; leave --tensorboard out")
+    if tensorboard:
+        from dsh_cli.show.projector import require_utf8, write_embedding
+
+        require_utf8(model or "", "leave `tensorboard` out")
     options = {"perplexity": ("tsne", perplexity), "neighbors": ("umap", neighbors), "min_dist": ("umap", min_dist)}
     given: dict[str, Any] = {name: value for name, (_, value) in options.items() if value is not None}
     for name in given:
@@ -86,8 +88,7 @@ def embed(
     figures.require_writable(file, "choose another --out FILE", _PAGES)
     notes: tuple[str, ...] = ()
     with steps(quiet, "reading codes") as tell:
-        codes = core.of_run(run, split)
-        embedding = core.embed(codes, how, sample, tell)
+        embedding = core.embed_run(run, split, how, sample, tell)
         tell(f"drawing {file}")
         if page:
             from dsh_cli.show.pages.embedding import write_page
@@ -96,8 +97,6 @@ def embed(
         else:
             notes = figures.save(figures.embedding(embedding, run.path.name, split, points or "thumbnails"), file)
         if tensorboard:
-            from dsh_cli.show.projector import write_embedding
-
             write_embedding(run, embedding, split)
             notes = (
                 *notes,

@@ -225,15 +225,6 @@ def write(line: str) -> None:
     sys.stdout.write(line + "\n")
 
 
-def is_utf8(path: str) -> bool:
-    """Whether a path can be written as text."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def notice(text: str, quiet: bool) -> None:
     """A line on stderr for whoever watches."""
     if not quiet:

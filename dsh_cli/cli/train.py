@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,18 +16,15 @@ from dsh_cli.cli.shared import (
     complain,
     default_note,
     form_of,
-    is_utf8,
     notice,
     option,
     show,
     status,
 )
-from dsh_cli.config import DATASETS, MAX_BITS, Augment, Centers, Device, Optimizer, ProtocolName, Schedule, TrainConfig
-from dsh_cli.errors import UsageError
+from dsh_cli.config import MAX_BITS, Augment, Centers, Device, Optimizer, ProtocolName, Schedule, TrainConfig
 
 if TYPE_CHECKING:
     from dsh_cli.data.splits import Splits
-    from dsh_cli.runs.run import Run
     from dsh_cli.training.events import Listener
 
 _DEFAULT = TrainConfig()
@@ -38,6 +35,7 @@ _DEFAULT = TrainConfig()
     "[bold]dsh train photos/ --bits 48[/] on a folder with a folder per class"
 )
 def train(
+    ctx: typer.Context,
     data: Annotated[
         str | None,
         typer.Argument(
@@ -212,105 +210,39 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network whose outputs are codes, and save the run."""
-    asked = {
-        "data": data,
-        "bits": bits,
-        "epochs": epochs,
-        "seed": seed,
-        "protocol": protocol,
-        "hold_out_classes": hold_out_classes,
-        "batch_size": batch_size,
-        "backbone": backbone,
-        "pretrained": pretrained,
-        "weights": weights,
-        "freeze": freeze,
-        "image_size": image_size,
-        "augment": augment,
-        "margin": margin,
-        "alpha": alpha,
-        "centers": centers,
-        "center_weight": center_weight,
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "per_class": per_class,
-        "clip": clip,
-        "optimizer": optimizer,
-        "schedule": schedule,
-        "data_root": data_root,
-        "device": device,
-        "workers": workers,
-        "memory": memory,
-        "cache": cache,
-        "amp": amp,
-        "compile": compile,
-        "tensorboard": tensorboard,
-    }
-    given = {name: value for name, value in asked.items() if value is not None}
     form = form_of(form, as_json)
-    if centers == "none" and center_weight is not None:
-        raise UsageError("--centers none and --center-weight contradict each other; give one of them")
-    config, unfinished = _what_to_train(given, out, like, resume)
-    config.check()
-    if config.tensorboard and not is_utf8(out or resume or ""):
-        raise UsageError("TensorBoard cannot write into a path that is not UTF-8; add --no-tensorboard")
+
+    from dsh_cli.show.views.train import trained
+    from dsh_cli.training.recipe import Request
+
+    config, unfinished = Request(_given(ctx.params), out, like, resume).opened()
+    _require_possible(config, out, resume)
+
+    from dsh_cli.training import loop
+
+    splits = _read_data(config, quiet)
+    show(trained(loop.train(config, splits, out, unfinished, _listeners(config, quiet))), form)
+
+
+def _given(params: dict[str, Any]) -> dict[str, Any]:
+    """The options that are fields of the config, where they were given."""
+    return {field.name: value for field in fields(TrainConfig) if (value := params[field.name]) is not None}
+
+
+def _require_possible(config: TrainConfig, out: str | None, resume: str | None) -> None:
+    """Refuse a place, a device or a network that is not to be had, before the data is read."""
+    if config.tensorboard:
+        from dsh_cli.show.projector import require_utf8
+
+        require_utf8(out or resume or "", "add `tensorboard=False`")
 
     from dsh_cli.network.device import choose_device
     from dsh_cli.network.presets import check_backbone
     from dsh_cli.runs.folders import require_free
-    from dsh_cli.show.views.train import trained
-    from dsh_cli.training import loop
 
     require_free(out)
     choose_device(config.device)
     check_backbone(config.backbone)
-    splits = _read_data(config, quiet)
-    listeners = _listeners(config, quiet)
-    show(trained(loop.train(config, splits, out, unfinished, listeners)), form)
-
-
-def _what_to_train(
-    given: dict[str, Any], out: str | None, like: str | None, resume: str | None
-) -> tuple[TrainConfig, Run | None]:
-    """The request, from defaults, another run or an unfinished one, with what was given on top."""
-    from dataclasses import asdict, replace
-
-    from dsh_cli.runs.run import Run
-
-    if resume is not None:
-        if given or out or like:
-            raise UsageError("--resume goes on with the run's own recipe; for another one use --like instead")
-        run = Run.open(resume)
-        if run.finished:
-            raise UsageError(f"{resume} is finished; for the same recipe again: dsh train --like {resume}")
-        return run.config, run
-    if like is not None:
-        base = TrainConfig(**asdict(Run.open(like).config))
-        if given.get("bits", base.bits) != base.bits:  # its margin was chosen for its bits
-            given = {"margin": None, **given}
-        if given.get("data", base.data) != base.data:
-            given = {"image_size": None, "augment": None, "epochs": None, "per_class": None, **given}
-        pretrained = given.get("pretrained", base.pretrained)
-        if pretrained != base.pretrained or (pretrained and given.get("backbone", base.backbone) != base.backbone):
-            given = {"image_size": None, **given}  # other weights have another size
-        if any(
-            name in given and given[name] != getattr(base, name)
-            for name in ("backbone", "image_size", "data", "device")
-        ):
-            given = {"amp": None, **given}  # which pays, or is safe, by these
-        if given.get("pretrained"):
-            given = {"weights": None, **given}
-        elif "weights" in given:
-            given = {"pretrained": False, **given}
-    else:
-        base = TrainConfig()
-    config = replace(base, **given)
-    if config.data not in DATASETS and os.path.exists(config.data):
-        config = replace(config, data=os.path.abspath(config.data))  # to be found again from anywhere
-    if config.weights is not None:
-        if not os.path.exists(config.weights):
-            raise UsageError(f"--weights {config.weights}: there is no such file or run folder")
-        config = replace(config, weights=os.path.abspath(config.weights))
-    return config, None
 
 
 def _read_data(config: TrainConfig, quiet: bool) -> Splits:

@@ -14,11 +14,23 @@ from PIL import Image
 
 from dsh_cli.analysis.embedding import Embedding
 from dsh_cli.codes.sets import CodeSet, sample, taken
-from dsh_cli.errors import DshError
+from dsh_cli.errors import DshError, UsageError
 from dsh_cli.runs.run import Run
 
 _SPRITE_SIDE = 8192  # pixels: TensorBoard refuses larger sprites
 _POINTS = 100_000  # TensorBoard's projector asks for no more
+
+
+def require_utf8(path: str, instead: str) -> None:
+    """Refuse a path that TensorBoard, which writes paths as text, has no way to write; and say what to do instead.
+
+    Raises:
+        UsageError: it is not UTF-8.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"TensorBoard cannot write into a path that is not UTF-8; {instead}") from error
 
 
 @contextmanager

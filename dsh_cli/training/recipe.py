@@ -1,17 +1,20 @@
-"""The recipe of a run: every open choice of a request made."""
+"""From what is asked for to the recipe of a run, in which every open choice is made. Free of torch until it is made."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
 
-from dsh_cli.config import OWN_BACKBONES, ModelConfig, Recipe, TrainConfig
+from dsh_cli.config import DATASETS, OWN_BACKBONES, ModelConfig, Recipe, TrainConfig
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits, default_augment
-from dsh_cli.network.device import choose_device
+from dsh_cli.errors import UsageError
+from dsh_cli.runs.run import Run
 
 # By default, of grey and of colour pictures: 4 epochs of MNIST, see benchmarks/quality.py, and 12 of CIFAR-10, whose
 # pictures are harder; 60 times over at most.
@@ -20,6 +23,94 @@ _PER_CLASS = 4  # pictures of a class in a batch, where classes outnumber what a
 # Below, maps of torchvision's networks come to one pixel before their last stride, where PyTorch 2.14 computes a
 # wrong gradient in bfloat16: a 3x3 convolution of stride 2, by oneDNN.
 _WIDE = 32  # pixels
+
+
+@dataclass(frozen=True)
+class Request:
+    """A training asked for: a new one, one like that of another run, or one to go on with."""
+
+    changes: Mapping[str, Any]  # fields of `TrainConfig` that were given, and their values
+    out: str | None = None  # run folder to make
+    like: str | None = None  # run whose recipe is changed, in place of the defaults
+    resume: str | None = None  # unfinished run to go on with
+
+    def check(self) -> None:
+        """Refuse what contradicts itself, before any run is opened.
+
+        Raises:
+            UsageError: it does; the message names the fields.
+        """
+        if self.changes.get("centers") == "none" and "center_weight" in self.changes:
+            raise UsageError("`centers` none and `center_weight` contradict each other; give one of them")
+        if self.resume is not None and (self.changes or self.out or self.like):
+            raise UsageError("`resume` goes on with the run's own recipe; for another one use `like` instead")
+
+    def opened(self) -> tuple[TrainConfig, Run | None]:
+        """What is to be trained, and the run to go on with, if that is asked for.
+
+        Raises:
+            UsageError: the request is impossible, or the run to go on with is finished.
+            RunError: there is no such run, or it is damaged.
+        """
+        self.check()
+        run = None
+        if self.resume is not None:
+            run = Run.open(self.resume)
+            if run.finished:
+                raise UsageError(
+                    f"{self.resume} is finished; for the same recipe again: dsh train --like {self.resume}"
+                )
+            config: TrainConfig = run.config
+        else:
+            config = changed(TrainConfig() if self.like is None else Run.open(self.like).config, self.changes)
+        config.check()
+        return config, run
+
+
+def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """The defaults or a run's recipe with other values, as a request.
+
+    What was chosen by a field is open again where that field has another value, unless it is given too: the margin goes
+    with the bits; picture size, augmentation, epochs and pictures of a class in a batch with the data; the picture size
+    with pretrained weights; bfloat16 with network, picture size, data and device. Pretrained weights take the place of
+    those of a file, and the other way round. Paths become absolute, so that they are found again from anywhere.
+
+    Args:
+        recipe: what to change.
+        changes: fields of `TrainConfig` and their values.
+
+    Raises:
+        UsageError: there are no such weights.
+    """
+    given = dict(changes)
+
+    def differs(*names: str) -> bool:
+        return any(name in given and given[name] != getattr(recipe, name) for name in names)
+
+    def leave_open(*names: str) -> None:
+        for name in names:
+            given.setdefault(name, None)
+
+    if differs("bits"):
+        leave_open("margin")
+    if differs("data"):
+        leave_open("image_size", "augment", "epochs", "per_class")
+    if differs("pretrained") or (given.get("pretrained", recipe.pretrained) and differs("backbone")):
+        leave_open("image_size")  # other weights have another
+    if differs("backbone", "image_size", "data", "device"):
+        leave_open("amp")  # which pays, or is safe, by these
+    if given.get("pretrained"):
+        leave_open("weights")
+    elif "weights" in given:
+        given.setdefault("pretrained", False)
+    config = replace(TrainConfig(**asdict(recipe)), **given)
+    if config.data not in DATASETS and os.path.exists(config.data):
+        config = replace(config, data=os.path.abspath(config.data))
+    if config.weights is not None:
+        if not os.path.exists(config.weights):
+            raise UsageError(f"`weights` {config.weights}: there is no such file or run folder")
+        config = replace(config, weights=os.path.abspath(config.weights))
+    return config
 
 
 def settle(config: TrainConfig, splits: Splits) -> Recipe:
@@ -39,6 +130,10 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
 
 def _bfloat16_pays(config: TrainConfig, image_size: int) -> bool:
     """Whether bfloat16 is known to train sooner: on processors with instructions for it, see `benchmarks/LOG.md`."""
+    import torch
+
+    from dsh_cli.network.device import choose_device
+
     if choose_device(config.device).type != "cpu":
         return False
     if config.backbone not in OWN_BACKBONES and image_size < _WIDE:

@@ -1,13 +1,15 @@
 import itertools
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from dsh_cli.analysis.classes import HardestPairs, Pair, class_table, hardest_pairs
+from dsh_cli.analysis.classes import HardestPairs, NearestClass, Pair, class_table, hardest_pairs, nearest_classes
 from dsh_cli.analysis.health import code_health
-from dsh_cli.codes.bits import pack, unpack
+from dsh_cli.codes.bits import from_hex, pack, unpack
 from dsh_cli.codes.sets import CodeSet
+from dsh_cli.errors import DataError
 from tests.support.codes import code_set, random_codes
 from tests.support.values import there
 
@@ -46,6 +48,53 @@ def test_bit_correlation_is_numpys(block: int, monkeypatch: pytest.MonkeyPatch) 
     assert code_health(codes).bit_correlation == pytest.approx(expected, abs=1e-12)
     constant = code_set(["f0", "f0"], [0, 0])
     assert code_health(constant).bit_correlation == 0.0 and code_health(constant).distinct == 1
+
+
+def slow_nearest(code: str, codes: CodeSet) -> NearestClass:
+    """Every class looked at, picture by picture."""
+    known: list[tuple[int, int, int, NearestClass]] = []
+    for number, label in enumerate(codes.classes):
+        pictures = [text for text, other in zip(codes.hex, codes.labels, strict=True) if other == number]
+        if pictures:
+            most = max(Counter(pictures).values())
+            own = min(text for text, count in Counter(pictures).items() if count == most)
+            away = (int(code, 16) ^ int(own, 16)).bit_count()
+            known.append((away, -most, number, NearestClass(label, own, away, ())))
+    least, _, taken, best = min(known, key=lambda one: one[:3])
+    tied = tuple(other.label for away, _, number, other in known if away == least and number != taken)
+    return replace(best, tied=tied)
+
+
+@pytest.mark.parametrize(("bits", "seed"), [(3, 0), (4, 1), (5, 2), (6, 3), (8, 4), (12, 5), (70, 6)])
+@pytest.mark.parametrize("room", [1 << 22, 20])
+def test_the_nearest_classes_are_those_of_a_slow_search(
+    bits: int, seed: int, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsh_cli.analysis.classes._COMPARED", room)
+    known = random_codes(60, bits, 9, seed)
+    known = replace(known, labels=np.where(known.labels == 4, -1, known.labels))  # a class without pictures
+    asked = random_codes(80, bits, 9, 100 + seed)
+    found = nearest_classes(asked.packed, class_table(known, "train"))
+    assert found == tuple(slow_nearest(code, known) for code in asked.hex)
+    if bits < 12:
+        assert any(near.tied for near in found) and not all(near.tied for near in found)
+
+
+def test_of_classes_equally_near_the_one_with_most_pictures_on_its_code_is_taken_and_of_equals_the_first() -> None:
+    codes = code_set(["00", "03", "03", "0c", "0c", "30"], [0, 1, 1, 2, 2, 0], classes=("a", "b", "c"))
+    table = class_table(codes, "train")
+    assert [row.on_code for row in table.classes] == [1, 2, 2]
+    asked = from_hex(["01", "05", "0f", "40", "00"], 8)
+    assert nearest_classes(asked, table) == (
+        NearestClass("b", "03", 1, ("a",)),
+        NearestClass("b", "03", 2, ("a", "c")),
+        NearestClass("b", "03", 2, ("c",)),
+        NearestClass("a", "00", 1, ()),
+        NearestClass("a", "00", 0, ()),
+    )
+    assert nearest_classes(asked[:0], table) == ()
+    with pytest.raises(DataError, match="no class has a code"):
+        nearest_classes(asked, class_table(code_set(["00"], [-1]), "train"))
 
 
 def slow_hardest(codes: CodeSet, count: int, same: bool) -> tuple[Pair, ...]:

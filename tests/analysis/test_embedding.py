@@ -1,6 +1,8 @@
 """Points of codes: the same for the same seed, faithful, and drawn so that all can be seen."""
 
+import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from PIL import Image
 from scipy.spatial.distance import cdist
 from sklearn.manifold import trustworthiness as sklearn_trustworthiness
 
-from dsh_cli.analysis.embedding import Method, Projection, Space, embed, of_run, trustworthiness
+from dsh_cli.analysis.classes import class_table, nearest_classes
+from dsh_cli.analysis.embedding import Method, Projection, Space, embed, embed_run, of_run, trustworthiness
 from dsh_cli.codes.bits import hamming, pack, unpack
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DataError, UsageError
@@ -21,6 +24,7 @@ from tests.support.codes import made
 from tests.support.commands import dsh, dsh_json, one_line_error
 from tests.support.imports import loaded_by_command
 from tests.support.projector import Projector
+from tests.support.runs import small_run
 from tests.support.values import there
 
 CONTRACT = ["method", "space", "points", "out", "trustworthiness", "silhouette", "seconds"]
@@ -112,6 +116,40 @@ def test_the_nearest_class_is_that_of_the_nearest_class_code() -> None:
     one = embed(codes, Projection("pca"))
     share = np.mean([name == codes.classes[label] for name, label in zip(one.nearest, one.codes.labels, strict=True)])
     assert share > 0.95
+
+
+def test_without_labels_no_class_is_nearest() -> None:
+    codes = made()
+    assert set(embed(replace(codes, labels=np.full(120, -1)), Projection("pca")).nearest) == {""}
+
+
+@pytest.mark.parametrize("space", ["relaxed", "code"])
+def test_a_code_has_the_same_nearest_class_as_a_point_and_when_it_is_looked_up(digits_run: Path, space: Space) -> None:
+    one = embed_run(Run.open(digits_run), "test", Projection("pca", space))
+    assert one.counts.sum() == 359
+    assert predicted(digits_run, one.codes.hex) == dict(zip(one.codes.hex, one.nearest, strict=True))
+
+
+def test_of_classes_that_are_equally_near_pictures_and_look_ups_name_the_same(tmp_path: Path) -> None:
+    """By the codes of the pictures trained on, not of those shown."""
+    train = [("dog", "0f"), ("cat", "f0"), ("owl", "3c"), ("owl", "3c"), ("cat", "f1"), ("dog", "0f")]
+    every = [f"{number:02x}" for number in range(256)]
+    shown = [("cat", code) for code in every]
+    run = Run.open(small_run(tmp_path / "run", train, test=shown, validation=shown[:1]))
+    known = class_table(run.codes("train"), "train")
+    assert sum(bool(near.tied) for near in nearest_classes(run.codes("test").packed, known)) > 50
+    codes = replace(run.codes("test"), names=[str(number) for number in range(256)])
+    one = embed(codes, Projection("pca", "code"), classes=known)
+    names = dict(zip(one.codes.hex, one.nearest, strict=True))
+    assert names == predicted(run.path, every) and set(names.values()) == {"cat", "dog", "owl"}
+
+
+def predicted(run: Path, codes: Sequence[str]) -> dict[str, str]:
+    """What class looking a code up predicts."""
+    result = dsh("neighbors", *(f"0x{code}" for code in codes), "--model", run, "-k", 1, "--json")
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(answers) == len(codes)
+    return {answer["code"]: answer["predicted_label"] for answer in answers}
 
 
 def test_a_sample_has_the_shares_of_the_classes() -> None:

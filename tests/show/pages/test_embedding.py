@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsh_cli.analysis.embedding import Embedding, Projection, embed, of_run
+from dsh_cli.analysis.embedding import Embedding, Projection, embed, embed_run
 from dsh_cli.codes.bits import hamming
 from dsh_cli.runs.run import Run
 from dsh_cli.show.pages.embedding import page
@@ -37,7 +37,7 @@ def shown(chromium: Browser, digits_run: Path, tmp_path: Path) -> Embedding:
     assert dsh(*command).exit_code == 0
     chromium.open((tmp_path / "page.html").as_uri())
     chromium.value(HELPERS)
-    return embed(of_run(Run.open(digits_run), "test"), Projection("pca"))
+    return embed_run(Run.open(digits_run), "test", Projection("pca"))
 
 
 def mouse(tab: Browser, kind: str, x: float, y: float, **more: object) -> None:

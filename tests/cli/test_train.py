@@ -1,0 +1,32 @@
+"""Options of `dsh train`, and what they become."""
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from dsh_cli.cli import app
+from dsh_cli.config import TrainConfig
+from dsh_cli.runs.run import Run
+from tests.support.commands import dsh_json
+
+
+def test_every_field_of_the_config_is_an_option_and_no_option_is_lost() -> None:
+    whole = get_command(app)
+    assert isinstance(whole, TyperGroup)
+    options = {parameter.name for parameter in whole.commands["train"].params}
+    others = {"out", "like", "resume", "form", "as_json", "quiet"}
+    assert options == {field.name for field in fields(TrainConfig)} | others
+
+
+def test_options_reach_the_run_as_they_were_given(tmp_path: Path) -> None:
+    given = {"bits": 5, "epochs": 1, "batch_size": 96, "seed": 3, "alpha": 0.0, "lr": 0.01, "memory": 1.5}
+    options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+    dsh_json("train", "digits", *options, "--no-tensorboard", "--no-amp", "--out", tmp_path / "run", "--quiet")
+    config = Run.open(tmp_path / "run").config
+    expected = replace(TrainConfig(data="digits", amp=False, tensorboard=False), **given)  # type: ignore[arg-type]
+    settled = ("image_size", "augment", "margin", "per_class")
+    assert {name: value for name, value in asdict(config).items() if name not in settled} == {
+        name: value for name, value in asdict(expected).items() if name not in settled
+    }
