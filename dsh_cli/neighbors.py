@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby, islice
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,30 +50,11 @@ class Neighbor:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A query and its neighbours."""
-
-    query: Query
-    bits: int
-    code: str
-    predicted: NearestClass  # by the codes of the pictures that the run was trained on
-    neighbors: tuple[Neighbor, ...]
-    same_class_rate: float | None
-    """Of the pairs of a held-out and a training picture of the run that are as far apart as the query and its nearest
-    neighbour, the share in [0, 1] that are of one class; None without a neighbour, or without such a pair. See
-    `Calibration`."""
-
-    @property
-    def sharing(self) -> int:
-        """Neighbours of the predicted class."""
-        return sum(neighbor.label == self.predicted.label for neighbor in self.neighbors)
-
-
-@dataclass(frozen=True)
 class Database:
     """Codes to look among, in the order in which they were added."""
 
     name: str  # for people
+    run: Path  # whose codes these are
     bits: int
     packed: Packed  # (n, ceil(k / 8)) uint8
     rows: NDArray[np.int64]  # (n,) numbers by which `describe` and `thumbnails` know them
@@ -83,6 +65,38 @@ class Database:
 
     def __len__(self) -> int:
         return len(self.packed)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A query and its neighbours, with all that is known of them."""
+
+    query: Query
+    code: str
+    predicted: NearestClass  # by the codes of the pictures that the run was trained on
+    neighbors: tuple[Neighbor, ...]
+    database: Database  # where they were looked for
+    radius: int | None  # bits from the query within which they were looked for; None: any
+    calibration: Calibration | None  # what their distances mean; None where the run has no held-out pictures
+
+    @property
+    def bits(self) -> int:
+        """Length of the codes."""
+        return self.database.bits
+
+    @property
+    def sharing(self) -> int:
+        """Neighbours of the predicted class."""
+        return sum(neighbor.label == self.predicted.label for neighbor in self.neighbors)
+
+    @property
+    def same_class_rate(self) -> float | None:
+        """How often a picture as far away as the nearest neighbour is of the query's class, see `Calibration`.
+
+        Of the pairs of a held-out and a training picture of the run that are as far apart as the query and its nearest
+        neighbour, the share in [0, 1] that are of one class; None without a neighbour, or without such a pair.
+        """
+        return self.calibration.rate(self.neighbors[0].distance) if self.calibration and self.neighbors else None
 
 
 def split_database(
@@ -104,6 +118,7 @@ def split_database(
         raise DshError(f"{run.path / 'splits.json'} does not fit the codes; train again with: dsh train")
     database = Database(
         name=f"{chosen} split",
+        run=run.path,
         bits=codes.bits,
         packed=codes.packed[rows],
         rows=rows,
@@ -134,6 +149,7 @@ def index_database(
         packed = packed[rows]
     database = Database(
         name=f"index {uri}",
+        run=run.path,
         bits=run.model.bits,
         packed=packed,
         rows=rows,
@@ -206,8 +222,7 @@ class Finder:
         codes, predicted = to_hex(packed, self.database.bits), self.predict(packed)
         for query, code, near, found in zip(queries, codes, predicted, self._look_up(packed), strict=True):
             neighbors = self._neighbors(*found)
-            rate = self.calibration.rate(neighbors[0].distance) if neighbors and self.calibration else None
-            yield Answer(query, self.database.bits, code, near, neighbors, rate)
+            yield Answer(query, code, near, neighbors, self.database, self.radius, self.calibration)
 
     def _neighbors(self, places: NDArray[np.int64], distances: NDArray[np.int32]) -> tuple[Neighbor, ...]:
         rows = self.database.rows[places].tolist()

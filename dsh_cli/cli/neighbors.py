@@ -30,7 +30,6 @@ from dsh_cli.cli.shared import (
 from dsh_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from dsh_cli.neighbors import Finder
     from dsh_cli.show.pages.neighbors import Page
 
 _Labels = list[str] | None
@@ -108,7 +107,7 @@ def neighbors(
     failed = False
     on_screen = sys.stdout.isatty()  # the answers themselves show the progress
     with (
-        _page_or_none(html, finder) as page,
+        _page_or_none(html) as page,
         status(quiet or on_screen, "looking up") as progress,
     ):
         for done, answer in enumerate(finder.find(arguments(queries, null), device, workers), 1):
@@ -119,7 +118,7 @@ def neighbors(
                 if form == "json":
                     show(view.unread(answer), form)
                 continue
-            show(view.neighbors(answer, finder), form)
+            show(view.neighbors(answer), form)
             if page is not None:
                 page.add(answer)
     if page is not None and page.written:
@@ -130,10 +129,10 @@ def neighbors(
         raise typer.Exit(1)
 
 
-def _page_or_none(file: str | None, finder: Finder) -> AbstractContextManager[Page | None]:
+def _page_or_none(file: str | None) -> AbstractContextManager[Page | None]:
     if file is None:
         return nullcontext()
 
     from dsh_cli.show.pages.neighbors import page
 
-    return page(file, finder)
+    return page(file)

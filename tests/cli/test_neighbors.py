@@ -1,7 +1,9 @@
 """Neighbours: the contract, order, filters, calibration, and what bad input gets."""
 
+import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 
 from dsh_cli import neighbors
 from dsh_cli.analysis import calibration
@@ -17,6 +20,7 @@ from dsh_cli.codes.bits import from_hex, hamming, looks_like_code, parse, to_hex
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import UsageError
 from dsh_cli.runs.run import Run
+from dsh_cli.show.views import neighbors as views
 from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error
 from tests.support.imports import HEAVY, loaded_by_command
 from tests.support.runs import TRAIN, small_run
@@ -249,6 +253,19 @@ away (validation against train)
 
 """
     assert [line.rstrip() for line in shown.splitlines()] == expected.splitlines()
+
+
+def test_an_answer_carries_all_that_is_shown_of_it(run: Path) -> None:
+    shown = dsh("neighbors", "0xf3", "--model", run, "--radius", 1, "--format", "table").stdout
+    opened = Run.open(run)
+    (answer,) = neighbors.Finder(opened, neighbors.split_database(opened), radius=1).find(["0xf3"])
+    assert isinstance(answer, neighbors.Answer)
+    shutil.rmtree(run)  # nothing is read, and so nothing computed, while it is shown
+    view = views.neighbors(answer)
+    console = Console(width=80, file=io.StringIO())
+    console.print(view.table(80))
+    assert isinstance(console.file, io.StringIO) and console.file.getvalue() == shown
+    assert view.record["same_class_rate"] == answer.same_class_rate == 1.0
 
 
 @pytest.mark.parametrize("bits", [1, 16, 48, 64, 65, 256, 1024])

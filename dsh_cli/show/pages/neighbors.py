@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dsh_cli.errors import DshError, ImageError
 from dsh_cli.files import saving
-from dsh_cli.neighbors import Answer, Finder, Neighbor
+from dsh_cli.neighbors import Answer, Database, Neighbor
 from dsh_cli.pictures import decode
 from dsh_cli.show.pages.html import TEMPLATES, data_uri
 from dsh_cli.show.views.neighbors import away, calibration, predicted_class, shared_class, short
@@ -34,18 +34,22 @@ _SECTIONS = Markup("\0")  # where they go; no text has it, for control character
 class Page:
     """A page that is being written, a query after the other."""
 
-    def __init__(self, path: Path, finder: Finder) -> None:
-        self.path, self.finder = path, finder
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.written = 0  # queries on it
         self.pictures = self.missing = 0  # of neighbours: in all, and those that cannot be shown
         self.astray = False  # whether a relative path leads to no file
+        self._database: Database | None = None  # of the queries on it
         self._scratch = path.with_name(f".{path.name}.{os.getpid()}") if path.name else path
         with self._saving():
             self._file = self._scratch.open("w", encoding="utf-8", newline="\n")
-            self._file.write(self._frame()[0])
 
     def add(self, answer: Answer) -> None:
-        """Show a query and its neighbours."""
+        """Show a query and its neighbours, which are of one database on all of a page."""
+        if self._database is None:
+            self._database = answer.database
+            with self._saving():
+                self._file.write(self._frame(answer.database)[0])
         for part in _section(answer, self):
             with self._saving():
                 self._file.write(part)
@@ -53,13 +57,14 @@ class Page:
 
     def finish(self) -> None:
         """Put the page in its place, if anything is on it."""
+        if self._database is None:
+            return
         with self._saving():
-            self._file.write(self._frame()[1])
+            self._file.write(self._frame(self._database)[1])
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            if self.written:
-                os.replace(self._scratch, self.path)
+            os.replace(self._scratch, self.path)
 
     def discard(self) -> None:
         """Leave nothing beside the page's place."""
@@ -70,20 +75,18 @@ class Page:
 
     def lacking(self) -> str:
         """How many pictures the page lacks, and what may be done about it, in words; nothing where it has them all."""
-        if not self.missing:
+        if self._database is None or not self.missing:
             return ""
         lacks = f"{self.missing:,} of {counted(self.pictures, 'picture')} cannot be shown"
         if not self.astray:
             return lacks
-        folder = os.path.abspath(self.finder.database.folder)
+        folder = os.path.abspath(self._database.folder)
         return f"{lacks}: relative paths were looked for in {folder}; name another folder with --relative-to"
 
-    def _frame(self) -> tuple[str, str]:
+    def _frame(self, database: Database) -> tuple[str, str]:
         """The page before its sections, and after them."""
-        run, database = self.finder.run, self.finder.database
         text = TEMPLATES.get_template("neighbors.html").render(
             title=f"Nearest pictures by {counted(database.bits, 'bit')}",
-            run=run,
             database=database,
             sections=_SECTIONS,
             lacking=self.lacking(),
@@ -96,7 +99,7 @@ class Page:
 
 
 @contextmanager
-def page(path: str | os.PathLike[str], finder: Finder) -> Iterator[Page]:
+def page(path: str | os.PathLike[str]) -> Iterator[Page]:
     """A page that appears at `path`, whole, when its context ends, unless by an error or with no query on it.
 
     Raises:
@@ -105,7 +108,7 @@ def page(path: str | os.PathLike[str], finder: Finder) -> Iterator[Page]:
     target = Path(path)
     if os.path.lexists(target) and not target.is_file():
         raise DshError(f"cannot write {target}: it is there and no file; choose another `html` FILE")
-    shown = Page(target, finder)
+    shown = Page(target)
     try:
         yield shown
         shown.finish()
@@ -116,7 +119,7 @@ def page(path: str | os.PathLike[str], finder: Finder) -> Iterator[Page]:
 def _section(answer: Answer, page: Page) -> Iterator[str]:
     query, code = answer.query, answer.code
     name = query.name if len(query.name) <= _CODE + 2 else short(query.name, _CUT + 2)
-    known = [shared_class(answer, page.finder), calibration(answer, page.finder.calibration)]
+    known = [shared_class(answer), calibration(answer)]
     template = TEMPLATES.get_template("section.html")
     return template.generate(
         query=query,
@@ -134,7 +137,7 @@ def _section(answer: Answer, page: Page) -> Iterator[str]:
 
 def _cards(answer: Answer, page: Page) -> Iterator[dict[str, Any]]:
     shown = answer.neighbors[:CARDS]
-    for neighbor, pixels in zip(shown, _pictures(shown, page.finder), strict=True):
+    for neighbor, pixels in zip(shown, _pictures(shown, answer.database), strict=True):
         page.pictures += 1
         if isinstance(pixels, str):
             page.missing += 1
@@ -166,12 +169,11 @@ def _digits(code: str, query: str) -> list[tuple[str, bool]]:
     return [(mine, mine != theirs) for mine, theirs in zip(code, query, strict=True)]
 
 
-def _pictures(shown: tuple[Neighbor, ...], finder: Finder) -> Iterator[NDArray[np.uint8] | str]:
-    if finder.database.thumbnails is not None:
-        yield from finder.database.thumbnails([neighbor.row for neighbor in shown])
+def _pictures(shown: tuple[Neighbor, ...], database: Database) -> Iterator[NDArray[np.uint8] | str]:
+    if database.thumbnails is not None:
+        yield from database.thumbnails([neighbor.row for neighbor in shown])
     else:
-        folder = finder.database.folder
-        yield from (_from_file(os.path.join(folder, neighbor.path)) for neighbor in shown)
+        yield from (_from_file(os.path.join(database.folder, neighbor.path)) for neighbor in shown)
 
 
 def _from_file(path: str) -> NDArray[np.uint8] | str:

@@ -10,8 +10,7 @@ from rich.text import Text
 from dsh_cli.show.views.shared import View, counted, field, lines_table, listed, or_dash, printable
 
 if TYPE_CHECKING:
-    from dsh_cli.analysis.calibration import Calibration
-    from dsh_cli.neighbors import Answer, Finder, Query
+    from dsh_cli.neighbors import Answer, Query
 
 _LABEL = 16  # columns of a label, before it is folded
 _OTHERS = 41  # columns of a row but for label and code: rank, distance, gaps, and twenty for a path
@@ -19,7 +18,7 @@ _SIGN = "^"  # under a bit that differs, for those who see no colours
 _DIFFERS = "bold red"
 
 
-def neighbors(answer: Answer, finder: Finder) -> View:
+def neighbors(answer: Answer) -> View:
     """A query's neighbours, its class, and what their distance means."""
     record = {
         "query": answer.query.name,
@@ -37,7 +36,7 @@ def neighbors(answer: Answer, finder: Finder) -> View:
         )
         for n in answer.neighbors
     ]
-    return View(lambda width: _table(answer, finder, width), plain, record)
+    return View(lambda width: _table(answer, width), plain, record)
 
 
 def unread(query: Query) -> View:
@@ -58,11 +57,11 @@ def predicted_class(answer: Answer) -> str:
     )
 
 
-def shared_class(answer: Answer, finder: Finder) -> str:
+def shared_class(answer: Answer) -> str:
     """How many neighbours there are, and how many are of the query's class, in words."""
-    among = f"among {len(finder.database):,} of the {printable(finder.database.name)}"
+    among = f"among {len(answer.database):,} of the {printable(answer.database.name)}"
     if not answer.neighbors:
-        within = "" if finder.radius is None else f" within {counted(finder.radius, 'bit')}"
+        within = "" if answer.radius is None else f" within {counted(answer.radius, 'bit')}"
         return f"no neighbour{within} {among}"
     return (
         f"{answer.sharing:,} of {counted(len(answer.neighbors), 'neighbour')} of class "
@@ -70,8 +69,9 @@ def shared_class(answer: Answer, finder: Finder) -> str:
     )
 
 
-def calibration(answer: Answer, known: Calibration | None) -> str:
+def calibration(answer: Answer) -> str:
     """What the distances mean by the run's held-out pictures, in words; nothing where there are none to explain."""
+    known = answer.calibration
     if known is None:
         return "calibration: this run has no held-out pictures to tell what a distance means"
     ends = dict.fromkeys(neighbor.distance for neighbor in (*answer.neighbors[:1], *answer.neighbors[-1:]))
@@ -97,14 +97,14 @@ def short(code: str, most: int = 32) -> str:
     return code if len(code) <= most else code[: most - 1] + "…"
 
 
-def _table(answer: Answer, finder: Finder, width: int) -> RenderableType:
+def _table(answer: Answer, width: int) -> RenderableType:
     name, code = printable(answer.query.name), f"0x{answer.code}"
     heading = name if name == code else f"{name}: {code}"
     lines: list[RenderableType] = [Text(heading, style="bold", overflow="fold")]
     if answer.neighbors:
         lines.append(_rows(answer, width))
-    lines += [Text(predicted_class(answer)), Text(shared_class(answer, finder))]
-    if known := calibration(answer, finder.calibration):
+    lines += [Text(predicted_class(answer)), Text(shared_class(answer))]
+    if known := calibration(answer):
         lines.append(Text(known))
     return Group(*lines, Text())
 

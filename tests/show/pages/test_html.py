@@ -27,11 +27,11 @@ def test_a_page_takes_no_memory_for_pictures_that_are_written(tmp_path: Path, mo
     count, side = 200, 100
     run = Run.open(small_run(tmp_path / "run", [("cat", "f0")] * count, 8, [], []))
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    monkeypatch.setattr("dsh_cli.show.pages.neighbors._pictures", lambda shown, finder: (noise for _ in shown))
+    monkeypatch.setattr("dsh_cli.show.pages.neighbors._pictures", lambda shown, database: (noise for _ in shown))
     finder = Finder(run, split_database(run), count)
     (answer,) = finder.find(["0xf0"])
     assert isinstance(answer, Answer)
-    with page("page.html", finder) as written:
+    with page("page.html") as written:
         written.add(answer)  # the templates are read
         tracemalloc.start()
         written.add(answer)
