@@ -179,6 +179,59 @@ def _not_empty(database: Database, where: str, what_to_do: str) -> Database:
     return database
 
 
+@dataclass(frozen=True)
+class Search:
+    """What queries are looked up in, and how near what is found must be."""
+
+    split: str | None = None  # of the run; None: see `split_database`
+    index: str | None = None  # URI of an index to look in, in place of the run
+    label: tuple[str, ...] = ()  # classes to look in alone; none: all
+    not_label: tuple[str, ...] = ()  # classes to leave out
+    k: int | None = None  # neighbours of a query, at most; None: see `Finder`
+    radius: int | None = None  # bits from a query, at most; None: any
+    html: str | None = None  # page to be written
+    relative_to: str | None = None  # folder of the paths in the index, where the page finds its pictures
+
+    def check(self) -> None:
+        """Refuse what contradicts itself, before any run is opened.
+
+        Raises:
+            UsageError: it does; the message names the fields.
+        """
+        if self.index is not None and self.split is not None:
+            raise UsageError("`index` and `split` contradict each other; give one of them")
+        if self.relative_to is not None:
+            if self.index is None or self.html is None:
+                raise UsageError(
+                    "`relative_to` says where `html` finds the pictures of `index`; give both, or leave it"
+                )
+            if not os.path.isdir(self.relative_to):
+                raise UsageError(f"`relative_to` {self.relative_to}: no such folder")
+        if self.label and set(self.label) <= set(self.not_label):
+            raise UsageError("`not_label` takes away all that `label` names; drop one of them")
+
+    def finder(self, run: Run, queries: Iterable[str] = ()) -> Finder:
+        """What answers in this way for a run.
+
+        Args:
+            run: whose codes these are.
+            queries: those known before; a malformed code among them is refused before anything is looked up.
+
+        Raises:
+            UsageError: the search contradicts itself, or the run or index has no such split, class or radius; or a
+                query is a malformed code.
+            DshError: as in `split_database` and `index_database`.
+        """
+        self.check()
+        if self.index is None:
+            database = split_database(run, self.split, self.label, self.not_label)
+        else:
+            database = index_database(self.index, run, self.label, self.not_label, self.relative_to or "")
+        for text in filter(is_code, queries):
+            parse(text, database.bits)
+        return Finder(run, database, self.k, self.radius)
+
+
 class Finder:
     """Looks up queries in a database, and says what the run knows of them.
 

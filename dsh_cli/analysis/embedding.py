@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ _MEASURED = 3000  # points that the figures are of, at most: they take every pai
 _NEAR = 10  # neighbours whose trustworthiness is measured
 _METRIC: dict[Space, str] = {"relaxed": "euclidean", "code": "hamming"}
 _LEAST = 4  # points, for a picture to say anything
+_OF_METHOD: dict[str, Method] = {"perplexity": "tsne", "neighbors": "umap", "min_dist": "umap"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,23 @@ class Projection:
     neighbors: int = 15  # of UMAP
     min_dist: float = 0.1  # of UMAP: how near two points may come
     seed: int = 0
+
+    @classmethod
+    def for_method(
+        cls, method: Method, space: Space = "relaxed", dims: int = 2, seed: int = 0, **options: float | None
+    ) -> Projection:
+        """One with those options of the method that are given, not None; the others are as they are by default.
+
+        Raises:
+            UsageError: an option is of another method, or as in `check`; the message names it.
+        """
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        for name in given:
+            if _OF_METHOD[name] != method:
+                raise UsageError(f"`{name}` is for `method` {_OF_METHOD[name]}; leave it out, or choose that")
+        how = cls(method, space, dims, seed=seed, **given)
+        how.check()
+        return how
 
     def check(self) -> None:
         """Refuse what no picture could be made of.

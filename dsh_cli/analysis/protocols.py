@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dsh_cli.analysis.retrieval import MAP_AT, Evaluation, evaluate
 from dsh_cli.codes.sets import CodeSet
-from dsh_cli.config import PROTOCOLS, UNSEEN, Classes
+from dsh_cli.config import PROTOCOLS, UNSEEN, Classes, ProtocolName
 from dsh_cli.data.dataset import Skipped
 from dsh_cli.data.listing import list_folder, sort_classes
 from dsh_cli.errors import DataError, UsageError
@@ -22,11 +22,74 @@ FOLDERS = "folders"  # the protocol of two folders given
 
 
 @dataclass(frozen=True)
-class FoldersEvaluation:
-    """Two folders measured with the network of a run, and the pictures that could not be read."""
+class Comparison:
+    """What is to be looked up in what: the splits of a protocol, or the pictures of one folder in those of another."""
+
+    protocol: ProtocolName | None = None  # None: that of the run
+    classes: Classes | None = None  # that queries and database of a protocol are of; None: all
+    query: str | None = None  # folder of pictures to look up, a folder per class
+    database: str | None = None  # folder of those to look them up in
+    at: tuple[int, ...] = ()  # each K to measure mAP@K for; none: `MAP_AT`
+
+    def check(self) -> None:
+        """Refuse what contradicts itself, before any run is opened.
+
+        Raises:
+            UsageError: it does; the message names the fields.
+        """
+        if (self.query is None) != (self.database is None):
+            raise UsageError("`query` and `database` go together; for one folder against itself give it for both")
+        for name in ("protocol", "classes"):
+            if self.query is not None and getattr(self, name) is not None:
+                raise UsageError(f"`query` and `{name}` contradict each other; give one of them")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run measured, and the pictures of folders that could not be read."""
 
     evaluation: Evaluation
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+def measure(
+    run: Run,
+    comparison: Comparison,
+    device: str = "cpu",
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Measured:
+    """Measure a run as asked: its saved codes under a protocol, or its network on two folders.
+
+    Args:
+        run: a finished run.
+        comparison: of what.
+        device: where pictures of folders are encoded.
+        workers: threads that decode them; None: one a processor.
+        progress: told of the pictures of folders done, and of all.
+
+    Raises:
+        UsageError: the comparison contradicts itself, or as in `evaluate_run` and `evaluate_folders`.
+        RunError: as in `evaluate_run`.
+        DataError: as in `evaluate_run` and `evaluate_folders`.
+    """
+    comparison.check()
+    at = tuple(dict.fromkeys(comparison.at)) or MAP_AT
+    if comparison.query is None or comparison.database is None:
+        return Measured(evaluate_run(run, comparison.protocol, at, comparison.classes or "all"))
+    return evaluate_folders(run, comparison.query, comparison.database, at, device, workers, progress)
+
+
+def require_different(runs: Sequence[Run]) -> None:
+    """Refuse a run given twice, whose deviation from itself would be 0.
+
+    Raises:
+        UsageError: one is.
+    """
+    seen: dict[str, Run] = {}
+    for run in runs:
+        if (first := seen.setdefault(os.path.realpath(run.path), run)) is not run:
+            raise UsageError(f"`model` {first.path} and `model` {run.path} are one run; give each run once")
 
 
 def compared(
@@ -98,7 +161,7 @@ def evaluate_folders(
     device: str = "cpu",
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> FoldersEvaluation:
+) -> Measured:
     """Measure the network of a run on two folders with a folder per class; one folder twice leaves self-matches out.
 
     Classes are matched by name; neither folder needs to have those of the run.
@@ -139,7 +202,7 @@ def evaluate_folders(
         if not packed:
             raise DataError(f"none of the {len(part):,} pictures can be read ({skipped[-1].path}: {skipped[-1].error})")
         encoded.append(CodeSet(net.config.bits, np.stack(packed), np.array(labels, np.int64), classes, ()))
-    return FoldersEvaluation(evaluate(encoded[0], *encoded[1:], at=at, protocol=FOLDERS), tuple(skipped))
+    return Measured(evaluate(encoded[0], *encoded[1:], at=at, protocol=FOLDERS), tuple(skipped))
 
 
 def _require_splits(run: Run, protocol: str) -> None:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from dsh_cli.cli.shared import Format, Json, Model, Quiet, app, find_run, form_of, notice, option, show, steps
-from dsh_cli.errors import UsageError
-
-_PAGES = (".html", ".htm")
-_MOST_BITS = 64  # of codes that are drawn as points
 
 
 @app.command(
@@ -57,51 +51,21 @@ def embed(
 ) -> None:
     """Show the space of codes: a picture with the pictures as points, or a page to explore."""
     form = form_of(form, as_json)
-    if dims != 2 and points not in (None, "dots"):
-        raise UsageError(f"--points {points} and --dims {dims} contradict each other; three dimensions have dots")
 
-    from dsh_cli.analysis import embedding as core
-    from dsh_cli.show import figures
+    from dsh_cli.analysis.embedding import Projection, embed_run
+    from dsh_cli.show.figures import Drawing
     from dsh_cli.show.views.embed import embedded
 
-    if tensorboard:
-        from dsh_cli.show.projector import require_utf8, write_embedding
-
-        require_utf8(model or "", "leave `tensorboard` out")
-    options = {"perplexity": ("tsne", perplexity), "neighbors": ("umap", neighbors), "min_dist": ("umap", min_dist)}
-    given: dict[str, Any] = {name: value for name, (_, value) in options.items() if value is not None}
-    for name in given:
-        if options[name][0] != method:
-            asked = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{asked} is for --method {options[name][0]}; leave it out, or choose that")
-    how = core.Projection(method, space, dims, seed=seed, **given)
-    how.check()
+    drawing = Drawing(out, points, dims, tensorboard)
+    drawing.check(model)
+    options = {"perplexity": perplexity, "neighbors": neighbors, "min_dist": min_dist}
+    how = Projection.for_method(method, space, dims, seed, **options)
     run = find_run(model, quiet)
-    if points == "codes" and run.model.bits > _MOST_BITS:
-        raise UsageError(f"--points codes: codes of {run.model.bits} bits are too long; {_MOST_BITS} bits at most")
-    file = str(run.path / f"{method}.png") if out is None else out
-    page = Path(file).suffix.lower() in _PAGES
-    if page and dims != 2:
-        raise UsageError("--dims 3: a page is flat; take a picture such as .png, or --dims 2")
-    if page and points is not None:
-        raise UsageError("--points is for pictures; a page has dots, and shows a picture where the pointer is")
-    figures.require_writable(file, "choose another --out FILE", _PAGES)
-    notes: tuple[str, ...] = ()
+    file = drawing.place(run, method)
     with steps(quiet, "reading codes") as tell:
-        embedding = core.embed_run(run, split, how, sample, tell)
+        embedding = embed_run(run, split, how, sample, tell)
         tell(f"drawing {file}")
-        if page:
-            from dsh_cli.show.pages.embedding import write_page
-
-            write_page(file, embedding, run.path.name, split)
-        else:
-            notes = figures.save(figures.embedding(embedding, run.path.name, split, points or "thumbnails"), file)
-        if tensorboard:
-            write_embedding(run, embedding, split)
-            notes = (
-                *notes,
-                f"TensorBoard has the points under {method}: tensorboard --logdir {shlex.quote(str(run.path))}",
-            )
+        notes = drawing.draw(embedding, file, run, split)
     for note in (*embedding.notes, *notes):
         notice(note, quiet)
     show(embedded(embedding, file, split), form)

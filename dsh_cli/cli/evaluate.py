@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,11 +24,12 @@ from dsh_cli.cli.shared import (
     status,
 )
 from dsh_cli.config import Classes, Device, ProtocolName
-from dsh_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from dsh_cli.analysis.protocols import Comparison
     from dsh_cli.analysis.retrieval import Evaluation
     from dsh_cli.runs.run import Run
+    from dsh_cli.show.views.shared import View
 
 
 @app.command(
@@ -77,80 +79,81 @@ def evaluate(
 ) -> None:
     """Measure retrieval under a named protocol, with ties treated honestly."""
     form = form_of(form, as_json)
-    if (query is None) != (database is None):
-        raise UsageError("--query and --database go together; for one folder against itself give it for both")
-    if query is not None and protocol is not None:
-        raise UsageError("--query and --protocol contradict each other; give one of them")
-    if query is not None and classes is not None:
-        raise UsageError("--query and --classes contradict each other; give one of them")
 
-    from dsh_cli.analysis import retrieval
-    from dsh_cli.show import figures
-    from dsh_cli.show.views.evaluate import evaluated, evaluated_runs
+    from dsh_cli.analysis.protocols import Comparison
 
+    comparison = Comparison(protocol, classes, query, database, tuple(at or ()))
+    _require_possible(comparison, pr_curve)
+    evaluations, all_read = _measure_all(_different_runs(models, quiet), comparison, device, workers, quiet)
+    view = _view(evaluations)
+    _draw_curves(evaluations, pr_curve, quiet)
+    _say([*evaluations.values()][-1], comparison.at, quiet)
+    show(view, form)
+    if not all_read:
+        raise typer.Exit(1)
+
+
+def _require_possible(comparison: Comparison, pr_curve: str | None) -> None:
+    """Refuse what contradicts itself, or has no place, before any run is opened."""
+    comparison.check()
     if pr_curve is not None:
-        figures.require_writable(pr_curve, "choose another --pr-curve FILE")
+        from dsh_cli.show import figures
+
+        figures.require_writable(pr_curve, "choose another `pr_curve` FILE")
+
+
+def _different_runs(models: list[str] | None, quiet: bool) -> list[Run]:
+    """The runs asked for, else that of the environment, else the newest; none twice."""
+    from dsh_cli.analysis.protocols import require_different
+
     given: list[str | None] = (
         [*models] if models else [os.environ.get("DSH_MODEL")]
     )  # which, as an option's, would be split at blanks
     runs = [find_run(model or None, quiet) for model in given]
-    _require_different(runs)
-    ks = tuple(dict.fromkeys(at or retrieval.MAP_AT))
+    require_different(runs)
+    return runs
+
+
+def _measure_all(
+    runs: Sequence[Run], comparison: Comparison, device: Device, workers: int | None, quiet: bool
+) -> tuple[dict[str, Evaluation], bool]:
+    """The measures by the paths of the runs, and whether all pictures could be read; says what else is to be known."""
+    from dsh_cli.analysis.protocols import measure
+
     evaluations: dict[str, Evaluation] = {}
-    failed = False
+    all_read = True
+    folders = comparison.query is not None
     for run in runs:
-        if query is None or database is None:
-            evaluation = _of_run(run, protocol, ks, classes or "all", quiet)
-        else:
-            evaluation, unread = _of_folders(run, query, database, ks, device, workers, quiet)
-            failed = failed or unread
-        evaluations[str(run.path)] = evaluation
-    view = (
-        evaluated(evaluation, str(run.path))
-        if len(evaluations) == 1
-        else evaluated_runs(evaluations, retrieval.spread(list(evaluations.values())))
-    )
+        with status(quiet, "hashing pictures" if folders else f"measuring {run.path}") as progress:
+            measured = measure(run, comparison, device, workers, progress)
+        evaluations[str(run.path)] = measured.evaluation
+        all_read = all_read and not measured.skipped
+        for picture in measured.skipped:
+            complain(f"{picture.path}: {picture.error}")
+        if not folders and comparison.classes in (None, "all") and (held_out := len(run.held_out())):
+            notice(f"{held_out} of {len(run.classes)} classes were held out of the training; see --classes", quiet)
+    return evaluations, all_read
+
+
+def _view(evaluations: Mapping[str, Evaluation]) -> View:
+    from dsh_cli.analysis.retrieval import spread
+    from dsh_cli.show.views.evaluate import evaluated, evaluated_runs
+
+    if len(evaluations) > 1:
+        return evaluated_runs(evaluations, spread([*evaluations.values()]))
+    ((name, evaluation),) = evaluations.items()
+    return evaluated(evaluation, name)
+
+
+def _draw_curves(evaluations: Mapping[str, Evaluation], pr_curve: str | None, quiet: bool) -> None:
     if pr_curve is not None:
+        from dsh_cli.show import figures
+
         for note in figures.save(figures.precision_recall(evaluations), pr_curve):
             notice(note, quiet)
-    _say(evaluation, at or [], quiet)
-    show(view, form)
-    if failed:
-        raise typer.Exit(1)
 
 
-def _require_different(runs: list[Run]) -> None:
-    """Refuse a run given twice, whose deviation from itself would be 0."""
-    seen: dict[str, Run] = {}
-    for run in runs:
-        if (first := seen.setdefault(os.path.realpath(run.path), run)) is not run:
-            raise UsageError(f"--model {first.path} and --model {run.path} are one run; give each run once")
-
-
-def _of_run(run: Run, protocol: str | None, at: tuple[int, ...], classes: Classes, quiet: bool) -> Evaluation:
-    from dsh_cli.analysis.protocols import evaluate_run
-
-    with status(quiet, f"measuring {run.path}"):
-        evaluation = evaluate_run(run, protocol, at, classes)
-    if classes == "all" and (held_out := len(run.held_out())):
-        notice(f"{held_out} of {len(run.classes)} classes were held out of the training; see --classes", quiet)
-    return evaluation
-
-
-def _of_folders(
-    run: Run, query: str, database: str, at: tuple[int, ...], device: Device, workers: int | None, quiet: bool
-) -> tuple[Evaluation, bool]:
-    """The measures, and whether pictures could not be read."""
-    from dsh_cli.analysis.protocols import evaluate_folders
-
-    with status(quiet, "hashing pictures") as progress:
-        result = evaluate_folders(run, query, database, at, device, workers, progress)
-    for picture in result.skipped:
-        complain(f"{picture.path}: {picture.error}")
-    return result.evaluation, bool(result.skipped)
-
-
-def _say(evaluation: Evaluation, asked: list[int], quiet: bool) -> None:
+def _say(evaluation: Evaluation, asked: Sequence[int], quiet: bool) -> None:
     """What a reader of the figures should know of them."""
     from dsh_cli.analysis.protocols import FOLDERS
     from dsh_cli.show.views.shared import listed

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dsh_cli.cli.shared import (
+    Form,
     Format,
     Json,
     Model,
@@ -24,6 +26,9 @@ from dsh_cli.cli.shared import (
     status,
     write,
 )
+
+if TYPE_CHECKING:
+    from dsh_cli.network.encoding import Encoded
 
 
 @app.command(
@@ -47,19 +52,26 @@ def hash_pictures(
     form = form_of(form, as_json)
     run = find_run(model, quiet)
 
-    from dsh_cli.network.encoding import Encoded, encode_files
+    from dsh_cli.network.encoding import encode_files
     from dsh_cli.pictures import find
+
+    found = find.expand(arguments(paths, null))
+    if not _show_all(encode_files(run.load_model(device), found, workers), form, quiet):
+        raise typer.Exit(1)
+
+
+def _show_all(items: Iterable[Encoded], form: Form, quiet: bool) -> bool:
+    """Show codes as they come, or all in one table; says whether all pictures could be read."""
     from dsh_cli.show.views.hash import hashed_json, hashed_line, hashed_table
 
-    net = run.load_model(device)
     shown: list[Encoded] = []
-    failed = False
+    all_read = True
     on_screen = form != "table" and sys.stdout.isatty()  # the codes themselves show the progress
     with status(quiet or on_screen, "hashing pictures") as progress:
-        for done, item in enumerate(encode_files(net, find.expand(arguments(paths, null)), workers), 1):
+        for done, item in enumerate(items, 1):
             progress(done)
             if item.error is not None:
-                failed = True
+                all_read = False
                 complain(f"{item.path}: {item.error}")
             if form == "json":
                 write(hashed_json(item))
@@ -70,5 +82,4 @@ def hash_pictures(
     if any(item.error is None for item in shown):
         print_table(lambda width: hashed_table(shown, width))
     sys.stdout.flush()
-    if failed:
-        raise typer.Exit(1)
+    return all_read

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dsh_cli.cli.shared import (
+    Form,
     Format,
     Json,
     Model,
@@ -27,9 +28,9 @@ from dsh_cli.cli.shared import (
     show,
     status,
 )
-from dsh_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from dsh_cli.neighbors import Answer, Query
     from dsh_cli.show.pages.neighbors import Page
 
 _Labels = list[str] | None
@@ -79,41 +80,30 @@ def neighbors(
 ) -> None:
     """Find the pictures whose codes are nearest. Those equally near come in the order in which they were added."""
     form = form_of(form, as_json)
-    if index is not None and split is not None:
-        raise UsageError("--index and --split contradict each other; give one of them")
-    if relative_to is not None:
-        if index is None or html is None:
-            raise UsageError("--relative-to says where --html finds the pictures of --index; give both, or leave it")
-        if not os.path.isdir(relative_to):
-            raise UsageError(f"--relative-to {relative_to}: no such folder")
-    if label and set(label) <= set(not_label or ()):
-        raise UsageError("--not-label takes away all that --label names; drop one of them")
-    run = find_run(model, quiet)
 
-    from dsh_cli.codes import bits
-    from dsh_cli.neighbors import Finder, Query, index_database, is_code, split_database
+    from dsh_cli.neighbors import Search
+
+    search = Search(split, index, tuple(label or ()), tuple(not_label or ()), k, radius, html, relative_to)
+    search.check()
+    finder = search.finder(find_run(model, quiet), queries)
+    if k is not None and k > len(finder.database):
+        notice(f"the {finder.database.name} has only {len(finder.database):,} to choose from", quiet)
+    if not _show_all(finder.find(arguments(queries, null), device, workers), html, form, quiet):
+        raise typer.Exit(1)
+
+
+def _show_all(answers: Iterable[Answer | Query], html: str | None, form: Form, quiet: bool) -> bool:
+    """Show answers as they come, and put them on a page; says whether all queries could be read."""
+    from dsh_cli.neighbors import Query
     from dsh_cli.show.views import neighbors as view
 
-    wanted = label or (), not_label or ()
-    if index is None:
-        database = split_database(run, split, *wanted)
-    else:
-        database = index_database(index, run, *wanted, relative_to or "")
-    for text in filter(is_code, queries):
-        bits.parse(text, run.model.bits)  # a malformed one ends it before anything is done
-    finder = Finder(run, database, k, radius)
-    if k is not None and k > len(database):
-        notice(f"the {database.name} has only {len(database):,} to choose from", quiet)
-    failed = False
+    all_read = True
     on_screen = sys.stdout.isatty()  # the answers themselves show the progress
-    with (
-        _page_or_none(html) as page,
-        status(quiet or on_screen, "looking up") as progress,
-    ):
-        for done, answer in enumerate(finder.find(arguments(queries, null), device, workers), 1):
+    with _page_or_none(html) as page, status(quiet or on_screen, "looking up") as progress:
+        for done, answer in enumerate(answers, 1):
             progress(done)
             if isinstance(answer, Query):
-                failed = True
+                all_read = False
                 complain(f"{answer.name}: {answer.error}" if answer.picture else f"{answer.error}")
                 if form == "json":
                     show(view.unread(answer), form)
@@ -125,8 +115,7 @@ def neighbors(
         notice(f"wrote {html}", quiet)
         if lacking := page.lacking():
             notice(lacking, quiet)
-    if failed:
-        raise typer.Exit(1)
+    return all_read
 
 
 def _page_or_none(file: str | None) -> AbstractContextManager[Page | None]:

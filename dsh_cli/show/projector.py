@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,8 +66,11 @@ def write_projector(folder: Path, codes: CodeSet, epoch: int, seed: int) -> None
     _write_points(folder, taken(codes, rows), codes.relaxed[rows], "validation_relaxed_codes", text, epoch)
 
 
-def write_embedding(run: Run, embedding: Embedding, split: str) -> None:
+def write_embedding(run: Run, embedding: Embedding, split: str) -> str:
     """Write the points of an embedding beside the run's relaxed codes, for TensorBoard's projector.
+
+    Returns:
+        Where to look at them, in words.
 
     Raises:
         DshError: they cannot be written.
@@ -78,6 +82,7 @@ def write_embedding(run: Run, embedding: Embedding, split: str) -> None:
     folder = run.path / "tensorboard" / how.method
     with saving(folder, "leave `tensorboard` out"):
         _write_points(folder, taken(embedding.codes, rows), embedding.points[rows], f"{split}_{how.method}", text, 0)
+    return f"TensorBoard has the points under {how.method}: tensorboard --logdir {shlex.quote(str(run.path))}"
 
 
 def _with_room(codes: CodeSet, seed: int) -> NDArray[np.int64]:

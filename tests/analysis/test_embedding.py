@@ -181,6 +181,48 @@ def test_what_no_picture_can_be_made_of_is_refused(digits_run: Path) -> None:
     assert [path.name for path in Path().iterdir()] in ([], ["cache"])
 
 
+def test_options_of_another_method_are_refused_also_as_they_are_by_default() -> None:
+    assert Projection.for_method("tsne", perplexity=None, neighbors=None, min_dist=None) == Projection()
+    assert Projection.for_method("tsne", "code", 3, 7, perplexity=5) == Projection("tsne", "code", 3, 5, seed=7)
+    mine = Projection.for_method("umap", neighbors=4, min_dist=0.0, perplexity=None)
+    assert mine == Projection("umap", neighbors=4, min_dist=0.0)
+    for method, name in (("pca", "perplexity"), ("umap", "perplexity"), ("tsne", "neighbors"), ("pca", "min_dist")):
+        with pytest.raises(UsageError, match=rf"`{name}` is for `method` \w+; leave it out") as caught:
+            Projection.for_method(method, **{name: getattr(Projection(), name)})  # type: ignore[arg-type]
+        assert caught.value.fields == (name, "method")
+    with pytest.raises(UsageError, match="`dims` 4"):
+        Projection.for_method("pca", dims=4)
+
+
+def test_a_drawing_that_contradicts_itself_names_its_fields(digits_run: Path) -> None:
+    for points in ("codes", "thumbnails"):
+        with pytest.raises(UsageError, match="three dimensions have dots") as caught:
+            figures.Drawing(points=points, dims=3).check()
+        assert caught.value.fields == ("points", "dims")
+    with pytest.raises(UsageError, match="TensorBoard cannot write") as caught:
+        figures.Drawing(tensorboard=True).check("r\udcff")
+    assert caught.value.fields == ("tensorboard",)
+    for fine in (figures.Drawing(points="dots", dims=3), figures.Drawing(tensorboard=True), figures.Drawing()):
+        fine.check("run")
+
+
+def test_a_drawing_has_a_place_where_it_can_be_drawn(digits_run: Path, tmp_path: Path) -> None:
+    run = Run.open(digits_run)
+    assert figures.Drawing().place(run, "umap") == str(digits_run / "umap.png")
+    for fine in (figures.Drawing("a.html"), figures.Drawing("a.svg", "codes"), figures.Drawing("a.pdf", dims=3)):
+        assert fine.place(run, "pca") == fine.out
+    wide = Run.open(small_run(tmp_path / "wide", [("cat", "0" * 17)], 65, [], []))
+    for drawing, of, fields in (
+        (figures.Drawing("a.html", dims=3), run, ("dims", "dims")),
+        (figures.Drawing("a.HTM", "dots"), run, ("points",)),
+        (figures.Drawing("a.png", "codes"), wide, ("points",)),
+        (figures.Drawing("a.bmp"), run, ()),
+    ):
+        with pytest.raises(UsageError) as caught:
+            drawing.place(of, "pca")
+        assert caught.value.fields == fields and "--" not in str(caught.value)
+
+
 def test_without_a_place_it_is_the_runs_own(digits_run: Path) -> None:
     answer = dsh_json("embed", "--model", digits_run, "--method", "pca")
     assert list(answer) == CONTRACT

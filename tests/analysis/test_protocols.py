@@ -3,18 +3,29 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dsh_cli.analysis.protocols import compared, evaluate_run, sizes
+from dsh_cli.analysis.protocols import (
+    Comparison,
+    Measured,
+    compared,
+    evaluate_folders,
+    evaluate_run,
+    measure,
+    require_different,
+    sizes,
+)
 from dsh_cli.analysis.retrieval import evaluate
 from dsh_cli.codes.bits import unpack
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import PROTOCOLS, TrainConfig
 from dsh_cli.data import splits
 from dsh_cli.data.splits import Splits
+from dsh_cli.errors import UsageError
 from dsh_cli.runs.run import Run
 from tests.support.commands import DIGITS, dsh, dsh_json, one_line_error
 from tests.support.runs import edit
@@ -80,6 +91,47 @@ def test_what_a_pooled_run_answers(pooled_run: Path) -> None:
     assert [(a["queries"], a["database"]) for a in answers.values()] == [(100, 1197), (100, 1697)]
     assert dsh_json("evaluate", "--model", pooled_run, "--protocol", "test-vs-train")["database"] == 450
     assert "protocol cifar10: 100 queries against 1,197" in dsh("info", pooled_run, "--format", "table").stdout
+
+
+@pytest.mark.parametrize(
+    ("comparison", "fields"),
+    [
+        (Comparison(query="a"), ("query", "database")),
+        (Comparison(database="a", protocol="paper"), ("query", "database")),
+        (Comparison("paper", query="a", database="b"), ("query", "protocol")),
+        (Comparison("paper", "seen", "a", "b"), ("query", "protocol")),
+        (Comparison(classes="seen", query="a", database="b"), ("query", "classes")),
+    ],
+)
+def test_a_comparison_that_contradicts_itself_names_its_fields(comparison: Comparison, fields: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError) as caught:
+        comparison.check()
+    assert caught.value.fields == fields and "--" not in str(caught.value)
+
+
+def test_a_run_is_measured_as_asked(digits_run: Path, photos: Path) -> None:
+    run = Run.open(digits_run)
+
+    def same(one: Measured, other: Measured) -> bool:
+        return replace(one.evaluation, seconds=0) == replace(other.evaluation, seconds=0)
+
+    assert same(measure(run, Comparison()), Measured(evaluate_run(run)))
+    asked = measure(run, Comparison("paper", "all", at=(5, 9, 5)))
+    assert same(asked, Measured(evaluate_run(run, "paper", (5, 9))))
+    assert list(asked.evaluation.map_at) == [5, 9] and asked.skipped == ()
+    (photos / "plum" / "broken.png").write_text("no picture")
+    of_folders = measure(run, Comparison(query=str(photos), database=str(photos), at=(3,)))
+    assert same(of_folders, evaluate_folders(run, str(photos), str(photos), (3,)))
+    assert [Path(picture.path).name for picture in of_folders.skipped] == ["broken.png"]
+    with pytest.raises(UsageError, match="go together"):
+        measure(run, Comparison(query=str(photos)))
+
+
+def test_a_run_and_a_link_to_it_are_one(digits_run: Path, run: Path) -> None:
+    Path("link").symlink_to(digits_run)
+    require_different([Run.open(digits_run), Run.open(run)])
+    with pytest.raises(UsageError, match=f"`model` {digits_run} and `model` link are one run"):
+        require_different([Run.open(digits_run), Run.open(run), Run.open("link")])
 
 
 def test_a_pooled_run_can_be_taken_again_and_resumed(

@@ -19,6 +19,7 @@ from dsh_cli.codes import nearest
 from dsh_cli.codes.bits import from_hex, hamming, looks_like_code, parse, to_hex
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import UsageError
+from dsh_cli.neighbors import Finder, Search
 from dsh_cli.runs.run import Run
 from dsh_cli.show.views import neighbors as views
 from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error
@@ -432,6 +433,47 @@ def test_bad_input_gets_one_line(run: Path, tmp_path: Path) -> None:
     assert "no pictures in the validation split" in line
     assert "no run folder" in one_line_error(dsh("neighbors", "0xf0", "--model", "none"), 1)
     assert dsh("neighbors", *model).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("search", "fields"),
+    [
+        (Search(split="test", index="i"), ("index", "split")),
+        (Search(relative_to="."), ("relative_to", "html", "index")),
+        (Search(relative_to=".", index="i"), ("relative_to", "html", "index")),
+        (Search(relative_to=".", html="p.html"), ("relative_to", "html", "index")),
+        (Search(relative_to="none", html="p.html", index="i"), ("relative_to",)),
+        (Search(label=("cat",), not_label=("dog", "cat")), ("not_label", "label")),
+    ],
+)
+def test_a_search_that_contradicts_itself_names_its_fields(search: Search, fields: tuple[str, ...], run: Path) -> None:
+    for refused in (search.check, lambda: search.finder(Run.open(run))):
+        with pytest.raises(UsageError) as caught:
+            refused()
+        assert caught.value.fields == fields and "--" not in str(caught.value)
+
+
+def test_a_search_finds_what_a_finder_of_its_database_does(run: Path, index: StandIn) -> None:
+    opened = Run.open(run)
+    for search, database in (
+        (Search(k=2), neighbors.split_database(opened)),
+        (Search("test", radius=4), neighbors.split_database(opened, "test")),
+        (Search(label=("dog", "owl"), not_label=("owl",)), neighbors.split_database(opened, None, ["dog"])),
+        (Search(index="i", label=("x",), html="p", relative_to="."), neighbors.index_database("i", opened, ["x"])),
+    ):
+        search.check()
+        finder = search.finder(opened, ["0xf0", "a.png"])
+        assert finder.database.folder == (search.relative_to or "") and finder.radius == search.radius
+        (mine,), (theirs,) = (one.find(["0xf1"]) for one in (finder, Finder(opened, database, search.k, search.radius)))
+        assert isinstance(mine, neighbors.Answer) and isinstance(theirs, neighbors.Answer)
+        assert mine.neighbors == theirs.neighbors and len(mine.neighbors) >= 2
+
+
+def test_malformed_codes_are_refused_before_a_radius_that_cannot_be(run: Path) -> None:
+    with pytest.raises(UsageError, match="2 hex digits"):
+        Search(radius=9).finder(Run.open(run), ["0xf0", "0xf"])
+    with pytest.raises(UsageError, match="`radius` 9"):
+        Search(radius=9).finder(Run.open(run), ["0xf0"])
 
 
 def test_more_than_there_are_gives_all_with_a_notice(run: Path) -> None:
