@@ -154,7 +154,7 @@ def embed(
     how: Projection,
     most: int = SAMPLE,
     progress: Callable[[str], None] = lambda text: None,
-    classes: ClassTable | None = None,
+    table: ClassTable | None = None,
 ) -> Embedding:
     """Find points for the codes of at most `most` pictures, each class in proportion.
 
@@ -163,7 +163,7 @@ def embed(
         how: method and its options.
         most: pictures to take, drawn by the seed.
         progress: told what is being done.
-        classes: the table that says which class is nearest to a point; None: that of `codes`. With the table of the
+        table: of classes, says which of them is nearest to a point; None: that of `codes`. With the table of the
             training pictures of a run it is the class that looking up the code predicts.
 
     Raises:
@@ -200,7 +200,7 @@ def embed(
     near = min(_NEAR, (len(rows) - 1) // 2)
     trust, silhouette = _figures(vectors[rows], points[rows], chosen.labels[rows], how.space, near)
     seconds = time.perf_counter() - started
-    nearest = _nearest(chosen, classes or class_table(codes, "given"))
+    nearest = _nearest(chosen, table or class_table(codes, "given"))
     return Embedding(how, chosen, counts, nearest, points, trust, silhouette, len(rows), near, notes, seconds)
 
 

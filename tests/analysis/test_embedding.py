@@ -139,7 +139,7 @@ def test_of_classes_that_are_equally_near_pictures_and_look_ups_name_the_same(tm
     known = class_table(run.codes("train"), "train")
     assert sum(bool(near.tied) for near in nearest_classes(run.codes("test").packed, known)) > 50
     codes = replace(run.codes("test"), names=[str(number) for number in range(256)])
-    one = embed(codes, Projection("pca", "code"), classes=known)
+    one = embed(codes, Projection("pca", "code"), table=known)
     names = dict(zip(one.codes.hex, one.nearest, strict=True))
     assert names == predicted(run.path, every) and set(names.values()) == {"cat", "dog", "owl"}
 
