@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import secrets
 import shutil
 import socket
 from collections.abc import Iterator
@@ -14,27 +16,84 @@ from dsh_cli.errors import DISK_FULL, DshError, reason
 
 
 @contextmanager
-def written(file: str | os.PathLike[str], or_else: str) -> Iterator[Path]:
+def written(file: str | os.PathLike[str], or_else: str, folder: Path | None = None) -> Iterator[Path]:
     """A place beside `file` to write to, which is moved there when the context ends without an error.
 
+    What was written is synced, then moved, then its folder synced, so that a loss of power leaves the one or the other.
+    The place has a name that cannot be foretold, and no other process has made it.
+
+    Args:
+        file: where links lead is where it is written, as every program does, but for what is in `folder`.
+        or_else: what to do where it cannot be written and space is not what is missing.
+        folder: one of ours, such as a run, in which nothing is reached through a link; `file` is below it.
+
     Raises:
-        DshError: it cannot be written; `or_else` says what to do where it is not to free space.
+        DshError: it cannot be written.
     """
-    target = Path(os.path.realpath(file))  # through links, as every program writes
+    target = Path(os.path.realpath(file)) if folder is None else Path(file)
+    if folder is not None:
+        require_no_links(target, folder)
     if os.path.lexists(target) and not os.path.isfile(target):
         raise DshError(f"cannot write {os.fspath(file)}: it is there and no file; {or_else}")
-    scratch = target.with_name(f".{target.name[:40]}.{os.getpid()}")  # short, for the longest names leave no room
+    scratch = None
     try:
         with saving(Path(file), or_else):
+            if folder is not None:  # its writer holds the folder: what is left there is of one that was killed
+                _sweep(target)
+            scratch = _scratch(target)
             yield scratch
             with scratch.open("r+b") as done:
                 os.fsync(done.fileno())
             if os.path.lexists(target):
                 shutil.copymode(target, scratch)
             os.replace(scratch, target)
+            _sync(target.parent)
     finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
+        if scratch is not None:
+            with contextlib.suppress(OSError):
+                scratch.unlink()
+
+
+def require_no_links(path: Path, folder: Path) -> None:
+    """Refuse a path below a folder of ours that a link in it would lead elsewhere.
+
+    Raises:
+        DshError: it would.
+    """
+    below = path.relative_to(folder)
+    for part in (*reversed(below.parents), below):
+        if part.parts and (folder / part).is_symlink():
+            raise DshError(
+                f"{folder / part} is a link, and nothing in {folder} is reached through one; "
+                "put what it leads to in its place, if you trust it"
+            )
+
+
+def _scratch(target: Path) -> Path:
+    """A new empty file beside a place, with the modes that new files have."""
+    # short, for the longest names leave no room
+    scratch = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}")
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
+    os.close(os.open(scratch, flags, 0o666))
+    return scratch
+
+
+def _sweep(target: Path) -> None:
+    """Take away what writers of a place left that were killed."""
+    for left in target.parent.glob(f".{glob.escape(target.name[:40])}.????????"):
+        left.unlink()
+
+
+def _sync(folder: Path) -> None:
+    """Make what was moved into a folder outlast a loss of power, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems cannot
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

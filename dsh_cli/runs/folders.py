@@ -72,8 +72,8 @@ def created(
     with run.held():
         require_free(path)  # from one that was quicker, and has ended since
         try:
-            write_json(path / "splits.json", splits.names())
-            write_json(path / "config.json", head)  # last, for with it the folder is a run
+            write_json(path, "splits.json", splits.names())
+            write_json(path, "config.json", head)  # last, for with it the folder is a run
             yield run
         except DshError:
             if not run.begun:

@@ -35,6 +35,7 @@ from dsh_cli.errors import RunError, UsageError, reason
 from dsh_cli.pictures import decode
 from dsh_cli.runs.storage import (
     built,
+    file_of,
     opened,
     read_json,
     read_tensors,
@@ -102,7 +103,7 @@ class Run:
         self._require_finished()
         settings = {"model": dataclasses.asdict(self.model), "intake": decode.INTAKE}
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
-        weights = self.path / "model.safetensors"
+        weights = file_of(self.path, "model.safetensors")
         try:
             with weights.open("rb") as file:
                 while block := file.read(1 << 20):
@@ -134,7 +135,7 @@ class Run:
             raise RunError(f"no run folder at {os.fspath(path) or repr('')}; list the runs there are with: dsh info")
         if not (folder / "config.json").is_file():
             raise RunError(f"{folder} is not a run folder (it has no config.json); make one with: dsh train")
-        head = read_json(folder / "config.json")
+        head = read_json(folder, "config.json")
         if not isinstance(head.get("format"), int):
             raise RunError(f"{folder / 'config.json'} is not that of a run; make one with: dsh train")
         if head["format"] > FORMAT:
@@ -142,7 +143,7 @@ class Run:
                 f"{folder} has format {head['format']}, newer than {FORMAT}, the newest this dsh reads; "
                 "upgrade with: pip install --upgrade dsh-cli"
             )
-        metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
+        metrics = read_json(folder, "metrics.json") if (folder / "metrics.json").is_file() else {}
         try:
             require(head, _HEAD, "config.json", required=_HEAD.keys())
             require(metrics, _METRICS, "metrics.json", required=_METRICS.keys() if metrics.get("finished") else ())
@@ -171,7 +172,7 @@ class Run:
         self._require_finished()
         if split not in self.counts:
             raise UsageError(f"`split` {split}: {self.path} has {', '.join(self.counts)}")
-        tensors = read_tensors(file, self.path, ("packed", "labels", *more))
+        tensors = read_tensors(self.path, f"codes/{split}.safetensors", ("packed", "labels", *more))
         count, width = self.counts.get(split), -(-self.model.bits // 8)
         fits = tensors["packed"].shape == (count, width) and all(len(array) == count for array in tensors.values())
         if not fits or not -1 <= tensors["labels"].min(initial=0) <= tensors["labels"].max(initial=0) < len(
@@ -196,7 +197,7 @@ class Run:
         """
         file = self.path / "codes" / f"{split}.safetensors"
         self._require_finished()
-        with opened(file, ("thumbnails",), self.path) as tensors:
+        with opened(self.path, f"codes/{split}.safetensors", ("thumbnails",)) as tensors:
             all_of_split = tensors.get_slice("thumbnails")
             if len(shape := all_of_split.get_shape()) != 4 or shape[0] != self.counts.get(split):
                 raise RunError(f"{file} does not fit config.json; train again with: dsh train --like {self.path}")
@@ -205,7 +206,7 @@ class Run:
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Names of the pictures of each split, in the order of its codes."""
-        return {split: tuple(names) for split, names in read_json(self.path / "splits.json").items()}
+        return {split: tuple(names) for split, names in read_json(self.path, "splits.json").items()}
 
     def load_model(self, device: str | torch.device = "cpu") -> HashNet:
         """The network, ready for inference, on a device, or on the fastest there is for `auto`.
@@ -258,20 +259,20 @@ class Run:
         file = self.path / "centers.safetensors"
         if not file.is_file():
             return None
-        packed = read_tensors(file, self.path, ("packed",))["packed"]
+        packed = read_tensors(self.path, file.name, ("packed",))["packed"]
         if packed.shape != (len(self.classes), -(-self.model.bits // 8)) or packed.dtype != np.uint8:
             raise RunError(f"{file} does not fit config.json; train again with: dsh train --like {self.path}")
         return packed
 
     def write_centers(self, packed: Packed) -> None:
         """Save the hash centers of the classes."""
-        write_arrays(self.path / "centers.safetensors", {"packed": packed})
+        write_arrays(self.path, "centers.safetensors", {"packed": packed})
 
     def _tensors(self, name: str) -> dict[str, torch.Tensor]:
         import torch
 
         # copied, for a buffer of bytes cannot be written to
-        return {key: torch.from_numpy(value.copy()) for key, value in read_tensors(self.path / name, self.path).items()}
+        return {key: torch.from_numpy(value.copy()) for key, value in read_tensors(self.path, name).items()}
 
     def _require_finished(self) -> None:
         if not self.finished:
@@ -288,7 +289,7 @@ class Run:
         """
         import filelock
 
-        path = self.path / LOCK
+        path = file_of(self.path, LOCK)
         lock = filelock.FileLock(path)
         try:
             lock.acquire(timeout=0)
@@ -305,21 +306,21 @@ class Run:
 
     def write_state(self, tensors: Mapping[str, torch.Tensor], epochs_done: int) -> None:
         """Save what it takes to go on after `epochs_done` epochs."""
-        write_tensors(self.path / "state.safetensors", tensors)
-        write_json(self.path / "metrics.json", {"finished": False, "epochs_done": epochs_done})
+        write_tensors(self.path, "state.safetensors", tensors)
+        write_json(self.path, "metrics.json", {"finished": False, "epochs_done": epochs_done})
 
     def write_results(self, net: HashNet, codes: Mapping[str, CodeSet], metrics: Mapping[str, Any]) -> Run:
         """Save a finished run; `metrics.json` comes last, and only with it the run counts as finished."""
-        write_tensors(self.path / "model.safetensors", net.state_dict())
+        write_tensors(self.path, "model.safetensors", net.state_dict())
         for split, of_split in codes.items():
             arrays: dict[str, NDArray[Any]] = {"packed": of_split.packed, "labels": of_split.labels.astype(np.int32)}
             optional = {"relaxed": of_split.relaxed, "thumbnails": of_split.thumbnails}
             arrays |= {name: array for name, array in optional.items() if array is not None}
-            write_arrays(self.path / "codes" / f"{split}.safetensors", arrays)
+            write_arrays(self.path, f"codes/{split}.safetensors", arrays)
         # pictures that went unreadable on the way have no code
-        write_json(self.path / "splits.json", {split: list(of_split.names) for split, of_split in codes.items()})
+        write_json(self.path, "splits.json", {split: list(of_split.names) for split, of_split in codes.items()})
         counts = {split: len(of_split) for split, of_split in codes.items()}
         results = {"finished": True, **metrics, "counts": counts}
-        write_json(self.path / "metrics.json", results)
+        write_json(self.path, "metrics.json", results)
         (self.path / "state.safetensors").unlink(missing_ok=True)
         return dataclasses.replace(self, metrics=results, counts=counts)

@@ -15,8 +15,8 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from dsh_cli.errors import RunError
-from dsh_cli.files import written
+from dsh_cli.errors import DshError, RunError
+from dsh_cli.files import require_no_links, saving, written
 
 if TYPE_CHECKING:
     import torch
@@ -64,12 +64,27 @@ def _is(value: object, kind: Any) -> bool:
     return type(value) is kind or (kind is float and type(value) is int)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def file_of(run: Path, name: str) -> Path:
+    """The path of a file of a run, such as `codes/test.safetensors`.
+
+    Raises:
+        RunError: it, or a folder on the way to it, is a link: a run of a stranger's could lead anywhere.
+    """
+    path = run / name
+    try:
+        require_no_links(path, run)
+    except DshError as error:
+        raise RunError(str(error)) from error
+    return path
+
+
+def read_json(run: Path, name: str) -> dict[str, Any]:
     """The object in a JSON file of a run.
 
     Raises:
         RunError: it is missing or damaged.
     """
+    path = file_of(run, name)
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -79,48 +94,47 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_tensors(path: Path, run: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+def read_tensors(run: Path, name: str, tensors: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
     """Tensors of a file of a run, all or those named; no other is read from the disk."""
-    with opened(path, names, run) as file:
-        return {name: file.get_tensor(name) for name in names or file.keys()}
+    with opened(run, name, tensors) as file:
+        return {tensor: file.get_tensor(tensor) for tensor in tensors or file.keys()}
 
 
 @contextlib.contextmanager
-def opened(path: Path, names: Sequence[str], run: Path) -> Iterator[Any]:
+def opened(run: Path, name: str, tensors: Sequence[str]) -> Iterator[Any]:
     """A safetensors file of a run that has the tensors named."""
-    again = f"train again with: dsh train --like {run}"
+    path, again = file_of(run, name), f"train again with: dsh train --like {run}"
     if not path.is_file():
         raise RunError(f"{path} is missing; {again}")
     try:
         with safetensors.safe_open(path, "numpy") as file:
             held = set(file.keys())
-            if missing := [name for name in names if name not in held]:
+            if missing := [tensor for tensor in tensors if tensor not in held]:
                 raise RunError(f"{path} lacks {missing[0]!r}; {again}")
             yield file
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise RunError(f"{path} is damaged ({error}); {again}") from error
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file, whole or not at all."""
-    with _place(path) as scratch:
+def write_json(run: Path, name: str, content: object) -> None:
+    """Write a JSON file of a run, whole or not at all."""
+    with _place(run, name) as scratch:
         scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write a safetensors file, whole or not at all."""
-    write_arrays(path, {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()})
+def write_tensors(run: Path, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a safetensors file of a run, whole or not at all."""
+    write_arrays(run, name, {key: tensor.detach().cpu().contiguous().numpy() for key, tensor in tensors.items()})
 
 
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_arrays(run: Path, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write a safetensors file, whole or not at all, from arrays that may lie on disk: none is copied into memory."""
     import safetensors.numpy
 
-    with _place(path) as scratch:
-        scratch.touch()
+    with _place(run, name) as scratch:
         mode = scratch.stat().st_mode  # what it is given there is for its owner alone
         try:
-            safetensors.numpy.save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, scratch)
+            safetensors.numpy.save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, scratch)
         except safetensors.SafetensorError as error:
             if said := re.search(r"\(os error (\d+)\)", str(error)):
                 raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
@@ -129,8 +143,10 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 @contextlib.contextmanager
-def _place(path: Path) -> Iterator[Path]:
+def _place(run: Path, name: str) -> Iterator[Path]:
     """Where to write a file of a run, whole or not at all; its folder is made."""
-    with written(path, OR_ELSE) as scratch:
+    path = file_of(run, name)
+    with saving(path, OR_ELSE):
         path.parent.mkdir(parents=True, exist_ok=True)
+    with written(path, OR_ELSE, run) as scratch:
         yield scratch

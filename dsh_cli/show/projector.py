@@ -16,6 +16,7 @@ from PIL import Image
 from dsh_cli.analysis.embedding import Embedding
 from dsh_cli.codes.sets import CodeSet, sample, taken
 from dsh_cli.errors import DshError, UsageError
+from dsh_cli.files import require_no_links
 from dsh_cli.runs.run import Run
 
 _SPRITE_SIDE = 8192  # pixels: TensorBoard refuses larger sprites
@@ -80,6 +81,7 @@ def write_embedding(run: Run, embedding: Embedding, split: str) -> str:
     of = "" if len(rows) == len(embedding.codes) else f" of {len(embedding.codes):,}"
     text = f"{how.method} of {split} pictures, {embedding.metric}: {len(rows):,}{of} points"
     folder = run.path / "tensorboard" / how.method
+    require_no_links(folder, run.path)
     with saving(folder, "leave `tensorboard` out"):
         _write_points(folder, taken(embedding.codes, rows), embedding.points[rows], f"{split}_{how.method}", text, 0)
     return f"TensorBoard has the points under {how.method}: tensorboard --logdir {shlex.quote(str(run.path))}"

@@ -299,9 +299,7 @@ def golden_run(tmp_path: Path, classes: list[str], bits: int, codes: list[tuple[
     }
     folder = tmp_path / "golden"
     (folder / "codes").mkdir(parents=True)
-    write_arrays(
-        folder / "codes" / "test.safetensors", arrays | {"thumbnails": np.zeros((len(codes), 1, 1, 1), np.uint8)}
-    )
+    write_arrays(folder, "codes/test.safetensors", arrays | {"thumbnails": np.zeros((len(codes), 1, 1, 1), np.uint8)})
     model = {"backbone": "small-resnet", "bits": bits, "channels": 1, "image_size": 8}
     (folder / "config.json").write_text("{}")
     edit(

@@ -163,7 +163,7 @@ def test_a_failed_write_leaves_nothing_half_written(run: Path, monkeypatch: pyte
     before = (run / "metrics.json").read_bytes()
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(DshError, match="cannot write .*metrics.json: no space left on device"):
-        storage.write_json(run / "metrics.json", {})
+        storage.write_json(run, "metrics.json", {})
     assert (run / "metrics.json").read_bytes() == before
     assert not list(run.glob(".*"))
 
@@ -179,7 +179,7 @@ from dsh_cli.runs.storage import write_arrays
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    write_arrays(Path({str(run)!r}, "centers.safetensors"), {{"packed": np.zeros((1 << 16, 1), np.uint8)}})
+    write_arrays(Path({str(run)!r}), "centers.safetensors", {{"packed": np.zeros((1 << 16, 1), np.uint8)}})
 except DshError as error:
     print(error)
 """
@@ -200,14 +200,14 @@ from dsh_cli.runs.storage import write_arrays
 with tempfile.TemporaryFile() as file:
     array = np.memmap(file, np.uint8, "w+", shape=(300 << 20,))
 array[-1] = 7
-write_arrays(Path("small"), {"a": array[-9:]})  # all is imported
+write_arrays(Path(), "small", {"a": array[-9:]})  # all is imported
 data = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmData"))
 resource.setrlimit(resource.RLIMIT_DATA, (data + (32 << 20),) * 2)
 try:
     array.copy()
     sys.exit("the limit does not hold")
 except MemoryError:
-    write_arrays(Path("large"), {"a": array})
+    write_arrays(Path(), "large", {"a": array})
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
     with safe_open(tmp_path / "large", "numpy") as file:
@@ -218,8 +218,8 @@ except MemoryError:
 def test_files_of_a_run_have_the_modes_that_files_have(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        storage.write_arrays(tmp_path / "new", {"a": np.zeros(3)})
-        storage.write_json(tmp_path / "json", {})
+        storage.write_arrays(tmp_path, "new", {"a": np.zeros(3)})
+        storage.write_json(tmp_path, "json", {})
     finally:
         os.umask(before)
     assert {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()} == {

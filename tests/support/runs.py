@@ -42,7 +42,7 @@ def small_run(
             "labels": np.array([classes.index(label) if label else -1 for label, _ in rows], np.int32),
             "thumbnails": np.arange(len(rows), dtype=np.uint8)[:, None, None, None].repeat(9, 1).reshape(-1, 3, 3, 1),
         }
-        write_arrays(folder / "codes" / f"{split}.safetensors", arrays)
+        write_arrays(folder, f"codes/{split}.safetensors", arrays)
     counts = {split: len(rows) for split, rows in splits.items()}
     listed = {split: [f"{split}/{i}" for i in range(count)] for split, count in counts.items()}
     (folder / "splits.json").write_text(json.dumps(listed | {"train": list(names or listed["train"])}))
