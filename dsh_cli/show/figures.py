@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.errors import DshError, UsageError
-from dsh_cli.files import written
+from dsh_cli.files import require_no_links, written
 from dsh_cli.show.style import COLOURS, MARKERS, ROOM, class_name, free_place, heading, short
 from dsh_cli.show.views.shared import printable
 
@@ -116,6 +116,10 @@ class Drawing:
             raise UsageError("`dims` 3: a page is flat; take a picture such as .png, or `dims` 2")
         if _is_page(file) and self.points is not None:
             raise UsageError("`points` is for pictures; a page has dots, and shows a picture where the pointer is")
+        if self.out is None:
+            require_no_links(Path(file), run.path)
+        if self.tensorboard:
+            require_no_links(run.path / "tensorboard" / method, run.path)
         require_writable(file, "choose another `out` FILE", _PAGES)
         return file
 
@@ -134,7 +138,8 @@ class Drawing:
 
             write_page(file, made, run.path.name, split)
         else:
-            notes = save(embedding(made, run.path.name, split, self.points or "thumbnails"), file)
+            figure = embedding(made, run.path.name, split, self.points or "thumbnails")
+            notes = save(figure, file, run.path if self.out is None else None)
         if self.tensorboard:
             from dsh_cli.show.projector import write_embedding
 
@@ -174,8 +179,13 @@ def _precision_recall(figure: Figure, evaluations: Mapping[str, Evaluation]) -> 
     return figure
 
 
-def save(figure: Figure, file: str) -> tuple[str, ...]:
+def save(figure: Figure, file: str, folder: Path | None = None) -> tuple[str, ...]:
     """Save a figure in the format of the file's suffix, the same bytes for the same figure.
+
+    Args:
+        figure: what to save.
+        file: where.
+        folder: as in `written`.
 
     Returns:
         What is to be said of it.
@@ -188,7 +198,7 @@ def save(figure: Figure, file: str) -> tuple[str, ...]:
     suffix = Path(file).suffix.lower()
     date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix, {})
     with (
-        written(file, "choose another file") as scratch,
+        written(file, "choose another file", folder) as scratch,
         rc_context({"svg.hashsalt": "dsh"}),
         warnings.catch_warnings(record=True, action="always") as caught,
     ):

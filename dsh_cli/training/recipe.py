@@ -62,7 +62,9 @@ class Request:
                 )
             config: TrainConfig = run.config
         else:
-            config = changed(TrainConfig() if self.like is None else Run.open(self.like).config, self.changes)
+            # a stranger's run shall not say where files are made
+            like = None if self.like is None else replace(Run.open(self.like).config, cache=TrainConfig.cache)
+            config = changed(like or TrainConfig(), self.changes)
         config.check()
         return config, run
 

@@ -1,5 +1,6 @@
 """Links that a stranger laid into a run lead nowhere: nothing is read or written through them."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from dsh_cli.files import written
 from dsh_cli.runs.run import Run
 from dsh_cli.show.tensorboard import TensorBoard
 from dsh_cli.training.events import Quiet, RunningLoss
+from dsh_cli.training.recipe import Request
 from tests.support.commands import dsh, one_line_error
 
 CONFIG = TrainConfig(data="digits", epochs=2, batch_size=64, device="cpu", tensorboard=False)
@@ -91,6 +93,27 @@ def test_tensorboard_writes_through_no_link(tmp_path: Path) -> None:
     with pytest.raises(DshError, match="tensorboard is a link"):
         train(part.config, splits, resume=part, listeners=[TensorBoard()])
     assert not list((tmp_path / "folder").iterdir())
+
+
+def test_a_picture_of_the_space_is_not_drawn_through_a_link_in_the_run(run: Path, secret: Path) -> None:
+    os.symlink(secret, run / "pca.png")
+    assert f"{run / 'pca.png'} is a link" in one_line_error(dsh("embed", "--method", "pca", "-m", run), 1)
+    assert secret.read_text() == "mine"
+    (secret.parent / "folder").mkdir()
+    shutil.rmtree(run / "tensorboard", ignore_errors=True)
+    os.symlink(secret.parent / "folder", run / "tensorboard")
+    out = ["--method", "pca", "-m", run, "--out", "x.png", "--tensorboard"]
+    assert f"{run / 'tensorboard'} is a link" in one_line_error(dsh("embed", *out), 1)
+    assert not list((secret.parent / "folder").iterdir())
+
+
+def test_a_run_does_not_say_where_another_keeps_pictures(run: Path, tmp_path: Path, photos: Path) -> None:
+    head = json.loads((run / "config.json").read_text())
+    head["config"]["cache"] = str(tmp_path / "anywhere")
+    (run / "config.json").write_text(json.dumps(head))
+    request = Request({"data": str(photos), "bits": 4}, None, str(run), None)
+    assert request.opened()[0].cache == "auto"
+    assert Request({"cache": "mine"}, None, str(run), None).opened()[0].cache == "mine"
 
 
 def test_a_run_may_itself_be_reached_through_a_link(run: Path, tmp_path: Path) -> None:
