@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 from dsh_cli import CodeSet, TrainConfig, evaluate, evaluate_run, train
 from dsh_cli.analysis.protocols import compared
 from dsh_cli.codes.bits import pack
-from dsh_cli.config import UNSEEN, Classes, Recipe
+from dsh_cli.config import UNSEEN, Among, Recipe
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits
 from dsh_cli.network.device import choose_device
@@ -28,13 +28,13 @@ from dsh_cli.training.batches import Batches
 from dsh_cli.training.recipe import model_config, settle
 from dsh_cli.training.start import deterministic, fit_normalisation, make_optimizer, make_schedule
 
-CLASSES: tuple[Classes, ...] = ("seen", "unseen", "all")
+AMONG: tuple[Among, ...] = ("seen", "unseen", "all")
 
 
 def seen_and_unseen(config: TrainConfig, splits: Splits, out: str) -> dict[str, str]:
     """Train both, and measure each on classes seen, unseen and all: figures by name."""
     run = train(config, splits, out=out).run
-    figures = {f"dsh {classes}": f"{evaluate_run(run, classes=classes).map:.4f}" for classes in CLASSES}
+    figures = {f"dsh {among}": f"{evaluate_run(run, among=among).map:.4f}" for among in AMONG}
     figures["dsh bits"] = f"{config.bits}"
     recipe = settle(config, splits)
     with deterministic(recipe.seed):
@@ -49,9 +49,9 @@ def seen_and_unseen(config: TrainConfig, splits: Splits, out: str) -> dict[str, 
     for way, bits_of in ways.items():
         codes = {split: _coded(bits_of(split), part) for split, part in splits.parts().items()}
         figures[f"{way} bits"] = f"{codes['test'].bits}"
-        for classes in CLASSES:
-            parts = compared(config.protocol, codes.__getitem__, UNSEEN in codes, classes)
-            figures[f"{way} {classes}"] = f"{evaluate(*parts).map:.4f}"
+        for among in AMONG:
+            parts = compared(config.protocol, codes.__getitem__, UNSEEN in codes, among)
+            figures[f"{way} {among}"] = f"{evaluate(*parts).map:.4f}"
     return figures
 
 

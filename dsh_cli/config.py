@@ -15,9 +15,9 @@ DATASETS = ("mnist", "fashion-mnist", "cifar10", "digits")  # a folder of such a
 
 UNSEEN = "unseen"  # the split of the training pictures whose classes were held out
 
+Among = Literal["all", "seen", "unseen"]  # classes, by whether a run was trained on them
 Augment = Literal["none", "digits", "photos"]
 Centers = Literal["auto", "none"]
-Classes = Literal["all", "seen", "unseen"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["one-cycle", "step", "constant"]

@@ -280,8 +280,8 @@ def _figures(
     if space == "code":
         away = np.rint(away * vectors.shape[1])
     trust = trustworthiness(away, pairwise_distances(points), near)
-    classes = len(np.unique(labels))
-    return trust, float(silhouette_score(points, labels)) if 1 < classes < len(labels) else None
+    class_count = len(np.unique(labels))
+    return trust, float(silhouette_score(points, labels)) if 1 < class_count < len(labels) else None
 
 
 def trustworthiness(away: NDArray[np.floating], shown: NDArray[np.floating], near: int) -> float:

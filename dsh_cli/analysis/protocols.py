@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dsh_cli.analysis.retrieval import MAP_AT, Evaluation, evaluate
 from dsh_cli.codes.sets import CodeSet
-from dsh_cli.config import PROTOCOLS, UNSEEN, Classes, ProtocolName
+from dsh_cli.config import PROTOCOLS, UNSEEN, Among, ProtocolName
 from dsh_cli.data.dataset import Skipped
 from dsh_cli.data.listing import list_folder, sort_classes
 from dsh_cli.errors import DataError, UsageError
@@ -26,7 +26,7 @@ class Comparison:
     """What is to be looked up in what: the splits of a protocol, or the pictures of one folder in those of another."""
 
     protocol: ProtocolName | None = None  # None: that of the run
-    classes: Classes | None = None  # that queries and database of a protocol are of; None: all
+    among: Among | None = None  # that queries and database of a protocol are of; None: all
     query: str | None = None  # folder of pictures to look up, a folder per class
     database: str | None = None  # folder of those to look them up in
     at: tuple[int, ...] = ()  # each K to measure mAP@K for; none: `MAP_AT`
@@ -39,7 +39,7 @@ class Comparison:
         """
         if (self.query is None) != (self.database is None):
             raise UsageError("`query` and `database` go together; for one folder against itself give it for both")
-        for name in ("protocol", "classes"):
+        for name in ("protocol", "among"):
             if self.query is not None and getattr(self, name) is not None:
                 raise UsageError(f"`query` and `{name}` contradict each other; give one of them")
 
@@ -76,7 +76,7 @@ def measure(
     comparison.check()
     at = tuple(dict.fromkeys(comparison.at)) or MAP_AT
     if comparison.query is None or comparison.database is None:
-        return Measured(evaluate_run(run, comparison.protocol, at, comparison.classes or "all"))
+        return Measured(evaluate_run(run, comparison.protocol, at, comparison.among or "all"))
     return evaluate_folders(run, comparison.query, comparison.database, at, device, workers, progress)
 
 
@@ -93,7 +93,7 @@ def require_different(runs: Sequence[Run]) -> None:
 
 
 def compared(
-    protocol: str, codes: Callable[[str], CodeSet], held_out: bool = False, classes: Classes = "all"
+    protocol: str, codes: Callable[[str], CodeSet], held_out: bool = False, among: Among = "all"
 ) -> tuple[CodeSet, CodeSet | None]:
     """Queries and database of a protocol; no database where the queries are looked up in themselves.
 
@@ -101,15 +101,15 @@ def compared(
         protocol: a name in `PROTOCOLS`.
         codes: gives those of a split.
         held_out: whether classes were held out from training; their pictures are then of the database too.
-        classes: those that queries and database are of.
+        among: which classes queries and database are of.
     """
     splits = _database(protocol, held_out)
     queries, database = codes("test"), _joined([codes(split) for split in splits]) if splits else None
-    if classes == "all":
+    if among == "all":
         return queries, database
     unseen = np.unique(codes(UNSEEN).labels)
-    queries = _of_classes(queries, unseen, classes)
-    return queries, None if database is None else _of_classes(database, unseen, classes)
+    queries = _of_classes(queries, unseen, among)
+    return queries, None if database is None else _of_classes(database, unseen, among)
 
 
 def sizes(protocol: str, counts: Mapping[str, int]) -> tuple[int, int]:
@@ -124,16 +124,14 @@ def _database(protocol: str, held_out: bool) -> tuple[str, ...]:
     return (*splits, UNSEEN) if splits and held_out else splits
 
 
-def evaluate_run(
-    run: Run, protocol: str | None = None, at: Sequence[int] = MAP_AT, classes: Classes = "all"
-) -> Evaluation:
+def evaluate_run(run: Run, protocol: str | None = None, at: Sequence[int] = MAP_AT, among: Among = "all") -> Evaluation:
     """Measure the saved codes of a run under a protocol, by default the one it was trained for.
 
     Args:
         run: a finished run.
         protocol: a name in `PROTOCOLS`.
         at: each K to measure mAP@K for.
-        classes: of queries and database: all, or those the run was trained on, or those held out.
+        among: classes of queries and database: all, or those the run was trained on, or those held out.
 
     Raises:
         UsageError: the run has trained on queries of the protocol, or has no such splits or classes.
@@ -143,14 +141,14 @@ def evaluate_run(
     name = protocol or run.config.protocol
     _require_splits(run, name)
     held_out = UNSEEN in run.counts
-    if classes != "all" and not held_out:
+    if among != "all" and not held_out:
         raise UsageError(
-            f"`classes` {classes}: {run.path} was trained on all classes; "
+            f"`among` {among}: {run.path} was trained on all classes; "
             f"keep some from it with dsh train --hold-out-classes"
         )
-    queries, database = compared(name, run.codes, held_out, classes)
+    queries, database = compared(name, run.codes, held_out, among)
     _require_untrained(run, run.names().get("test", ()), f"protocol {name}")
-    return replace(evaluate(queries, database, at=at, protocol=name), classes=classes)
+    return replace(evaluate(queries, database, at=at, protocol=name), among=among)
 
 
 def evaluate_folders(
@@ -234,9 +232,9 @@ def _require_untrained(run: Run, queries: Sequence[str], what: str, place: Calla
         )
 
 
-def _of_classes(codes: CodeSet, unseen: NDArray[np.int64], classes: Classes) -> CodeSet:
+def _of_classes(codes: CodeSet, unseen: NDArray[np.int64], among: Among) -> CodeSet:
     """Packed codes and labels of the classes held out, or of the others."""
-    of = np.isin(codes.labels, unseen) == (classes == "unseen")
+    of = np.isin(codes.labels, unseen) == (among == "unseen")
     return replace(_joined([codes]), packed=codes.packed[of], labels=codes.labels[of])
 
 

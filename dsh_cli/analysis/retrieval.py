@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dsh_cli.analysis.counting import Counts, Tally, tallies
 from dsh_cli.analysis.health import CodeHealth, code_health
 from dsh_cli.codes.sets import CodeSet
-from dsh_cli.config import Classes
+from dsh_cli.config import Among
 from dsh_cli.errors import DataError, UsageError
 
 PRECISION_AT = (1, 10, 100)
@@ -55,7 +55,7 @@ class Evaluation:
     """
 
     protocol: str
-    classes: Classes  # of queries and database, by whether the run has seen them
+    among: Among  # classes of queries and database
     bits: int
     queries: int
     database: int
@@ -141,7 +141,7 @@ def evaluate(
     least = 2 if database is None else 1  # of a class, for its queries to have something relevant
     return Evaluation(
         protocol=protocol,
-        classes="all",
+        among="all",
         bits=queries.bits,
         queries=total,
         database=len(items),
@@ -182,8 +182,9 @@ def spread(evaluations: Sequence[Evaluation]) -> dict[str, Spread]:
     """
     first = evaluations[0]
     for other in evaluations[1:]:
-        for what in ("bits", "protocol", "classes", "queries", "database"):
-            if (one := getattr(first, what)) != (two := getattr(other, what)):
+        for name in ("bits", "protocol", "among", "queries", "database"):
+            if (one := getattr(first, name)) != (two := getattr(other, name)):
+                what = "classes" if name == "among" else name
                 raise UsageError(
                     f"no mean over runs that differ in {what}: {_text(one)} and {_text(two)}; evaluate them one by one"
                 )

@@ -23,7 +23,7 @@ from dsh_cli.cli.shared import (
     show,
     status,
 )
-from dsh_cli.config import Classes, Device, ProtocolName
+from dsh_cli.config import Among, Device, ProtocolName
 
 if TYPE_CHECKING:
     from dsh_cli.analysis.protocols import Comparison
@@ -51,8 +51,8 @@ def evaluate(
         ProtocolName | None,
         option("Which pictures are looked up in which; see dsh train --protocol.", "that of the run", "--protocol"),
     ] = None,
-    classes: Annotated[
-        Classes | None,
+    among: Annotated[
+        Among | None,
         option("Of which classes queries and database are, where dsh train has held some out.", "all", "--classes"),
     ] = None,
     query: Annotated[
@@ -82,7 +82,7 @@ def evaluate(
 
     from dsh_cli.analysis.protocols import Comparison
 
-    comparison = Comparison(protocol, classes, query, database, tuple(at or ()))
+    comparison = Comparison(protocol, among, query, database, tuple(at or ()))
     _require_possible(comparison, pr_curve)
     evaluations, all_read = _measure_all(_different_runs(models, quiet), comparison, device, workers, quiet)
     view = _view(evaluations)
@@ -130,7 +130,7 @@ def _measure_all(
         all_read = all_read and not measured.skipped
         for picture in measured.skipped:
             complain(f"{picture.path}: {picture.error}")
-        if not folders and comparison.classes in (None, "all") and (held_out := len(run.held_out())):
+        if not folders and comparison.among in (None, "all") and (held_out := len(run.held_out())):
             notice(f"{held_out} of {len(run.classes)} classes were held out of the training; see --classes", quiet)
     return evaluations, all_read
 

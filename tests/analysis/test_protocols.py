@@ -100,7 +100,7 @@ def test_what_a_pooled_run_answers(pooled_run: Path) -> None:
         (Comparison(database="a", protocol="paper"), ("query", "database")),
         (Comparison("paper", query="a", database="b"), ("query", "protocol")),
         (Comparison("paper", "seen", "a", "b"), ("query", "protocol")),
-        (Comparison(classes="seen", query="a", database="b"), ("query", "classes")),
+        (Comparison(among="seen", query="a", database="b"), ("query", "among")),
     ],
 )
 def test_a_comparison_that_contradicts_itself_names_its_fields(comparison: Comparison, fields: tuple[str, ...]) -> None:

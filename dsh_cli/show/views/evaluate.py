@@ -28,7 +28,7 @@ def evaluated_runs(evaluations: Mapping[str, Evaluation], spread: Mapping[str, S
     first = next(iter(evaluations.values()))
     record: dict[str, Any] = {
         "protocol": first.protocol,
-        "classes": first.classes,
+        "classes": first.among,
         "bits": first.bits,
         "queries": first.queries,
         "database": first.database,
@@ -50,7 +50,7 @@ def _record(evaluation: Evaluation) -> dict[str, Any]:
     health = evaluation.health
     return {
         "protocol": evaluation.protocol,
-        "classes": evaluation.classes,
+        "classes": evaluation.among,
         "bits": evaluation.bits,
         "queries": evaluation.queries,
         "database": evaluation.database,
@@ -111,7 +111,7 @@ def _nested(figures: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _title(evaluation: Evaluation) -> list[Text]:
-    of = "" if evaluation.classes == "all" else f", {evaluation.classes} classes only"
+    of = "" if evaluation.among == "all" else f", {evaluation.among} classes only"
     heading = f"protocol {evaluation.protocol}, {counted(evaluation.bits, 'bit')}{of}: "
     if evaluation.itself:
         pictures = f"{evaluation.queries:,} pictures, each against the {evaluation.database - 1:,} others"
