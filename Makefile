@@ -1,4 +1,4 @@
-# make demo: train on MNIST with 8 bits and show the codes. make test: every check and test.
+# make demo: train on MNIST with 8 bits and show the codes. make test: every check and test, and how much they reach.
 # Both work in a fresh clone with Python 3.11 or later, git and make; nothing needs root.
 
 PYTHON ?= python3
@@ -14,7 +14,10 @@ demo: $(VENV)/installed
 	$(BIN)/dsh table --model $(DEMO) --format table
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
@@ -34,7 +37,7 @@ $(DEMO)/metrics.json:
 	$(MAKE) demo
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dsh needs Python 3.11 or later: make PYTHON=python3.12 ...")'
