@@ -24,8 +24,8 @@ PARTS = {
     "Module._wrapped_call_impl": "forward",
     "DshObjective.__call__": "loss",
     "Tensor.backward": "backward",
-    "Optimizer.profile_hook_step.<locals>.wrapper": "step",
-    "Optimizer.zero_grad": "step",
+    "LRScheduler.__init__.<locals>.patch_track_step_called.<locals>.wrap_step.<locals>.wrapper": "step",
+    "_disable_dynamo.<locals>.inner": "step",  # zero_grad
     "Batches.epoch": "batches",
 }
 
