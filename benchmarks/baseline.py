@@ -25,8 +25,9 @@ from dsh_cli.network.device import choose_device
 from dsh_cli.network.encoding import to_float
 from dsh_cli.network.model import HashNet
 from dsh_cli.training.batches import Batches
+from dsh_cli.training.optimizer import make_optimizer, make_schedule
 from dsh_cli.training.recipe import model_config, settle
-from dsh_cli.training.start import deterministic, fit_normalisation, make_optimizer, make_schedule
+from dsh_cli.training.start import deterministic, fit_normalisation
 
 AMONG: tuple[Among, ...] = ("seen", "unseen", "all")
 

@@ -25,7 +25,7 @@ from dsh_cli.show.figures import embedding, save
 from dsh_cli.show.pages.embedding import write_page
 from dsh_cli.show.style import COLOURS
 from dsh_cli.show.views.table import class_codes
-from dsh_cli.training.losses import pair_term
+from dsh_cli.training.terms import pair_term
 
 IMG = Path(__file__).parent.parent / "img"
 WIDTH = 84  # columns
@@ -149,7 +149,7 @@ def _draw_layers(shapes: list[tuple[str, tuple[int, ...]]], spans: list[tuple[in
 
 
 def loss(margin: float, alpha: float, bits: int) -> Figure:
-    """The formula, and what a pair costs by its squared distance, as `losses.pair_term` computes it."""
+    """The formula, and what a pair costs by its squared distance, as `terms.pair_term` computes it."""
     figure = Figure(figsize=(9, 5.4), layout="constrained")
     axes = figure.subplots()
     squared = np.linspace(0, 2 * margin, 400)

@@ -38,9 +38,10 @@ from dsh_cli.data.splits import Splits
 from dsh_cli.network.encoding import Encoder
 from dsh_cli.network.model import HashNet
 from dsh_cli.training.batches import Batches
-from dsh_cli.training.losses import dsh_loss
+from dsh_cli.training.optimizer import make_optimizer, make_schedule
 from dsh_cli.training.recipe import settle
-from dsh_cli.training.start import fit_normalisation, make_optimizer, make_schedule
+from dsh_cli.training.start import fit_normalisation
+from dsh_cli.training.terms import dsh_loss
 
 TARGETS = (0.80, 0.95, 0.98)
 EPOCHS = 40  # of the reference, after which it is stopped

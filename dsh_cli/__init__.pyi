@@ -20,6 +20,6 @@ from .network.encoding import encode_files as encode_files
 from .runs.folders import load as load
 from .runs.run import Run as Run
 from .training.loop import train as train
-from .training.losses import dsh_loss as dsh_loss
+from .training.terms import dsh_loss as dsh_loss
 
 __all__: list[str]

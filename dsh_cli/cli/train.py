@@ -8,19 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from dsh_cli.cli.shared import (
-    Format,
-    Json,
-    Quiet,
-    app,
-    complain,
-    default_note,
-    form_of,
-    notice,
-    option,
-    show,
-    status,
-)
+from dsh_cli.cli.shared import Format, Json, Quiet, app, complain, default_note, form_of, notice, option, show, status
 from dsh_cli.config import MAX_BITS, Augment, Centers, Device, Optimizer, ProtocolName, Schedule, TrainConfig
 
 if TYPE_CHECKING:
@@ -269,7 +257,7 @@ def _read_data(config: TrainConfig, quiet: bool) -> Splits:
 
 
 def _listeners(config: TrainConfig, quiet: bool) -> list[Listener]:
-    from dsh_cli.show import progress, tensorboard
+    from dsh_cli.show import alarm, progress, tensorboard
 
     console = Console(stderr=True)
 
@@ -282,7 +270,7 @@ def _listeners(config: TrainConfig, quiet: bool) -> list[Listener]:
         chosen.append(
             progress.ProgressBar(console) if on_terminal else progress.Lines(lambda text: notice(text, quiet))
         )
-    chosen += [progress.Notes(warn), progress.CollapseAlarm(warn)]
+    chosen += [progress.Notes(warn), alarm.CollapseAlarm(warn)]
     if config.tensorboard:
         chosen.append(tensorboard.TensorBoard())
     return chosen

@@ -1,7 +1,7 @@
 """A persistent set of codes: pictures added, updated, removed, verified and handed on.
 
-Its table is `index_table.py`'s, which says what it holds and how it is written; what is known of a path and what is
-to be written are `index_rows.py`'s, picture files `index_files.py`'s.
+Its table is `table.py`'s, which says what it holds and how it is written; what is known of a path and what is to be
+written are `rows.py`'s, picture files `files.py`'s.
 """
 
 from __future__ import annotations

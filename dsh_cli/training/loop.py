@@ -24,8 +24,9 @@ from dsh_cli.training.batches import Batches
 from dsh_cli.training.events import EpochStats, Listener, Plan, RunningLoss, TrainResult
 from dsh_cli.training.measuring import encode_dataset, measured
 from dsh_cli.training.objective import DshObjective, Objective
+from dsh_cli.training.optimizer import make_optimizer, make_schedule
 from dsh_cli.training.recipe import model_config, settle
-from dsh_cli.training.start import deterministic, make_optimizer, make_schedule, restore, starting_network, state_of
+from dsh_cli.training.start import deterministic, restore, starting_network, state_of
 
 _LOOK = 50  # steps between looks at whether the loss is finite: each makes a GPU wait, and loses it about a step
 

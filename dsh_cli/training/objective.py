@@ -19,7 +19,7 @@ from dsh_cli.errors import RunError
 from dsh_cli.network.encoding import Encoder
 from dsh_cli.network.model import HashNet
 from dsh_cli.runs.run import Run
-from dsh_cli.training.losses import center_term, choice_term, dsh_loss
+from dsh_cli.training.terms import center_term, choice_term, dsh_loss
 
 _WARM_UP = 0.125  # share of the epochs before classes are given their centers, and in which these are phased in
 _CHOICE = 10 / 3  # weight of choosing the own center beside pairs with centers: 1 in all by default, see LOG.md

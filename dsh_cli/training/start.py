@@ -1,4 +1,4 @@
-"""Where a training starts: network, normalisation, optimizer, schedule, and the state it goes on from."""
+"""Where a training starts: network, normalisation, random numbers, and the state it goes on from."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from dsh_cli.network.model import HashNet
 from dsh_cli.network.weights import Taken, take_file, take_pretrained
 from dsh_cli.runs.run import Run
 
-_STEP_AT = (0.6, 0.85)  # shares of the training at which the `step` schedule divides the rate by ten
 _SAMPLE = 2000  # pictures in files that mean and deviation are taken from
-_MOMENTUM = 0.9  # of SGD, as in the DSH authors' released code
 
 
 def starting_network(
@@ -59,23 +57,6 @@ def fit_normalisation(net: HashNet, dataset: Dataset, seed: int) -> None:
         planes = slice(channel, None, pictures.shape[3])  # all of them for grey pictures
         net.mean[planes] = mean
         net.std[planes] = max(deviation, 1 / 255)  # a set of one colour has none
-
-
-def make_optimizer(net: HashNet, config: Recipe) -> torch.optim.Optimizer:
-    """The optimizer of a recipe, for what of the network is to learn."""
-    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, config.lr, momentum=_MOMENTUM, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
-
-
-def make_schedule(optimizer: torch.optim.Optimizer, config: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """The course of the learning rate over so many steps."""
-    # Schedulers plan one step more than is taken, for `step` is also called after the last batch.
-    if config.schedule == "one-cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps + 1)
-    drops = [int(steps * share) for share in _STEP_AT] if config.schedule == "step" else []
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, drops)
 
 
 def state_of(net: HashNet, optimizer: torch.optim.Optimizer, epochs_done: int) -> dict[str, Tensor]:

@@ -27,12 +27,12 @@ from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
 from dsh_cli.network.model import HashNet
 from dsh_cli.runs.run import Run
-from dsh_cli.show.progress import CollapseAlarm
+from dsh_cli.show.alarm import CollapseAlarm
 from dsh_cli.show.tensorboard import TensorBoard
-from dsh_cli.training import losses
 from dsh_cli.training.events import EpochStats, Plan, Quiet, RunningLoss
 from dsh_cli.training.objective import DshObjective
 from dsh_cli.training.recipe import settle
+from dsh_cli.training.terms import dsh_loss
 from tests.support.commands import dsh_json
 from tests.support.runs import LOSS, identical, weights
 from tests.support.values import there
@@ -237,7 +237,7 @@ def test_a_diverged_run_keeps_its_last_good_state(
         last = len(calls) == 40  # of two epochs: with a spoiled gradient, no loss ever shows it
         if last and spoiled == "gradient":
             relaxed.register_hook(lambda gradient: gradient * float("inf"))  # type: ignore[no-untyped-call]
-        terms = losses.dsh_loss(relaxed, *args)
+        terms = dsh_loss(relaxed, *args)
         return tuple(term * float("nan") for term in terms) if last and spoiled == "loss" else terms
 
     monkeypatch.setattr("dsh_cli.training.objective.dsh_loss", spoil)
@@ -414,7 +414,7 @@ def test_a_diverged_loss_names_the_weight_of_centers_where_they_act(
     splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, centers: Centers, named: str
 ) -> None:
     def spoil(relaxed: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        return tuple(term * float("nan") for term in losses.dsh_loss(relaxed, *args))
+        return tuple(term * float("nan") for term in dsh_loss(relaxed, *args))
 
     class Spoil(Quiet):
         def on_epoch(self, stats: EpochStats) -> None:

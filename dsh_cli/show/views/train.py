@@ -5,13 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dsh_cli.show.views.info import compared, of_all
-from dsh_cli.show.views.shared import (
-    View,
-    counted,
-    pairs_table,
-    plain_record,
-    printable,
-)
+from dsh_cli.show.views.shared import View, counted, pairs_table, plain_record, printable
 from dsh_cli.show.views.table import smallest_distance
 
 if TYPE_CHECKING:

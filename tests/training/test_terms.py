@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsh_cli.training.losses import center_term, choice_term, dsh_loss, pair_term, quantization_term
+from dsh_cli.training.terms import center_term, choice_term, dsh_loss, pair_term, quantization_term
 
 
 def slow_dsh_loss(relaxed: Tensor, labels: Tensor, margin: float, alpha: float) -> float:
