@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mpl_toolkits.mplot3d.art3d import Text3D
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial.distance import cdist
@@ -327,6 +328,13 @@ def test_a_hundred_classes_can_be_told_apart_and_their_names_do_not_overlap() ->
     (legend,) = figure.legends
     box = legend.get_window_extent()
     assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
+
+
+def test_names_of_classes_stand_at_their_points_in_three_dimensions_too() -> None:
+    embedding = embed(made(200), Projection("pca", dims=3))
+    (axes,) = figures.embedding(embedding, "run", "test", "dots").axes
+    places = {text.get_text(): text.get_position_3d() for text in axes.texts if isinstance(text, Text3D)}
+    assert places == {name: tuple(embedding.place_of(label)) for label, name in enumerate("abcd")}
 
 
 def test_thumbnails_do_not_hide_one_another() -> None:

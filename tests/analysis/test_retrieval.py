@@ -157,6 +157,18 @@ def test_evaluate_equals_a_slow_reference(
     assert evaluation.map == mean_average_precision(database if itself else queries, None if itself else database)
 
 
+def test_where_machine_code_cannot_be_kept_it_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dsh_cli.analysis import compiled
+
+    def njit(function: object, nogil: bool, cache: bool = False) -> tuple[object, str]:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return function, "compiled"
+
+    monkeypatch.setattr(compiled, "njit", njit)
+    assert compiled._compiled(len) == (len, "compiled")
+
+
 def test_many_equal_codes_are_counted_with_their_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tile of the compiled loop is 1,024 codes; here a class has more, and codes repeat."""
     queries, database = random_codes(50, 7, 2, 1), random_codes(5000, 7, 2, 2)

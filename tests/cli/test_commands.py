@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from PIL import Image
 from dsh_cli.codes.bits import from_hex, hamming, to_hex
 from dsh_cli.runs.run import Run
 from tests.support.commands import DIGITS, dsh, dsh_json, dsh_process, every_command, one_line_error
+from tests.support.runs import edit
 from tests.support.values import in_memory
 
 
@@ -77,6 +79,12 @@ def test_on_a_terminal_everything_is_shown_live(photos: Path, tmp_path: Path) ->
     hashed = on_terminal(["hash", str(photos), "--model", str(tmp_path / "run")])
     assert hashed.count("0x") == 18
     assert "0x" in on_terminal(["table", "--model", str(tmp_path / "run")])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_an_index_shows_how_far_it_is_on_a_terminal(digits_run: Path, pictures: Path) -> None:
+    shown = on_terminal(["index", "add", "i", str(pictures), "--model", str(digits_run)])
+    assert "5/5" in shown and "\x1b[2K" in shown  # the bar was drawn, and erased
 
 
 def on_terminal(arguments: list[str]) -> str:
@@ -181,6 +189,27 @@ def test_info_of_a_run_and_of_all(digits_run: Path) -> None:
     os.mkdir("runs")
     os.symlink(digits_run, "runs/mine")
     assert [run["run"] for run in dsh_json("info")["runs"]] == [os.path.join("runs", "mine")]
+
+
+def test_info_of_all_is_a_table_of_runs_with_what_each_came_to(digits_run: Path) -> None:
+    for name in ("mine", "stopped"):
+        shutil.copytree(digits_run, Path("runs", name))
+    edit(Path("runs", "stopped", "metrics.json"), finished=False, epochs_done=3)
+    shown = [line.split() for line in dsh("info", "--format", "table").stdout.splitlines()]
+    rows = {line[0]: line for line in shown if line and line[0].startswith("runs/")}
+    metrics = Run.open(digits_run).metrics
+    distance = f"{metrics['min_class_distance']}/{metrics['class_distance_bound']}"
+    assert rows["runs/mine"][1:6] == ["digits", "8", f"{metrics['map']:.4f}", distance, "finished"]
+    assert rows["runs/stopped"][1:5] == ["digits", "8", "-", "-"] and "3" in " ".join(rows["runs/stopped"][5:])
+    assert shown[-1][:2] == ["2", "runs,"]
+
+
+def test_ctrl_c_stops_any_command_in_one_line(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(path: str) -> Run:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "open", interrupted)
+    assert one_line_error(dsh("table", "--model", digits_run), 130) == "error: stopped by Ctrl-C"
 
 
 # hash

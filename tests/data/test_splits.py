@@ -233,6 +233,13 @@ def test_large_pictures_become_128_and_grey_ones_one_channel(tmp_path: Path) -> 
     assert small.train.images.shape[1:] == (24, 24, 1)
 
 
+def test_named_sets_come_in_another_size_as_pillow_makes_it() -> None:
+    plain, larger = (load_splits(TrainConfig(data="digits", image_size=size)).test for size in (8, 20))
+    assert larger.names == plain.names and in_memory(larger).shape == (len(plain), 20, 20, 1)
+    resized = Image.fromarray(in_memory(plain)[5, ..., 0]).resize((20, 20), Image.Resampling.BILINEAR)
+    assert (in_memory(larger)[5, ..., 0] == np.asarray(resized)).all()
+
+
 def test_more_than_memory_holds_is_refused_at_once() -> None:
     with pytest.raises(DataError, match=r"1,797 pictures of 4096 x 4096 .* `image_size`"):
         load_splits(TrainConfig(data="digits", image_size=4096))

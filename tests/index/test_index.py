@@ -6,8 +6,9 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -349,6 +350,35 @@ def test_ready_codes_of_any_length(bits: int, tmp_path: Path) -> None:
     expected = np.concatenate([packed, packed[:1]])
     expected[[3, 250]] = changed
     assert (Index.open("i").codes() == expected).all()
+
+
+def test_many_ready_codes_are_committed_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsh_cli.index.index._READY_ROWS", 100)
+    packed = np.random.default_rng(0).integers(0, 256, (300, 2), np.uint8)
+    held = []
+
+    def batches() -> Iterator[ReadyCodes]:
+        for start in range(0, 300, 60):
+            held.append(len(Index.open("i")))
+            yield ReadyCodes([f"/{i}" for i in range(start, start + 60)], packed[start : start + 60])
+
+    assert Index.open("i").add_codes(batches(), 16, "model").added == 300
+    assert held == [0, 0, 120, 120, 240]
+    assert (Index.open("i").codes() == packed).all()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="another process waits for a lock")
+def test_who_waits_for_another_process_is_told(run: Run, folder: str) -> None:
+    with Index.open("i")._table.writing(lambda: None):
+        command = [sys.executable, "-m", "dsh_cli", "index", "add", "i", folder, "--model", str(run.path)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        too_late = threading.Timer(120, process.kill)
+        too_late.start()
+        said = there(process.stderr).readline()
+    process.communicate()
+    too_late.cancel()
+    assert said == "another process is writing i; waiting for it\n"
+    assert process.returncode == 0 and len(Index.open("i")) == 8
 
 
 def test_ready_codes_that_do_not_fit(run: Run, folder: str) -> None:

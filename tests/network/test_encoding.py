@@ -56,6 +56,25 @@ def test_workers_share_the_threads_and_others_keep_theirs() -> None:
     assert (of_a_new_thread(), torch.get_num_threads()) == (8, 8)
 
 
+def test_elsewhere_than_on_a_processor_batches_come_in_turn_with_the_same_codes() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(HashNet(ModelConfig("dsh-cnn", 64, 1, 16)))
+    encoder.at_once = 16
+    rng = np.random.default_rng(0)
+    pictures = np.stack([rng.integers(0, 3 * number + 1, (16, 16, 1), np.uint8) for number in range(70)])
+
+    def read(number: int) -> tuple[str, NDArray[np.uint8] | None]:
+        return f"picture {number}", None if number in (0, 33) else pictures[number]
+
+    expected = list(encoder.each(range(70), read, 3))
+    found = list(encoder._in_turn(range(70), read, 3))
+    assert [told[:2] for told in found] == [told[:2] for told in expected]
+    assert [None if code is None else code.tolist() for *_, code in found] == [
+        None if code is None else code.tolist() for *_, code in expected
+    ]
+    assert len({code.tobytes() for *_, code in found if code is not None}) > 1  # or any would do
+
+
 def test_what_begins_in_a_new_thread_while_another_goes_on_has_all_threads_too() -> None:
     first, second = Counting(), Counting()
     going_on = first.begun(workers=2)

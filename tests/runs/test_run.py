@@ -16,7 +16,7 @@ from dsh_cli.errors import DshError, RunError
 from dsh_cli.runs import storage
 from dsh_cli.runs.folders import find_run, list_runs
 from dsh_cli.runs.run import Run
-from tests.support.commands import dsh, dsh_json, one_line_error
+from tests.support.commands import dsh, dsh_json, one_line_error, unmeasured
 from tests.support.runs import edit
 from tests.support.values import there
 
@@ -184,7 +184,8 @@ except DshError as error:
     print(error)
 """
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-c", script]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=unmeasured()).stdout
     assert printed == f"cannot write {run}/centers.safetensors: file too large; free space\n"
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before  # and nothing beside them
 
