@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all; sockets that give up."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dsh_cli.errors import DISK_FULL, DshError, reason
+
+STALLED = 30.0  # seconds without an answer before a download counts as failed
 
 
 @contextmanager
@@ -38,8 +40,6 @@ def written(file: str | os.PathLike[str], or_else: str, folder: Path | None = No
     scratch = None
     try:
         with saving(Path(file), or_else):
-            if folder is not None:  # its writer holds the folder: what is left there is of one that was killed
-                _sweep(target)
             scratch = _scratch(target)
             yield scratch
             with scratch.open("r+b") as done:
@@ -78,22 +78,22 @@ def _scratch(target: Path) -> Path:
     return scratch
 
 
-def _sweep(target: Path) -> None:
-    """Take away what writers of a place left that were killed."""
+def sweep(target: Path) -> None:
+    """Take away what writers of a place left that were killed: for one that keeps all others from it."""
     for left in target.parent.glob(f".{glob.escape(target.name[:40])}.????????"):
-        left.unlink()
+        left.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:
     """Make what was moved into a folder outlast a loss of power, where the system can."""
     if not hasattr(os, "O_DIRECTORY"):
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with contextlib.suppress(OSError):  # some file systems cannot
+    with contextlib.suppress(OSError):  # some file systems cannot, and some folders cannot be listed
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
             os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -108,9 +108,6 @@ def saving(file: Path, or_else: str) -> Iterator[None]:
     except OSError as error:
         what_to_do = "free space" if error.errno in DISK_FULL else or_else
         raise DshError(f"cannot write {file}: {reason(error)}; {what_to_do}") from error
-
-
-STALLED = 30.0  # seconds without an answer before a download counts as failed
 
 
 @contextmanager

@@ -119,3 +119,12 @@ def test_what_is_left_out_changes_nothing(depends: ModuleType) -> None:
     before = digest(depends, THREE_FILES, ("measured",))
     changed = {**THREE_FILES, "loop.py": THREE_FILES["loop.py"].replace("math.sqrt(x)", "math.cbrt(x)")}
     assert digest(depends, changed, ("measured",)) == before
+
+
+def test_what_the_table_of_quality_leaves_out_is_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that was changed would be followed again, and void all rows."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    quality, depends = importlib.import_module("quality"), importlib.import_module("_depends")
+    reached = {name.lstrip("_") for _, name in depends.definitions(quality.BEGINS, (), "dsh_cli")}
+    reached |= {name.lstrip("_") for _, name in depends.definitions(["seen_and_unseen"], (), "baseline")}
+    assert quality.WITHOUT - reached == set()

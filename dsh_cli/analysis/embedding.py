@@ -43,13 +43,21 @@ class Projection:
 
     @classmethod
     def for_method(
-        cls, method: Method, space: Space = "relaxed", dims: int = 2, seed: int = 0, **options: float | None
+        cls,
+        method: Method,
+        space: Space = "relaxed",
+        dims: int = 2,
+        seed: int = 0,
+        perplexity: float | None = None,
+        neighbors: int | None = None,
+        min_dist: float | None = None,
     ) -> Projection:
         """One with those options of the method that are given, not None; the others are as they are by default.
 
         Raises:
             UsageError: an option is of another method, or as in `check`; the message names it.
         """
+        options = {"perplexity": perplexity, "neighbors": neighbors, "min_dist": min_dist}
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         for name in given:
             if _OF_METHOD[name] != method:

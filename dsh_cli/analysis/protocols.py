@@ -26,7 +26,7 @@ class Comparison:
     """What is to be looked up in what: the splits of a protocol, or the pictures of one folder in those of another."""
 
     protocol: ProtocolName | None = None  # None: that of the run
-    among: Among | None = None  # that queries and database of a protocol are of; None: all
+    among: Among | None = None  # of which classes queries and database are; None: all
     query: str | None = None  # folder of pictures to look up, a folder per class
     database: str | None = None  # folder of those to look them up in
     at: tuple[int, ...] = ()  # each K to measure mAP@K for; none: `MAP_AT`

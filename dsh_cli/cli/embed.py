@@ -53,13 +53,12 @@ def embed(
     form = form_of(form, as_json)
 
     from dsh_cli.analysis.embedding import Projection, embed_run
-    from dsh_cli.show.figures import Drawing
+    from dsh_cli.show.drawing import Drawing
     from dsh_cli.show.views.embed import embedded
 
     drawing = Drawing(out, points, dims, tensorboard)
     drawing.check(model)
-    options = {"perplexity": perplexity, "neighbors": neighbors, "min_dist": min_dist}
-    how = Projection.for_method(method, space, dims, seed, **options)
+    how = Projection.for_method(method, space, dims, seed, perplexity, neighbors, min_dist)
     run = find_run(model, quiet)
     file = drawing.place(run, method)
     with steps(quiet, "reading codes") as tell:

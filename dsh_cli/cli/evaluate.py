@@ -106,9 +106,8 @@ def _different_runs(models: list[str] | None, quiet: bool) -> list[Run]:
     """The runs asked for, else that of the environment, else the newest; none twice."""
     from dsh_cli.analysis.protocols import require_different
 
-    given: list[str | None] = (
-        [*models] if models else [os.environ.get("DSH_MODEL")]
-    )  # which, as an option's, would be split at blanks
+    # which, as the default of an option, would be split at blanks
+    given: list[str | None] = [*models] if models else [os.environ.get("DSH_MODEL")]
     runs = [find_run(model or None, quiet) for model in given]
     require_different(runs)
     return runs

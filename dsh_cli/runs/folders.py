@@ -7,16 +7,16 @@ import dataclasses
 import os
 import platform
 import re
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsh_cli.config import ModelConfig, Recipe
-from dsh_cli.errors import DshError, RunError, UsageError
+from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
 from dsh_cli.files import saving
 from dsh_cli.runs.run import FORMAT, LOCK, Run
 from dsh_cli.runs.storage import OR_ELSE, write_json
@@ -75,9 +75,11 @@ def created(
             write_json(path, "splits.json", splits.names())
             write_json(path, "config.json", head)  # last, for with it the folder is a run
             yield run
+        except Interrupted:
+            raise  # it is there to go on with, from its first epoch if need be
         except DshError:
             if not run.begun:
-                shutil.rmtree(path, ignore_errors=True)  # nothing half-written
+                _take_back(path)  # nothing half-written
             raise
 
 
@@ -116,7 +118,8 @@ def require_free(out: str | os.PathLike[str] | None) -> None:
 def _is_free(names: Sequence[str]) -> bool:
     """Whether a folder holds nothing but what a writer left that was killed before the folder was a run."""
     left = (LOCK, "splits.json")
-    return all(name in left or name.startswith((".splits.json.", ".config.json.")) for name in names)
+    ours = all(name in left or name.startswith((".splits.json.", ".config.json.")) for name in names)
+    return not names or (ours and LOCK in names)
 
 
 def find_run(path: str | None = None) -> Run:
@@ -159,7 +162,9 @@ def _new_folder(config: Recipe, now: datetime) -> Path:
     data = re.sub(r"[^\w.-]+", "-", Path(config.data).name).strip("-.") or "data"
     base = f"{data}-{config.bits}bit-{now:%Y%m%d-%H%M%S}"
     _own_folder(RUNS)
-    for number in count(1):
+    number = 0
+    while True:
+        number += 1
         path = RUNS / (base if number == 1 else f"{base}-{number}")
         with saving(path, OR_ELSE):
             try:
@@ -167,7 +172,16 @@ def _new_folder(config: Recipe, now: datetime) -> Path:
             except FileExistsError:  # of another process, begun in the same second
                 continue
             return path
-    raise AssertionError("numbers do not end")
+
+
+def _take_back(path: Path) -> None:
+    """Remove a folder that this process holds: moved aside first, so that none is made in what is going."""
+    aside = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")
+    try:
+        os.replace(path, aside)
+    except OSError:
+        aside = path
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _own_folder(path: Path) -> Path:

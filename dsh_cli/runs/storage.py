@@ -16,7 +16,7 @@ import safetensors
 from numpy.typing import NDArray
 
 from dsh_cli.errors import DshError, RunError
-from dsh_cli.files import require_no_links, saving, written
+from dsh_cli.files import require_no_links, saving, sweep, written
 
 if TYPE_CHECKING:
     import torch
@@ -148,5 +148,6 @@ def _place(run: Path, name: str) -> Iterator[Path]:
     path = file_of(run, name)
     with saving(path, OR_ELSE):
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path)  # whoever writes holds the run
     with written(path, OR_ELSE, run) as scratch:
         yield scratch

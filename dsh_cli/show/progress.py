@@ -50,7 +50,7 @@ class ProgressBar(Quiet):
         if plan.weights is not None:
             self.console.print(str(plan.weights), style="dim", markup=False, highlight=False, soft_wrap=True)
         if plan.objective:
-            self.console.print(plan.objective, style="dim", highlight=False, soft_wrap=True)
+            self.console.print(plan.objective, style="dim", markup=False, highlight=False, soft_wrap=True)
         self.bar.start()
 
     def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None:
@@ -108,13 +108,13 @@ def epoch_line(stats: EpochStats, plan: Plan, narrow: bool = False) -> str:
 
 
 def _terms(loss: Loss, narrow: bool) -> str:
-    """The loss as the sum of its terms: those without a weight by name, and none that is still 0."""
+    """The loss as the sum of its terms: those without a weight by name, and of these but the first none that is 0."""
     if narrow:
         return f"loss {loss.total:.3f}"
-    acting = {name: value for name, value in loss.terms.items() if value} or loss.terms
     shown = (
         f"{name} {value:.3f}" if (weight := loss.weights[name]) is None else f"{weight:g} x {value:.2f}"
-        for name, value in acting.items()
+        for place, (name, value) in enumerate(loss.terms.items())
+        if value or loss.weights[name] is not None or not place
     )
     return f"loss {loss.total:.3f} = {' + '.join(shown)}"
 

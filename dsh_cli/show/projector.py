@@ -18,6 +18,7 @@ from dsh_cli.codes.sets import CodeSet, sample, taken
 from dsh_cli.errors import DshError, UsageError
 from dsh_cli.files import require_no_links
 from dsh_cli.runs.run import Run
+from dsh_cli.show.style import class_name
 
 _SPRITE_SIDE = 8192  # pixels: TensorBoard refuses larger sprites
 _POINTS = 100_000  # TensorBoard's projector asks for no more
@@ -104,6 +105,8 @@ def _write_points(
     assert shown.thumbnails is not None
     side = max(shown.thumbnails.shape[1:3])
     folder.mkdir(parents=True, exist_ok=True)
+    for file in ("tensors.tsv", "metadata.tsv", "sprite.png", "projector_config.pbtxt"):
+        (folder / file).unlink(missing_ok=True)  # a link laid there would be written through
     # Text, for TensorBoard takes a binary file for text where its bytes happen to be UTF-8; 9 digits keep a float32.
     np.savetxt(folder / "tensors.tsv", np.nan_to_num(vectors), fmt="%.9g", delimiter="\t")
     rows = zip((class_of(shown, i) for i in range(len(shown))), shown.hex, shown.names, strict=True)
@@ -142,7 +145,7 @@ def sprite(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def class_of(codes: CodeSet, index: int) -> str:
     """The name of a picture's class."""
-    return codes.classes[int(codes.labels[index])]
+    return class_name(codes.classes, int(codes.labels[index]))
 
 
 def one_line(text: str) -> str:

@@ -102,6 +102,7 @@ class TensorBoard(Quiet):
         with self._saving():
             self.writer.add_scalar("test/map", result.map, run.config.epochs)
             if len(validation):
+                require_no_links(self.folder / "projector", run.path)
                 write_projector(self.folder / "projector", validation, run.config.epochs, self.seed)
 
     def close(self) -> None:

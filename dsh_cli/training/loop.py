@@ -50,7 +50,9 @@ def train(
         listeners: told what happens.
 
     Raises:
-        UsageError: `out` is taken, the device is not there, or the backbone is not one, or not for such pictures.
+        UsageError: `out` is taken, the device is not there, the backbone is not one, or not for such pictures, or the
+            run to go on with was finished meanwhile.
+        RunError: the pictures are not those the run began with, its hash centers are gone, or another process has it.
         WeightsError: the weights to start from cannot be had, or do not fit. No run is made then.
         DshError: the loss or a weight is not finite. The run keeps the state of its last whole epoch.
         Interrupted: Ctrl-C; the run stays, unfinished.

@@ -53,7 +53,7 @@ class Objective(Protocol):
         """The loss of (B, k) outputs and their (B,) labels, at a time in epochs."""
 
     def settings(self) -> tuple[str, ...]:
-        """The fields of the recipe that shape the loss by now."""
+        """The fields of the recipe that shape the loss by now, two or more."""
 
 
 class DshObjective:
@@ -74,9 +74,8 @@ class DshObjective:
         config = run.config
         self.weights: Mapping[str, float | None] = {"pair": None, "quantization": config.alpha, "centers": None}
         self.warm_up = max(1, round(_WARM_UP * config.epochs))  # epochs
-        self.seen = torch.from_numpy(np.unique(dataset.labels)).to(
-            device
-        )  # (C,) labels there are: not of those held out
+        # (C,) labels there are: not of classes held out
+        self.seen = torch.from_numpy(np.unique(dataset.labels)).to(device)
         self.centers: Tensor | None = None  # (C, k) of +1 and -1, of their classes
         self.words, self.told = self._words(batches)
 

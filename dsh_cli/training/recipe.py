@@ -62,7 +62,7 @@ class Request:
                 )
             config: TrainConfig = run.config
         else:
-            # a stranger's run shall not say where files are made
+            # where pictures are kept is of a machine, and a stranger's run shall not make files anywhere
             like = None if self.like is None else replace(Run.open(self.like).config, cache=TrainConfig.cache)
             config = changed(like or TrainConfig(), self.changes)
         config.check()

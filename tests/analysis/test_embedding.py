@@ -21,6 +21,7 @@ from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DataError, UsageError
 from dsh_cli.runs.run import Run
 from dsh_cli.show import figures
+from dsh_cli.show.drawing import Drawing
 from tests.support.codes import made
 from tests.support.commands import dsh, dsh_json, one_line_error
 from tests.support.imports import loaded_by_command
@@ -198,26 +199,26 @@ def test_options_of_another_method_are_refused_also_as_they_are_by_default() -> 
 def test_a_drawing_that_contradicts_itself_names_its_fields(digits_run: Path) -> None:
     for points in ("codes", "thumbnails"):
         with pytest.raises(UsageError, match="three dimensions have dots") as caught:
-            figures.Drawing(points=points, dims=3).check()
+            Drawing(points=points, dims=3).check()
         assert caught.value.fields == ("points", "dims")
     with pytest.raises(UsageError, match="TensorBoard cannot write") as caught:
-        figures.Drawing(tensorboard=True).check("r\udcff")
+        Drawing(tensorboard=True).check("r\udcff")
     assert caught.value.fields == ("tensorboard",)
-    for fine in (figures.Drawing(points="dots", dims=3), figures.Drawing(tensorboard=True), figures.Drawing()):
+    for fine in (Drawing(points="dots", dims=3), Drawing(tensorboard=True), Drawing()):
         fine.check("run")
 
 
 def test_a_drawing_has_a_place_where_it_can_be_drawn(digits_run: Path, tmp_path: Path) -> None:
     run = Run.open(digits_run)
-    assert figures.Drawing().place(run, "umap") == str(digits_run / "umap.png")
-    for fine in (figures.Drawing("a.html"), figures.Drawing("a.svg", "codes"), figures.Drawing("a.pdf", dims=3)):
+    assert Drawing().place(run, "umap") == str(digits_run / "umap.png")
+    for fine in (Drawing("a.html"), Drawing("a.svg", "codes"), Drawing("a.pdf", dims=3)):
         assert fine.place(run, "pca") == fine.out
     wide = Run.open(small_run(tmp_path / "wide", [("cat", "0" * 17)], 65, [], []))
     for drawing, of, fields in (
-        (figures.Drawing("a.html", dims=3), run, ("dims", "dims")),
-        (figures.Drawing("a.HTM", "dots"), run, ("points",)),
-        (figures.Drawing("a.png", "codes"), wide, ("points",)),
-        (figures.Drawing("a.bmp"), run, ()),
+        (Drawing("a.html", dims=3), run, ("dims", "dims")),
+        (Drawing("a.HTM", "dots"), run, ("points",)),
+        (Drawing("a.png", "codes"), wide, ("points",)),
+        (Drawing("a.bmp"), run, ()),
     ):
         with pytest.raises(UsageError) as caught:
             drawing.place(of, "pca")

@@ -69,13 +69,20 @@ def test_runs_begun_in_one_second_have_names_of_their_own() -> None:
     assert len(set(said)) == 20 and all(Path(line, "config.json").is_file() for line in said), said
 
 
-@pytest.mark.parametrize("left", [(), (".lock",), ("splits.json", ".config.json.77")])
+@pytest.mark.parametrize("left", [(), (".lock",), (".lock", "splits.json", ".config.json.77")])
 def test_what_a_killed_writer_left_is_no_run_and_in_nobodys_way(tmp_path: Path, left: tuple[str, ...]) -> None:
     (tmp_path / "out").mkdir()
     for name in left:
         (tmp_path / "out" / name).touch()
     require_free("out")
     (tmp_path / "out" / "config.json").touch()
+    with pytest.raises(UsageError, match="`out` out is there already"):
+        require_free("out")
+
+
+def test_a_folder_of_the_users_is_not_taken_for_what_a_killed_writer_left(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "splits.json").write_text("mine")
     with pytest.raises(UsageError, match="`out` out is there already"):
         require_free("out")
 

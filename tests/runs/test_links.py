@@ -10,6 +10,7 @@ import pytest
 from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.errors import DshError, Interrupted, RunError
 from dsh_cli.files import written
+from dsh_cli.runs import storage
 from dsh_cli.runs.run import Run
 from dsh_cli.show.tensorboard import TensorBoard
 from dsh_cli.training.events import Quiet, RunningLoss
@@ -107,6 +108,27 @@ def test_a_picture_of_the_space_is_not_drawn_through_a_link_in_the_run(run: Path
     assert not list((secret.parent / "folder").iterdir())
 
 
+@pytest.mark.parametrize("file", ["tensors.tsv", "metadata.tsv", "sprite.png", "projector_config.pbtxt"])
+def test_points_for_tensorboard_are_not_written_through_links(run: Path, secret: Path, file: str) -> None:
+    (run / "tensorboard" / "pca").mkdir(parents=True)
+    os.symlink(secret, run / "tensorboard" / "pca" / file)
+    assert dsh("embed", "--method", "pca", "-m", run, "--out", "x.png", "--tensorboard").exit_code == 0
+    assert secret.read_text() == "mine" and not (run / "tensorboard" / "pca" / file).is_symlink()
+
+
+def test_a_training_does_not_write_its_projector_through_a_link(tmp_path: Path) -> None:
+    splits = load_splits(CONFIG)
+    with pytest.raises(Interrupted):
+        train(CONFIG, splits, str(tmp_path / "run"), listeners=[Stop()])
+    part = Run.open(tmp_path / "run")
+    (tmp_path / "folder").mkdir()
+    (part.path / "tensorboard").mkdir()
+    os.symlink(tmp_path / "folder", part.path / "tensorboard" / "projector")
+    with pytest.raises(DshError, match="projector is a link"):
+        train(part.config, splits, resume=part, listeners=[TensorBoard()])
+    assert not list((tmp_path / "folder").iterdir())
+
+
 def test_a_run_does_not_say_where_another_keeps_pictures(run: Path, tmp_path: Path, photos: Path) -> None:
     head = json.loads((run / "config.json").read_text())
     head["config"]["cache"] = str(tmp_path / "anywhere")
@@ -128,7 +150,7 @@ def test_a_place_to_write_to_cannot_be_foretold_and_is_not_shared(tmp_path: Path
             names.add(scratch.name)
             assert scratch.read_bytes() == b"" and not scratch.is_symlink()
     assert len(names) == 20
-    with written(tmp_path / "file", "") as one, written(tmp_path / "file", "") as other:
+    with written(tmp_path / "file", "", tmp_path) as one, written(tmp_path / "file", "", tmp_path) as other:
         one.write_text("1")
         other.write_text("2")
     assert (tmp_path / "file").read_text() == "1" and sorted(p.name for p in tmp_path.iterdir()) == ["file", "secret"]
@@ -144,8 +166,7 @@ def test_a_file_of_the_users_choosing_is_written_where_its_link_leads(tmp_path: 
 def test_what_a_killed_writer_left_beside_a_file_of_a_run_goes_with_the_next(run: Path) -> None:
     (run / ".metrics.json.0123abcd").write_text("half")
     (run / ".other").write_text("not ours")
-    with written(run / "metrics.json", "", run) as scratch:
-        scratch.write_text("{}")
+    storage.write_json(run, "metrics.json", {})
     assert sorted(path.name for path in run.iterdir() if path.name.startswith(".")) == [".other"]
 
 

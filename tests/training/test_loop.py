@@ -66,6 +66,7 @@ class StopIn(Quiet):
 @pytest.mark.parametrize(
     "options, stopped_in",
     [
+        ({}, 1),  # before there is anything to go on from
         ({}, 2),  # when classes are given their centers
         ({}, 3),
         pytest.param({"device": "cuda"}, 3, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU")),

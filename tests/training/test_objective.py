@@ -75,7 +75,7 @@ def test_nothing_but_the_objective_knows_what_terms_there_are(tmp_path: Path, mo
         ),
         (
             Loss(0.0, {"pair": 0.0, "quantization": 0.0, "centers": 0.0}, {}),
-            "= pair 0.000 + 0.01 x 0.00 + centers 0.000",
+            "= pair 0.000 + 0.01 x 0.00  ",
         ),
     ],
 )
