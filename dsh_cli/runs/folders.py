@@ -93,8 +93,7 @@ def resumed(path: str | os.PathLike[str]) -> Iterator[Run]:
     """
     with Run.open(path).held():
         run = Run.open(path)
-        if run.finished:
-            raise UsageError(f"{path} is finished; for the same recipe again: dsh train --like {path}")
+        run.require_unfinished()
         yield run
 
 

@@ -274,6 +274,15 @@ class Run:
         # copied, for a buffer of bytes cannot be written to
         return {key: torch.from_numpy(value.copy()) for key, value in read_tensors(self.path, name).items()}
 
+    def require_unfinished(self) -> None:
+        """Refuse to be gone on with where there is nothing left to do.
+
+        Raises:
+            UsageError: it is finished.
+        """
+        if self.finished:
+            raise UsageError(f"{self.path} is finished; for the same recipe again: dsh train --like {self.path}")
+
     def _require_finished(self) -> None:
         if not self.finished:
             raise RunError(f"{self.path} is unfinished; go on with: dsh train --resume {self.path}")

@@ -56,10 +56,7 @@ class Request:
         run = None
         if self.resume is not None:
             run = Run.open(self.resume)
-            if run.finished:
-                raise UsageError(
-                    f"{self.resume} is finished; for the same recipe again: dsh train --like {self.resume}"
-                )
+            run.require_unfinished()
             config: TrainConfig = run.config
         else:
             # where pictures are kept is of a machine, and a stranger's run shall not make files anywhere

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from dsh_cli.analysis.classes import HardestPairs, NearestClass, Pair, class_table, hardest_pairs, nearest_classes
-from dsh_cli.analysis.health import code_health
-from dsh_cli.codes.bits import from_hex, pack, unpack
+from dsh_cli.codes.bits import from_hex, pack
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DataError
 from tests.support.codes import code_set, random_codes
@@ -31,23 +30,6 @@ def test_class_table() -> None:
 def test_class_table_of_nothing() -> None:
     table = class_table(code_set([], []), "test")
     assert table.min_class_distance is None and table.bound is None
-
-
-def test_code_health() -> None:
-    health = code_health(code_set(["f0", "f0", "0f", "f0"], [0, 0, 1, 1]))
-    assert (health.distinct, health.largest_share) == (2, 0.75)
-    assert health.bit_balance == (0.75,) * 4 + (0.25,) * 4 and health.bit_correlation == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("block", [1 << 22, 100])
-def test_bit_correlation_is_numpys(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsh_cli.analysis.health._BLOCK", block)
-    codes = random_codes(90, 11, 2, 4)
-    table = np.abs(np.corrcoef(unpack(codes.packed, 11).T.astype(float)))
-    expected = table[np.triu_indices(11, 1)].max()
-    assert code_health(codes).bit_correlation == pytest.approx(expected, abs=1e-12)
-    constant = code_set(["f0", "f0"], [0, 0])
-    assert code_health(constant).bit_correlation == 0.0 and code_health(constant).distinct == 1
 
 
 def slow_nearest(code: str, codes: CodeSet) -> NearestClass:

@@ -14,10 +14,8 @@ from PIL import Image
 from rich.console import Console
 
 from dsh_cli import neighbors
-from dsh_cli.analysis import calibration
 from dsh_cli.codes import nearest
 from dsh_cli.codes.bits import from_hex, hamming, looks_like_code, parse, to_hex
-from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import UsageError
 from dsh_cli.neighbors import Finder, Search
 from dsh_cli.runs.run import Run
@@ -26,7 +24,7 @@ from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error
 from tests.support.imports import HEAVY, loaded_by_command
 from tests.support.runs import TRAIN, small_run
 from tests.support.stand_in import StandIn
-from tests.support.values import in_memory, there
+from tests.support.values import in_memory
 
 
 @pytest.fixture
@@ -163,53 +161,6 @@ def test_classes_equally_near_are_told_and_the_one_with_most_pictures_on_its_cod
     )
     same = small_run(tmp_path / "same", train=[("dog", "00"), ("cat", "00"), ("owl", "00")])
     assert dsh_json("neighbors", "0xff", "--model", same)["predicted_label"] == "cat"  # of equals the first
-
-
-def test_calibration_is_what_a_slow_count_finds(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for bits in (5, 48, 64, 100):
-        digits = -(-bits // 4)
-        labels = ["cat", "dog", "owl", None]
-        rows = [
-            (labels[rng.integers(4)], f"{int.from_bytes(rng.bytes(16), 'big') % 2**bits:0{digits}x}") for _ in range(90)
-        ]
-        folder = small_run(tmp_path / str(bits), train=rows[:60], validation=rows[60:], bits=bits, test=rows[:2])
-        run = Run.open(folder)
-        known = there(neighbors.Finder(run, neighbors.split_database(run)).calibration)
-        pairs, same = np.zeros((2, bits + 1), int)
-        for label, code in rows[60:]:
-            for other, code_of_other in rows[:60]:
-                if label and other:
-                    distance = (int(code, 16) ^ int(code_of_other, 16)).bit_count()
-                    pairs[distance] += 1
-                    same[distance] += label == other
-        assert known.split == "validation"
-        assert known.pairs.tolist() == pairs.tolist() and known.same.tolist() == same.tolist()
-        answer = dsh_json("neighbors", "0x" + rows[0][1], "--model", folder, "--split", "test", "-k", 1)
-        expected = same[0] / pairs[0] if pairs[0] else None
-        assert answer["same_class_rate"] == expected
-
-
-def test_calibration_of_more_than_can_be_compared_takes_some_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    held_out, train = (
-        CodeSet(8, np.arange(n, dtype=np.uint8)[:, None], np.arange(n) % 2, ("even", "odd"), ()) for n in (40, 200)
-    )
-    monkeypatch.setattr(calibration, "_HELD_OUT", 10)
-    monkeypatch.setattr(calibration, "_WORDS", 500)
-    known = calibration.calibrate(held_out, train, "test")
-    assert (known.queries, known.database, known.pairs.sum()) == (10, 50, 500)
-    assert (known.same <= known.pairs).all()
-
-
-def test_calibration_falls_back_on_test_and_says_what_it_used(tmp_path: Path) -> None:
-    without = small_run(tmp_path / "run", validation=[], test=[("cat", "f0"), ("dog", "f0")])
-    answer = dsh_json("neighbors", "0xf0", "--model", without, "-k", 1)
-    assert answer["same_class_rate"] == 0.5  # of 4 pairs at distance 0, cat and cat twice
-    shown = " ".join(dsh("neighbors", "0xf0", "--model", without, "-k", 1, "--format", "table").stdout.split())
-    assert "calibration: 50.0% of 4 pairs 0 bits away are of one class (test against train)" in shown
-    neither = small_run(tmp_path / "neither", validation=[], test=[])
-    assert dsh_json("neighbors", "0xf0", "--model", neither)["same_class_rate"] is None
-    assert "no held-out pictures" in dsh("neighbors", "0xf0", "--model", neither, "--format", "table").stdout
 
 
 def test_a_distance_that_no_held_out_pair_has(run: Path) -> None:

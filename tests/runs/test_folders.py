@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dsh_cli.errors import UsageError
-from dsh_cli.runs.folders import require_free
+from dsh_cli.runs.folders import require_free, resumed
 from dsh_cli.runs.run import Run
 
 RACER = """
@@ -102,10 +102,8 @@ def test_two_trainings_of_one_folder_end_as_one(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_finished_meanwhile_is_not_trained_anew(digits_run: Path) -> None:
-    from dsh_cli.runs.folders import resumed
-
     before = {file: file.read_bytes() for file in digits_run.rglob("*") if file.is_file()}
-    with pytest.raises(UsageError, match="is finished; for the same recipe again: dsh train --like"):  # noqa: SIM117
-        with resumed(digits_run):
-            pass
+    refused = pytest.raises(UsageError, match="is finished; for the same recipe again: dsh train --like")
+    with refused, resumed(digits_run):
+        pass
     assert {file: file.read_bytes() for file in digits_run.rglob("*") if file.is_file()} == before

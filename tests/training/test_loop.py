@@ -21,20 +21,18 @@ from torch import Tensor
 
 from dsh_cli import TrainConfig, class_table, load, load_splits, mean_average_precision, train
 from dsh_cli.codes.bits import pack, to_hex, unpack
-from dsh_cli.codes.sets import CodeSet
-from dsh_cli.config import Centers, ModelConfig
+from dsh_cli.config import Centers
 from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
 from dsh_cli.network.model import HashNet
 from dsh_cli.runs.run import Run
-from dsh_cli.show.alarm import CollapseAlarm
 from dsh_cli.show.tensorboard import TensorBoard
 from dsh_cli.training.events import EpochStats, Plan, Quiet, RunningLoss
 from dsh_cli.training.objective import DshObjective
 from dsh_cli.training.recipe import settle
 from dsh_cli.training.terms import dsh_loss
 from tests.support.commands import dsh_json
-from tests.support.runs import LOSS, identical, weights
+from tests.support.runs import identical, weights
 from tests.support.values import there
 
 CONFIG = TrainConfig(data="digits", epochs=3, batch_size=64, device="cpu", tensorboard=False)
@@ -256,39 +254,6 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(splits
     with pytest.raises(UsageError, match="`device` cuda"):
         train(replace(CONFIG, device="cuda"), splits, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
-
-
-def alarm_for(numbers: list[int], classes: int, epoch: int = 4, bits: int = 8) -> list[str]:
-    """What the alarm says after an epoch with these validation codes."""
-    said: list[str] = []
-    alarm = CollapseAlarm(said.append)
-    config, model = replace(settle(CONFIG, load_splits(CONFIG)), epochs=5), ModelConfig("small-resnet", bits, 1, 8)
-    run = Run(Path("run"), config, model, (), "", "", {}, {}, {})
-    alarm.on_start(Plan(run, "cpu", 100, 64, 0))
-    packed = np.array(numbers, np.uint8)[:, None]
-    labels = np.arange(len(packed)) % classes
-    codes = CodeSet(bits, packed, labels, tuple(map(str, range(classes))), ())
-    stats = EpochStats(epoch, LOSS, 1.0, codes, 0.1)
-    alarm.on_epoch(stats)
-    alarm.on_epoch(stats)
-    return said
-
-
-def test_the_alarm_tells_collapse_from_health() -> None:
-    assert len(alarm_for([7] * 100, 10)) == 1  # said once
-    assert "share 1 code, and 100% have the same" in alarm_for([7] * 100, 10)[0]
-    assert "`lr`" in alarm_for([7] * 100, 10)[0]
-    assert alarm_for([1] * 60 + [2, 4, 8, 16, 32, 64, 128, 255] * 5, 10)  # most have one code
-    assert not alarm_for(list(range(10)) * 10, 10)
-    assert not alarm_for([0, 255] * 50, 2)
-    assert not alarm_for([7] * 100, 10, epoch=1)  # too early to say
-
-
-def test_a_real_collapse_is_noticed_while_it_trains(splits: Splits, tmp_path: Path) -> None:
-    said: list[str] = []
-    config = replace(CONFIG, epochs=3, alpha=50.0)  # nothing but quantization counts
-    train(config, splits, str(tmp_path / "run"), listeners=[CollapseAlarm(said.append)])
-    assert len(said) == 1 and said[0].startswith("collapse: after epoch ")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
