@@ -1,13 +1,15 @@
-"""Files that are there whole or not at all; sockets that give up."""
+"""Files that are there whole or not at all, and are read only where they are files; sockets that give up."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +54,34 @@ def written(file: str | os.PathLike[str], or_else: str, folder: Path | None = No
         if scratch is not None:
             with contextlib.suppress(OSError):
                 scratch.unlink()
+
+
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """A descriptor to read a regular file by, without waiting for whoever may write to a pipe in its place.
+
+    It is looked at before, for a device can do something when it is opened, and once it is open, for something else
+    may have been put there in between.
+
+    Raises:
+        OSError: it cannot be opened, or is none; `reason` says so.
+        ValueError: there is a NUL in the name.
+    """
+    _require_regular(os.stat(path), path)
+    flags = ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NONBLOCK")  # not every system has all of them
+    descriptor = os.open(path, sum((getattr(os, flag, 0) for flag in flags), os.O_RDONLY))
+    try:
+        _require_regular(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
 
 
 def require_no_links(path: Path, folder: Path) -> None:
