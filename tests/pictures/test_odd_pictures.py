@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from dsh_cli.errors import ImageError
-from dsh_cli.pictures import decode, find
+from dsh_cli.pictures import decode, decoders, find
 from tests.support import odd_pictures as odd
 from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error, unmeasured
 
@@ -167,7 +168,7 @@ def test_files_larger_than_a_picture_can_be_are_not_read(tmp_path: Path) -> None
     sparse = tmp_path / "sparse.png"
     sparse.touch()
     os.truncate(sparse, decode.MAX_BYTES + 1)
-    with pytest.raises(ImageError, match="larger than 1 GiB"):
+    with pytest.raises(ImageError, match="larger than 256 MiB"):
         decode.read(sparse, 32, 1)
 
 
@@ -303,9 +304,8 @@ def test_large_pictures_are_converted_in_bands_as_if_at_once(monkeypatch: pytest
         data = odd.encoded(odd.picture(mode, (40, 50)), "TIFF")
         at_once = decode.decode(data, 24, 3)
         with monkeypatch.context() as patch:
-            patch.setattr(decode, "_BAND", 7)
-            patch.setattr(decode, "_LARGE", 100)
-            assert (decode.decode(data, 24, 3) == at_once).all()
+            patch.setattr(decoders, "_BAND", 7)
+            assert (decoders.pixels(data, 24, 3, nullcontext) == at_once).all()
 
 
 # Names

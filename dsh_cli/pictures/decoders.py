@@ -1,0 +1,300 @@
+"""Bytes to pixels, by libjpeg-turbo and Pillow. What that may cost is bounded by whoever calls. Free of torch."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import re
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError, _imaging
+
+from dsh_cli.errors import ImageError, reason
+
+Picture = NDArray[np.uint8]  # (size, size, channels)
+Room = Callable[[int], AbstractContextManager[object]]  # held while a picture of so many pixels is in memory
+
+MAX_PIXELS = 2 * 89_478_485  # where Pillow itself refuses: a quarter gigabyte of RGB, twice over
+LARGE = 1 << 24  # pixels from which pictures are decoded one at a time
+JPEG = b"\xff\xd8"  # how one begins
+_EXIF_ORIENTATION = 0x0112
+_WHITE = (255, 255, 255, 255)
+# Pillow would start another program for these (EPS), leave them to one (the others), or open any format
+# inside (IPTC); a picture must not decide what runs here.
+_REFUSED = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
+# Pixels at most of Pillow's decoders in Python, by which a few bytes become pixels for minutes.
+_SLOW = {"bmp_rle": 1 << 24, "dds_rgb": 1 << 24, "fits_gzip": 1 << 22}
+_MAX_SCANS = 1 << 31  # pixels of a JPEG times its scans, some seconds; it usually has one scan or ten
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # of a JPEG: what has a length, and the end
+_BAND = 1024  # rows of a large picture converted at once
+# Bytes, and pixels, of what is ordinary: decoding costs at most 4 s and 768 MiB, seen for the worst of each format.
+_ORDINARY = 1 << 26
+_SEGMENTS = 256  # of an ordinary JPEG, before its pixels
+_PNG, _CHUNK = b"\x89PNG\r\n\x1a\n", struct.Struct(">I4s")
+_PLAIN_CHUNKS = frozenset(  # small ones, beside the pixels
+    (b"IHDR", b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"pHYs", b"tIME", b"tEXt", b"IEND")
+)
+# Uncompressed, behind one of the headers there are.
+_PLAIN_BMP = re.compile(rb"BM.{12}(\x0c|[\x28\x34\x38\x40\x6c\x7c]\0\0\0.{12}[\0\3]\0\0\0)", re.DOTALL)
+_GAP = rb"(\s|#[^\r\n]{0,200}[\r\n]){1,9}"
+# Binary, of one or eight bits, with short comments at most.
+_PLAIN_PPM = re.compile(rb"P(4%b\d{1,9}%b\d{1,9}|[56]%b\d{1,9}%b\d{1,9}%b255)\s" % ((_GAP,) * 5))
+TOO_MUCH_MEMORY = "takes more than 1 GiB of memory, the limit against decompression bombs"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a picture's header says."""
+
+    width: int
+    height: int
+    grey: bool
+
+
+def pixels(data: bytes, size: int, channels: int, room: Room) -> Picture:
+    """A picture of any format, whatever it costs; see `decode.read`."""
+    found = jpeg(data, size, channels, room, MAX_PIXELS) if data.startswith(JPEG) else None
+    return by_pillow(data, size, channels, room) if found is None else found
+
+
+def ordinary(data: bytes, size: int, channels: int, room: Room) -> Picture | None:
+    """As `pixels`, for JPEG, PNG, BMP and PPM files that are known to take 4 s and 768 MiB at most; None for others."""
+    if len(data) > _ORDINARY:
+        return None
+    if data.startswith(JPEG):
+        return jpeg(data, size, channels, room, _ORDINARY)
+    formats = _ordinary_formats(data)
+    return by_pillow(data, size, channels, room, formats, _ORDINARY) if formats else None
+
+
+def shape(data: bytes) -> Shape:
+    """Size and colour of a picture from its header, whatever that costs."""
+    return _shape(_open(data))
+
+
+def ordinary_shape(data: bytes) -> Shape | None:
+    """As `shape`, where `ordinary` would decode it."""
+    if len(data) > _ORDINARY:
+        return None
+    if data.startswith(JPEG):
+        try:
+            height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        except ValueError:
+            return None
+        return Shape(width, height, grey=colorspace == "Gray") if height * width <= MAX_PIXELS else None
+    formats = _ordinary_formats(data)
+    return _shape(_open(data, formats)) if formats else None
+
+
+def _shape(opened: Image.Image) -> Shape:
+    with opened as image:
+        return Shape(*image.size, grey=image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16"))
+
+
+def _ordinary_formats(data: bytes) -> tuple[str, ...]:
+    """The format, where Pillow reads it in C, and nothing in the header unfolds to more than it says."""
+    if data.startswith(_PNG):
+        return ("PNG",) if _plain_png(data) else ()
+    if data.startswith(b"BM"):
+        return ("BMP",) if _PLAIN_BMP.match(data) else ()
+    return ("PPM",) if _PLAIN_PPM.match(data) else ()
+
+
+def _plain_png(data: bytes) -> bool:
+    """Whether a PNG has none but usual chunks, which are no text to unpack and no animation, and not very many."""
+    at, last = len(_PNG), len(data) - _CHUNK.size
+    for _ in range(64 + len(data) // 256):
+        if at > last:  # cut short: Pillow says so
+            return True
+        length, kind = _CHUNK.unpack_from(data, at)
+        if kind != b"IDAT" and (length > 4096 or kind not in _PLAIN_CHUNKS):
+            return False
+        at += 12 + length
+    return False
+
+
+def _plain_jpeg(data: bytes) -> bool:
+    """Whether what Pillow reads of a JPEG, up to its pixels, is no more than a camera writes."""
+    at, exif = 2, 0
+    for _ in range(_SEGMENTS):
+        marker, length = data[at : at + 2], int.from_bytes(data[at + 2 : at + 4], "big")
+        if not _MARKER.fullmatch(marker) or length < 2:
+            return False
+        if marker == b"\xff\xda":
+            return True
+        exif += marker == b"\xff\xe1" and data.startswith(b"Exif", at + 4)
+        if exif > 1:  # Pillow joins them, and reads one entry over and over
+            return False
+        at += 2 + length
+    return False
+
+
+def by_pillow(
+    data: bytes,
+    size: int,
+    channels: int,
+    room: Room,
+    formats: Sequence[str] | None = None,
+    most: int = MAX_PIXELS,
+) -> Picture | None:
+    """A picture of one of the formats, or of any; None if it has more than `most` pixels."""
+    with _open(data, formats) as image:
+        if image.width * image.height > most:
+            return None
+        with room(image.width * image.height):
+            try:
+                image.load()
+                orientation = _orientation(image)
+                square = _resize(_convert(image, channels), size)
+            except MemoryError as error:
+                raise ImageError(TOO_MUCH_MEMORY) from error
+            except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
+                raise ImageError(f"damaged or truncated picture ({reason(error)})") from error
+    return _orient(square.reshape(size, size, channels), orientation)
+
+
+def _open(data: bytes, formats: Sequence[str] | None = None) -> Image.Image:
+    _hush()
+    try:
+        image = Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError as error:
+        raise ImageError("not a picture, or of a format Pillow does not know") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(_too_large()) from error
+    except MemoryError as error:
+        raise ImageError(TOO_MUCH_MEMORY) from error
+    except Exception as error:  # as in `by_pillow`: a damaged header can raise nearly anything
+        raise ImageError(f"damaged or truncated picture ({reason(error)})") from error
+    if image.format in _REFUSED:
+        raise ImageError(f"{image.format} files are not read")
+    limit = min([_SLOW.get(tile[0], MAX_PIXELS) for tile in getattr(image, "tile", ())], default=MAX_PIXELS)
+    if image.width * image.height > limit:
+        raise ImageError(_too_large(limit))
+    return image
+
+
+@cache
+def _hush() -> None:
+    """Keep libtiff from writing to stderr what Pillow raises as well; one that is linked statically goes on."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+
+
+def jpeg(data: bytes, size: int, channels: int, room: Room, most: int) -> Picture | None:
+    """The fast way for JPEG files of up to `most` pixels; None for all others, and Pillow decides what is wrong."""
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        count = height * width
+        if count > most or colorspace not in ("YCbCr", "Gray", "RGB"):
+            return None
+        if count * data.count(b"\xff\xda") > _MAX_SCANS:
+            if most < MAX_PIXELS:
+                return None
+            if count * _scans(data) > _MAX_SCANS:
+                raise ImageError("too many scans for its size, as in decompression bombs")
+        turned = b"Exif\x00\x00" in data or b"tiff:Orientation" in data
+        if turned and most < MAX_PIXELS and not _plain_jpeg(data):
+            return None
+        with room(count):
+            decoded: Picture = simplejpeg.decode_jpeg(
+                data, "GRAY" if channels == 1 else "RGB", min_height=size, min_width=size
+            )
+    except ValueError:
+        return None
+    orientation = _jpeg_orientation(data) if turned else 1
+    if decoded.shape[:2] == (size, size) and orientation == 1:
+        return decoded
+    # Decoded at n/8 of its size, rounded up: the last column and row may be pixels in part.
+    scale = 8 * max(decoded.shape[:2]) // max(height, width) / 8
+    image = Image.fromarray(decoded[..., 0] if channels == 1 else decoded)
+    square = _resize(image, size, (width * scale, height * scale))
+    return _orient(square.reshape(size, size, channels), orientation)
+
+
+def _scans(data: bytes) -> int:
+    """How many scans a JPEG has, up to its end mark: there may be other things behind it."""
+    scans, at = 0, 2
+    while (found := _MARKER.search(data, at)) is not None and (kind := data[found.start() + 1]) != 0xD9:
+        scans += kind == 0xDA
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return scans
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    try:
+        image = _open(data, ("JPEG",))
+    except ImageError:
+        return 1
+    with image:
+        return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # hostile EXIF: the pixels are sound, so the picture counts as upright
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _convert(image: Image.Image, channels: int) -> Image.Image:
+    """Bring any Pillow mode to 8-bit grey or RGB."""
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == mode and not image.has_transparency_data:
+        return image
+    scale = 1.0
+    if image.mode == "F":  # floats hold either 0 to 1 or 0 to 255
+        scale = 255.0 if np.nan_to_num(np.asarray(image), posinf=0, neginf=0).max() <= 1 else 1.0
+    converted = Image.new(mode, image.size)
+    for top in range(0, image.height, _BAND):
+        box = (0, top, image.width, min(top + _BAND, image.height))
+        converted.paste(_to_eight_bits(image.crop(box), scale).convert(mode), box)
+    return converted
+
+
+def _to_eight_bits(image: Image.Image, scale: float) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit, or 32-bit holding 16: keep the high byte
+        return Image.fromarray((np.clip(np.asarray(image), 0, 0xFFFF) >> 8).astype(np.uint8))
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image), posinf=0, neginf=0)
+        return Image.fromarray((np.clip(values, 0, 255 / scale) * scale).astype(np.uint8))
+    if image.has_transparency_data:
+        premultiplied = {"La": "LA", "RGBa": "RGBA"}
+        image = image.convert(premultiplied.get(image.mode, image.mode)).convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
+    if image.mode in ("P", "LAB", "HSV", "CMYK", "YCbCr"):  # no direct way to grey
+        return image.convert("RGB")
+    return image
+
+
+def _resize(image: Image.Image, size: int, extent: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+    """The largest centred square, resized; `extent` is how much of the image counts, from its top left."""
+    width, height = extent or image.size
+    if (width, height) == (size, size):
+        return np.array(image)
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
+
+
+def _orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Turn (h, w, channels) upright; the numbers are those of the EXIF standard, tag 0x0112."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _too_large(limit: int = MAX_PIXELS) -> str:
+    return f"more than {limit // 1_000_000} million pixels, the limit against decompression bombs"
