@@ -18,7 +18,7 @@ CONTRIBUTING = Path(__file__).parent.parent / "CONTRIBUTING.md"
 # no imports go in a circle.
 ROWS = [
     {"errors", "threads"},
-    {"config", "files"},
+    {"bounded", "config", "files"},
     {"codes", "pictures"},
     {"network"},
     {"data"},

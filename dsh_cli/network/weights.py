@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from dsh_cli import bounded
 from dsh_cli.config import OWN_BACKBONES
-from dsh_cli.errors import WeightsError
-from dsh_cli.files import STALLED, socket_timeout
+from dsh_cli.errors import WeightsError, reason
+from dsh_cli.files import STALLED, open_regular, require_no_links, socket_timeout
+from dsh_cli.network import pickled
 from dsh_cli.network.model import HashNet
 from dsh_cli.network.presets import preset
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which checkpoints keep the weights
+_MOST = 1 << 28  # bytes of a file for the smallest networks; for others 16 times their weights, as of an optimizer
+_MAX_HEAD = 1 << 23  # bytes of the head of a safetensors file: 100 for each tensor
 _PREFIXES = ("", "backbone.", "module.", "model.", "_orig_mod.")  # of a run; data parallel, Lightning, compiled nets
 _HASH = re.compile(r"-([a-f0-9]{8,})\.")  # the head of a file's SHA-256, in the names PyTorch gives
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")  # torchvision's own files still say norm.1
@@ -65,9 +67,12 @@ def take_file(net: HashNet, path: str | Path) -> Taken:
         WeightsError: it cannot be read without executing code, or is not of this backbone; names the first tensor
             that is wrong.
     """
-    file = Path(path, "model.safetensors") if Path(path).is_dir() else Path(path)
-    tensors = _read(file)
+    file = Path(path)
+    if file.is_dir():
+        file /= "model.safetensors"
+        require_no_links(file, Path(path))
     wanted = net.backbone.state_dict()
+    tensors = _read(file, max(_MOST, 16 * sum(tensor.nbytes for tensor in wanted.values())))
     prefix = max(_PREFIXES, key=lambda prefix: sum(prefix + name in tensors for name in wanted))
     found = {name: tensors[prefix + name] for name in wanted if prefix + name in tensors}
     for name, tensor in wanted.items():
@@ -83,6 +88,10 @@ def take_file(net: HashNet, path: str | Path) -> Taken:
                 f"{file} does not fit {net.config.backbone}: {name!r} is {tuple(found[name].shape)} there, and "
                 f"{tuple(tensor.shape)} here; choose the `backbone` and `image_size` it was made for"
             )
+    normalisation = {name: tensors[name] for name in ("mean", "std") if name in tensors}
+    for name, tensor in (found | normalisation).items():
+        if not tensor.isfinite().all():
+            raise WeightsError(f"{file} is damaged: {name!r} has values that are no finite numbers; get it again")
     net.load_state_dict({f"backbone.{name}": tensor for name, tensor in found.items()}, strict=False)
     return Taken(str(file), len(found), len(tensors), _take_normalisation(net, tensors))
 
@@ -100,36 +109,36 @@ def _take_normalisation(net: HashNet, tensors: Mapping[str, Tensor]) -> bool:
     return True
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, on the CPU."""
+def _read(file: Path, most: int) -> dict[str, Tensor]:
+    """The tensors of a file of up to `most` bytes by name, on the CPU."""
     try:
-        with file.open("rb") as opened:
-            head = opened.read(9)
-        # safetensors: the length of its JSON head in 8 bytes, then that head
-        content: Any = safetensors.torch.load_file(file) if head[8:] == b"{" else _load(file)
-    except OSError as error:
-        raise WeightsError(f"{file} cannot be read ({error.strerror}); name another file with `weights`") from error
+        descriptor = open_regular(file)
+        with os.fdopen(descriptor, "rb") as opened:
+            if (size := os.fstat(descriptor).st_size) > most:
+                raise WeightsError(
+                    f"{file} has {size:,} bytes, and no weights of this network have more than {most:,}; choose the "
+                    "`backbone` it was made for"
+                )
+            data = opened.read(size)
+        named = _safetensors(data) if data[8:9] == b"{" else pickled.tensors_of(data)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise WeightsError(f"{file} cannot be read ({reason(error)}); name another file with `weights`") from error
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{file} is damaged ({error}); get it again") from error
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    named = content.items() if isinstance(content, Mapping) else ()
-    tensors = {_OLD_DENSENET.sub(r"\1\2.", str(name)): value for name, value in named if isinstance(value, Tensor)}
+    except bounded.Failed as error:
+        raise WeightsError(f"{file} {error}") from error
+    tensors = {_OLD_DENSENET.sub(r"\1\2.", name): value for name, value in named.items()}
     if not tensors:
         raise WeightsError(f"{file} holds no tensors by name; save some with: torch.save(net.state_dict(), FILE)")
     return tensors
 
 
-def _load(file: Path) -> object:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of old pickle protocols: they are read, or refused below
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or foreign file makes the reader raise
-        raise WeightsError(
-            f"{file} is damaged, or holds more than tensors, which would take running code from it; "
-            "save plain weights with: torch.save(net.state_dict(), FILE)"
-        ) from error
+def _safetensors(data: bytes) -> dict[str, Tensor]:
+    """The tensors of a safetensors file: the length of its JSON head in 8 bytes, that head, and the numbers."""
+    if (length := int.from_bytes(data[:8], "little")) > _MAX_HEAD:
+        raise safetensors.SafetensorError(f"a head of {length:,} bytes")
+    tensors: dict[str, Tensor] = safetensors.torch.load(data)
+    return tensors
 
 
 def _download(url: str, file: Path) -> None:

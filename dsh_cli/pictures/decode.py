@@ -16,7 +16,8 @@ from PIL import Image
 from dsh_cli.errors import ImageError, reason
 from dsh_cli.files import open_regular
 from dsh_cli.pictures import decoders, worker
-from dsh_cli.pictures.decoders import Picture, Shape
+from dsh_cli.pictures.decoders import Picture as Picture
+from dsh_cli.pictures.decoders import Shape as Shape
 
 MAX_BYTES = 1 << 28  # of a file: as much again is taken by its pixels, four times over
 THUMBNAIL = 48  # pixels, the longest side of a stored thumbnail

@@ -6,7 +6,7 @@ import ctypes
 import io
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, _imaging
 
+from dsh_cli.bounded import TOO_MUCH_MEMORY
 from dsh_cli.errors import ImageError, reason
 
 Picture = NDArray[np.uint8]  # (size, size, channels)
@@ -46,7 +47,6 @@ _PLAIN_BMP = re.compile(rb"BM.{12}(\x0c|[\x28\x34\x38\x40\x6c\x7c]\0\0\0.{12}[\0
 _GAP = rb"(\s|#[^\r\n]{0,200}[\r\n]){1,9}"
 # Binary, of one or eight bits, with short comments at most.
 _PLAIN_PPM = re.compile(rb"P(4%b\d{1,9}%b\d{1,9}|[56]%b\d{1,9}%b\d{1,9}%b255)\s" % ((_GAP,) * 5))
-TOO_MUCH_MEMORY = "takes more than 1 GiB of memory, the limit against decompression bombs"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ class Shape:
 def pixels(data: bytes, size: int, channels: int, room: Room) -> Picture:
     """A picture of any format, whatever it costs; see `decode.read`."""
     found = jpeg(data, size, channels, room, MAX_PIXELS) if data.startswith(JPEG) else None
-    return by_pillow(data, size, channels, room) if found is None else found
+    if found is None:
+        found = by_pillow(data, size, channels, room)
+    assert found is not None  # none has more than MAX_PIXELS
+    return found
 
 
 def ordinary(data: bytes, size: int, channels: int, room: Room) -> Picture | None:
@@ -141,7 +144,7 @@ def by_pillow(
     size: int,
     channels: int,
     room: Room,
-    formats: Sequence[str] | None = None,
+    formats: tuple[str, ...] | None = None,
     most: int = MAX_PIXELS,
 ) -> Picture | None:
     """A picture of one of the formats, or of any; None if it has more than `most` pixels."""
@@ -160,7 +163,7 @@ def by_pillow(
     return _orient(square.reshape(size, size, channels), orientation)
 
 
-def _open(data: bytes, formats: Sequence[str] | None = None) -> Image.Image:
+def _open(data: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
     _hush()
     try:
         image = Image.open(io.BytesIO(data), formats=formats)

@@ -14,6 +14,7 @@ from dsh_cli.config import DATASETS, OWN_BACKBONES, ModelConfig, Recipe, TrainCo
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits, default_augment
 from dsh_cli.errors import UsageError
+from dsh_cli.pictures.cache import holds_pictures
 from dsh_cli.runs.run import Run
 
 # By default, of grey and of colour pictures: 4 epochs of MNIST, see benchmarks/quality.py, and 12 of CIFAR-10, whose
@@ -57,9 +58,10 @@ class Request:
         if self.resume is not None:
             run = Run.open(self.resume)
             run.require_unfinished()
-            config: TrainConfig = run.config
+            # where pictures are kept is of a machine: a stranger's run shall not make files anywhere
+            kept = run.config.cache in ("auto", "off") or holds_pictures(run.config.cache)
+            config: TrainConfig = run.config if kept else replace(run.config, cache=TrainConfig.cache)
         else:
-            # where pictures are kept is of a machine, and a stranger's run shall not make files anywhere
             like = None if self.like is None else replace(Run.open(self.like).config, cache=TrainConfig.cache)
             config = changed(like or TrainConfig(), self.changes)
         config.check()

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
@@ -14,8 +16,9 @@ import torch
 from torch import Tensor
 from torchvision import models
 
+from dsh_cli import bounded
 from dsh_cli.config import ModelConfig
-from dsh_cli.errors import WeightsError
+from dsh_cli.errors import DshError, WeightsError
 from dsh_cli.network import weights
 from dsh_cli.network.model import HashNet
 from dsh_cli.network.presets import preset
@@ -260,3 +263,89 @@ def test_runs_from_before_these_options_still_open(digits_run: Path) -> None:
         del head["config"][name]
     Path("run/config.json").write_text(json.dumps(head))
     assert Run.open("run").config == replace(Run.open(digits_run).config, amp=False, centers="none")
+
+
+# Hostile files
+
+
+def zipped(pickle: bytes, name: str, compression: int = zipfile.ZIP_STORED) -> None:
+    """A file as `torch.save` writes it, with such a pickle."""
+    with zipfile.ZipFile(name, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", pickle)
+        archive.writestr("archive/version", "3\n")
+        archive.writestr("archive/byteorder", "little")
+
+
+def nested(depth: int) -> bytes:
+    """A dict with a key that takes 2^depth steps to hash: a tuple of one tuple twice, and so on."""
+    levels = b"".join(b"q%ch%c\x86" % (number, number) for number in range(depth))
+    return b"\x80\x02}K\x01\x85" + levels + b"K\x01s."
+
+
+@pytest.mark.parametrize("harm", ["bytearray", "key", "unfolds"])
+def test_a_pickle_that_takes_hours_or_all_memory_is_given_up(
+    net: HashNet, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded, "SECONDS", 2)
+    if harm == "bytearray":
+        zipped(b"\x80\x02cbuiltins\nbytearray\n\x8a\x06\0\0\0\0\0\x01\x85R.", "x.pt")
+    elif harm == "key":
+        zipped(nested(60), "x.pt")
+    else:
+        monkeypatch.setattr(bounded, "MEMORY", 200 << 20)
+        zipped(b"\x80\x02}." + bytes(250 << 20), "x.pt", zipfile.ZIP_DEFLATED)
+    started = time.monotonic()
+    with pytest.raises(WeightsError, match=r"^x.pt (takes more than|is damaged, or holds more than tensors)"):
+        take_file(net, "x.pt")
+    assert time.monotonic() - started < 30
+
+
+def test_a_head_of_safetensors_that_claims_to_be_huge_is_not_read(net: HashNet) -> None:
+    Path("x").write_bytes((1 << 40).to_bytes(8, "little") + b"{" + bytes(99))
+    with pytest.raises(WeightsError, match="x is damaged .a head of 1,099,511,627,776 bytes"):
+        take_file(net, "x")
+
+
+def test_files_larger_than_weights_can_be_are_not_read(net: HashNet) -> None:
+    Path("x").touch()
+    os.truncate("x", 1 << 40)
+    with pytest.raises(WeightsError, match="x has 1,099,511,627,776 bytes, and no weights of this network have more"):
+        take_file(net, "x")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_in_place_of_weights_is_not_waited_for(net: HashNet) -> None:
+    os.mkfifo("pipe")
+    with pytest.raises(WeightsError, match="pipe cannot be read .not a regular file"):
+        take_file(net, "pipe")
+
+
+def test_the_weights_of_a_run_are_not_reached_through_a_link(net: HashNet, theirs: dict[str, Tensor]) -> None:
+    safetensors.torch.save_file(theirs, "elsewhere")
+    Path("run").mkdir()
+    Path("run/model.safetensors").symlink_to("../elsewhere")
+    with pytest.raises(DshError, match="run/model.safetensors is a link"):
+        take_file(net, "run")
+
+
+@pytest.mark.parametrize("form", ["torch", "safetensors"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_finite_numbers_are_damaged(
+    net: HashNet, theirs: dict[str, Tensor], form: str, value: float
+) -> None:
+    name = "features.0.0.weight"
+    spoiled = {**theirs, name: theirs[name].clone()}
+    spoiled[name].view(-1)[5] = value
+    (torch.save if form == "torch" else safetensors.torch.save_file)(spoiled, "x")
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises(WeightsError, match=f"x is damaged: {name!r} has values that are no finite numbers"):
+        take_file(net, "x")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_tied_and_strided_weights_come_as_they_are(net: HashNet, theirs: dict[str, Tensor]) -> None:
+    name = "features.0.0.weight"
+    strided = {**theirs, name: theirs[name].permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)}
+    torch.save({**strided, "tied": strided[name], "sparse": torch.eye(3).to_sparse()}, "x")
+    take_file(net, "x")
+    assert has_taken(net, theirs)

@@ -171,7 +171,7 @@ def test_processes_may_share_a_cache_and_none_leaves_it_broken(files: list[str],
             process.communicate()
     with contextlib.closing(sqlite3.connect(PictureCache(tmp_path / "cache", 64, 3).path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        assert database.execute("SELECT count(*) FROM pictures").fetchone() == (len(good),)
+        assert database.execute("SELECT count(*) FROM checked_pictures").fetchone() == (len(good),)
 
 
 def test_a_full_disk_stops_the_storing_and_not_the_reading(files: list[str], tmp_path: Path) -> None:
@@ -191,3 +191,97 @@ def test_a_damaged_cache_and_one_that_cannot_be_made_say_what_to_do(files: list[
     cache.path.write_bytes(b"this is no database, it is only a line of text repeated. " * 100)
     with pytest.raises(DshError, match="`cache`"):
         PictureCache(tmp_path / "cache", 8, 1)
+
+
+# Bits that flip, and files of others
+
+
+def filled(folder: Path, files: list[str]) -> Path:
+    """A cache of the files, closed."""
+    cache = PictureCache(folder, 8, 1)
+    list(Intake(8, 1, 1, cache).read(files))
+    cache._db.close()
+    return cache.path
+
+
+def test_a_bit_that_flips_in_the_cache_changes_no_picture(files: list[str], tmp_path: Path) -> None:
+    """Whatever it was in: pixels, paths, times, or what SQLite keeps of them."""
+    for file in files:  # so that a path that becomes another finds a picture of this size and time
+        if os.path.exists(file):
+            os.utime(file, ns=(1, 1))
+    expected = [None if i in (17, 42) else 2 * i for i in range(100)]
+    path = filled(tmp_path / "cache", files)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    told = 0
+    for _ in range(80):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        for kept in ("-wal", "-shm"):
+            path.with_name(path.name + kept).unlink(missing_ok=True)
+        try:
+            cache = PictureCache(tmp_path / "cache", 8, 1)
+            assert greys(Intake(8, 1, 1, cache).read(files)) == expected
+            assert greys(Intake(8, 1, 1, cache).read(files)) == expected
+            cache._db.close()
+        except DshError as error:
+            told += 1
+            assert "choose another `cache` FOLDER" in str(error)
+    assert told <= 2  # the words a database begins with
+
+
+def test_a_picture_that_has_changed_in_the_cache_is_decoded_anew_and_replaced(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = filled(tmp_path / "cache", files)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE checked_pictures SET pixels = zeroblob(length(pixels))")
+    assert greys(Intake(8, 1, 1, PictureCache(tmp_path / "cache", 8, 1)).read(files))[50] == 100
+    monkeypatch.setattr(decode, "decode", lambda *arguments: pytest.fail("decoded once more"))
+    assert greys(Intake(8, 1, 1, PictureCache(tmp_path / "cache", 8, 1)).read(files[:17]))[16] == 32
+
+
+def test_a_database_that_cannot_be_read_is_begun_anew(files: list[str], tmp_path: Path) -> None:
+    path = filled(tmp_path / "cache", files)
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (len(path.read_bytes()) - 4096))
+    cache = PictureCache(tmp_path / "cache", 8, 1)
+    for _ in range(2):
+        assert greys(Intake(8, 1, 1, cache).read(files)).count(None) == 2
+    assert cache.problem is None
+    assert cache._db.execute("SELECT count(*) FROM checked_pictures").fetchone() == (98,)
+
+
+def test_a_cache_without_checksums_is_not_used(files: list[str], tmp_path: Path) -> None:
+    path = filled(tmp_path / "cache", files)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE pictures (digest BLOB PRIMARY KEY, pixels BLOB NOT NULL)")
+    assert greys(Intake(8, 1, 1, PictureCache(tmp_path / "cache", 8, 1)).read(files)).count(None) == 2
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT name FROM sqlite_master WHERE name = 'pictures'").fetchone() is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links and pipes")
+@pytest.mark.parametrize("kind", ["link", "link beside", "pipe", "folder"])
+def test_what_is_no_file_in_place_of_the_cache_is_refused_and_left(kind: str, tmp_path: Path) -> None:
+    path = filled(tmp_path / "cache", [])
+    (tmp_path / "mine").write_text("mine")
+    path.unlink()
+    if kind == "link":
+        path.symlink_to(tmp_path / "mine")
+    elif kind == "link beside":
+        path.with_name(f"{path.name}-wal").symlink_to(tmp_path / "mine")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises(DshError, match="is a link, and nothing in|not a regular file|[Ii]s a directory"):
+        PictureCache(tmp_path / "cache", 8, 1)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_folder_of_ones_own_choice_may_be_a_link(files: list[str], tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    filled(tmp_path / "link", files)
+    assert list((tmp_path / "disk").glob("*.sqlite"))

@@ -103,9 +103,11 @@ def png(*chunks: tuple[bytes, bytes], width: int = 8, height: int = 8, depth: in
     samples = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
     rows = bytes((1 + width * samples * depth // 8) * height) if width * height <= 1 << 16 else bytes(99)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
-    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, data) for kind, data in parts)
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png16(pixels: np.ndarray) -> bytes:
@@ -280,6 +282,35 @@ def bombs() -> dict[str, bytes]:
         "header.jpg": _wide_jpeg(),
         "gzip.fits": fits + bytes(64) + gzip.compress(bytes(20 << 20), 9, mtime=0),
     }
+
+
+def hostile() -> dict[str, bytes]:
+    """Files that made a decoder work for minutes, or took gigabytes."""
+    hexadecimal = b"\nexif\n1\n" + many_entries(30_000, 400_000).hex().encode()
+    return {
+        "zeros.jpg": b"\xff\xd8\xff\xe0\0\4ab" + bytes(48 << 20),
+        "segments.jpg": b"\xff\xd8" + b"\xff\xe5\0\2" * (16 << 20),
+        "scans.jpg": encoded(picture("RGB"), "JPEG")[:-2] + b"\xff\xda\0\2" * (8 << 20),
+        "comment.ppm": b"P6\n#" + b"a" * (64 << 20) + b"\n8 8 255\n" + bytes(192),
+        "chunks.png": png()[:33] + png_chunk(b"abcd", b"") * (4 << 20) + png()[33:],
+        "exif.png": png((b"eXIf", many_entries(60_000, 1 << 20))),
+        "profile.png": png((b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(hexadecimal))),
+        "canvas.webp": wide_webp(13_000, 13_000),
+        "canvas.qoi": b"qoif" + struct.pack(">IIBB", 13_000, 13_000, 4, 0) + b"\xfd" * (4 << 20),
+    }
+
+
+def many_entries(count: int, size: int) -> bytes:
+    """An EXIF block whose entries all claim to hold the whole block."""
+    entries = b"".join(struct.pack("<HHII", 1000 + number, 7, size, 0) for number in range(count))
+    return (b"II*\0" + struct.pack("<IH", 8, count) + entries + bytes(4)).ljust(size, b"\0")
+
+
+def wide_webp(width: int, height: int) -> bytes:
+    """A small WebP on a large canvas."""
+    canvas = bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"WEBPVP8X" + struct.pack("<I", len(canvas)) + canvas + encoded(picture("RGB"), "WEBP")[12:]
+    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 def tiff(width: int, height: int, count: int = 1) -> bytes:

@@ -1,0 +1,164 @@
+"""What a hostile picture may cost, and that ordinary ones cost no more than they did."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dsh_cli import bounded
+from dsh_cli.errors import ImageError
+from dsh_cli.pictures import decode, decoders, worker
+from tests.support import odd_pictures as odd
+
+needs_limits = pytest.mark.skipif(sys.platform != "linux", reason="memory can be bounded on Linux alone")
+
+
+def refuse(*_: object) -> None:
+    pytest.fail("another process was asked")
+
+
+# Names of files, as far as the dot.
+ORDINARY = (
+    "JPEG-RGB", "JPEG-L", "PNG-RGB", "PNG-L", "PNG-P", "PNG-1", "PNG-I;16", "PNG-RGBA", "BMP-RGB", "BMP-L", "BMP-P",
+    "PPM-RGB", "PPM-L", "PPM-1",
+)  # fmt: skip
+
+
+def test_ordinary_pictures_need_no_other_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(worker, "pixels", refuse)
+    monkeypatch.setattr(worker, "shape", refuse)
+    written = {name.partition(".")[0]: data for name, data in odd.written().items()}
+    files = {name: written[name] for name in ORDINARY}
+    files |= {name: data for name, data in odd.special().items() if name.startswith("turned-") and ".jpeg" in name}
+    for name, data in files.items():
+        assert decode.decode(data, 24, 3).shape == (24, 24, 3), name
+        (tmp_path / "x").write_bytes(data)
+        shape = decode.probe(tmp_path / "x")
+        assert {shape.width, shape.height} == {48, 40}, name
+
+
+def test_another_process_gives_the_very_pixels() -> None:
+    files = {**odd.written(), **odd.special()}
+    asked = []
+    for name, data in files.items():
+        if not data or decoders.ordinary(data, 24, 3, nullcontext) is not None:
+            continue
+        asked.append(name)
+        for channels in (1, 3):
+            try:
+                expected = decoders.pixels(data, 24, channels, nullcontext)
+            except ImageError as error:
+                with pytest.raises(ImageError) as other:
+                    decode.decode(data, 24, channels)
+                assert str(other.value) == str(error), name
+            else:
+                found = decode.decode(data, 24, channels)
+                assert (found == expected).all() and found.flags.writeable, name
+    assert len(asked) > 100
+
+
+@needs_limits
+def test_hostile_pictures_are_given_up() -> None:
+    """Each took minutes or gigabytes. Within a bound of 1 s in place of 10, so that the test takes no longer."""
+    program = """
+import os, resource, time
+from dsh_cli import bounded
+from dsh_cli.pictures import decode
+from tests.support import odd_pictures as odd
+
+bounded.SECONDS = 1
+for name, data in odd.hostile().items():
+    started = os.times()
+    try:
+        decode.decode(data, 32, 3)
+    except decode.ImageError as error:
+        print(error)
+    bounded._end_idle()  # so that what they took is known
+    assert sum(os.times()[:4]) - sum(started[:4]) < 3, name  # seconds of the processor, 0.5 of them to start
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        assert resource.getrusage(who).ru_maxrss < 1100 << 10, name
+"""
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("limit against decompression bombs") >= 5, done.stdout
+
+
+def test_a_process_that_was_ended_is_replaced() -> None:
+    data = odd.encoded(odd.picture("RGB"), "WEBP")
+    expected = decode.decode(data, 8, 3)
+    process = bounded._idle[worker.__name__][-1]._process
+    process.kill()
+    process.wait()
+    assert (decode.decode(data, 8, 3) == expected).all()
+
+
+def test_a_crash_is_an_error_of_the_picture_and_the_next_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = odd.encoded(odd.picture("RGB"), "WEBP")
+    hear = bounded._Process._hear
+
+    def crash(process: bounded._Process) -> tuple[bytes, bool, bytes]:
+        process._process.send_signal(signal.SIGSEGV)
+        process._process.wait()
+        return hear(process)
+
+    with monkeypatch.context() as patch, pytest.raises(ImageError, match="ends the process that reads it"):
+        patch.setattr(bounded._Process, "_hear", crash)
+        decode.decode(data, 8, 3)
+    assert decode.decode(data, 8, 3).shape == (8, 8, 3)
+
+
+def test_threads_ask_processes_of_their_own() -> None:
+    files = [odd.encoded(odd.picture("RGB", seed=seed), "GIF") for seed in range(4)]
+    expected = [decoders.pixels(data, 16, 3, nullcontext) for data in files]
+    wrong = []
+
+    def work(number: int) -> None:
+        for _ in range(20):
+            if (decode.decode(files[number], 16, 3) != expected[number]).any():
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_large_pictures_wait_for_one_another_in_other_processes_too() -> None:
+    data = odd.encoded(Image.new("L", (4200, 4200), 7), "TIFF")
+    done = threading.Event()
+
+    def work() -> None:
+        assert (decode.decode(data, 8, 1) == 7).all()
+        done.set()
+
+    thread = threading.Thread(target=work)
+    with decode._one_large:
+        thread.start()
+        assert not done.wait(0.5)
+    assert done.wait(20)
+    thread.join()
+
+
+def test_what_a_process_imports_is_not_chosen_by_the_working_folder(tmp_path: Path) -> None:
+    trap = "import pathlib; pathlib.Path(__file__).with_name('trapped').touch()"
+    for name in ("numpy", "simplejpeg", "struct"):
+        (tmp_path / f"{name}.py").write_text(trap)
+    program = (
+        "import sys; from dsh_cli.pictures import decode; print(decode.decode(sys.stdin.buffer.read(), 8, 3).shape)"
+    )
+    path = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], input=odd.encoded(odd.picture("RGB"), "WEBP"), capture_output=True,
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.stdout == b"(8, 8, 3)\n", done.stderr
+    assert not (tmp_path / "trapped").exists()
