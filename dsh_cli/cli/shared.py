@@ -31,6 +31,8 @@ _live: Console | None = None  # what has a live line on stderr, which others mus
 
 Form = Literal["table", "plain", "json"]
 
+_STOPPED = 130  # exit code after Ctrl-C, as shells have it
+
 _WrongUsage: Any = typer.BadParameter.__base__  # of Typer's errors the one that any wrong word or option raises
 
 
@@ -49,9 +51,8 @@ class DshGroup(TyperGroup):
             sys.exit(1)
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
-        except (KeyboardInterrupt, typer.Abort):  # the latter is what Typer makes of the former
-            complain("stopped by Ctrl-C")
-            code = 130
+            if code == _STOPPED:  # what Typer makes of Ctrl-C before a command runs; `invoke` does not return
+                complain("stopped by Ctrl-C")
         except _WrongUsage as error:
             if type(error).__name__ != "NoArgsIsHelpError":  # whose help has been shown
                 command = error.ctx.command_path if error.ctx else "dsh"
@@ -71,17 +72,19 @@ class DshGroup(TyperGroup):
             return super().invoke(ctx)
         except DshError as error:
             complain(str(error))
-            raise typer.Exit(error.exit_code) from error
+            sys.exit(error.exit_code)
         except PermissionError as error:
             if error.filename is None:
                 raise
             complain(f"{os.fsdecode(error.filename)}: {reason(error)}; run dsh as a user who may, or change who may")
-            raise typer.Exit(1) from error
-        except KeyboardInterrupt as interrupt:
-            complain("stopped by Ctrl-C")
-            raise typer.Exit(130) from interrupt
+            sys.exit(1)
         except BrokenPipeError:
             _end_quietly()
+        except BaseException as error:
+            if not _is_interrupt(error):
+                raise
+            complain("stopped by Ctrl-C")
+            sys.exit(_STOPPED)
 
 
 app = typer.Typer(
@@ -291,6 +294,11 @@ def _flags() -> dict[str, str]:
                 names[parameter.name] = max(parameter.opts, key=len)
                 names |= {f"{parameter.name}=False": flag for flag in parameter.secondary_opts}
     return names
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what happened: where modules are being read, Python makes other errors of it."""
+    return isinstance(error, KeyboardInterrupt) or (error is not None and _is_interrupt(error.__cause__))
 
 
 def _end_quietly() -> NoReturn:
