@@ -196,8 +196,6 @@ def test_markup_in_a_path_is_none_for_a_live_line(digits_run: Path, tmp_path: Pa
         ["evaluate", "--model", "[/b][red]"],
         ["embed", "--model", "[/b][red]", "--method", "pca"],
         ["hash", picture, "--model", "[/b][red]", "--json"],
-        ["hash", picture, "--model", "[/b][red]", "--format", "plain"],
-        ["neighbors", picture, "--model", "[/b][red]"],
         ["index", "add", "i[/b]", picture, "--model", "[/b][red]"],
     ):
         code, shown = on_terminal(command)
