@@ -1,6 +1,35 @@
-"""`python -m dsh_cli`, for machines where another program is named `dsh`."""
+"""The program: `dsh`, and `python -m dsh_cli` where another program has that name."""
 
-from dsh_cli.cli import app
+import os
+import signal
+from contextlib import suppress
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C ends it at once but while a command runs, which stops in its own way."""
+    ignored = signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # by whoever started us
+    if not ignored:
+        signal.signal(signal.SIGINT, _stop)
+
+    from dsh_cli.cli import app
+
+    try:
+        if not ignored:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        app(prog_name="dsh")
+    except KeyboardInterrupt:
+        _stop()
+    finally:
+        if not ignored:
+            signal.signal(signal.SIGINT, _stop)
+
+
+def _stop(*_: object) -> None:
+    """End without a word of what was going on: modules were being read, or put away."""
+    with suppress(OSError):
+        os.write(2, b"error: stopped by Ctrl-C\n")
+    os._exit(130)
+
 
 if __name__ == "__main__":
-    app(prog_name="dsh")
+    main()

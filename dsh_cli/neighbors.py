@@ -19,6 +19,7 @@ from dsh_cli.codes import nearest
 from dsh_cli.codes.bits import Packed, looks_like_code, parse, to_hex
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DshError, UsageError
+from dsh_cli.index.origins import Folders, added_from
 from dsh_cli.pictures import find
 from dsh_cli.runs.run import Run
 
@@ -62,6 +63,7 @@ class Database:
     thumbnails: Callable[[Sequence[int]], NDArray[np.uint8]] | None = None  # (r, h, w, channels); None: in their files
     narrowed: bool = False  # whether some were left out for their label
     folder: str = ""  # where files are looked for whose paths are relative
+    shown: Folders = Folders()  # where pictures in files may be shown from
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -130,9 +132,16 @@ def split_database(
 
 
 def index_database(
-    uri: str, run: Run, labels: Sequence[str] = (), not_labels: Sequence[str] = (), relative_to: str = ""
+    uri: str,
+    run: Run,
+    labels: Sequence[str] = (),
+    not_labels: Sequence[str] = (),
+    relative_to: str = "",
+    pictures: Sequence[str] = (),
 ) -> Database:
     """An index of pictures, of given labels, or without some; its relative paths are so to a folder.
+
+    A page may show its pictures in that folder, in others that are named, and where this user added them from.
 
     Raises:
         UsageError: a label is none of its labels.
@@ -156,6 +165,7 @@ def index_database(
         describe=lambda wanted: [(row.path, row.label) for row in index.rows(np.array(wanted, np.int64))],
         narrowed=bool(labels or not_labels),
         folder=relative_to,
+        shown=added_from(uri).and_named([*filter(None, [relative_to]), *pictures]),
     )
     return _not_empty(database, f"index {uri}", "see: dsh index info " + uri)
 
@@ -191,6 +201,7 @@ class Search:
     radius: int | None = None  # bits from a query, at most; None: any
     html: str | None = None  # page to be written
     relative_to: str | None = None  # folder of the paths in the index, where the page finds its pictures
+    pictures: tuple[str, ...] = ()  # folders whose pictures the page may show, whoever added them to the index
 
     def check(self) -> None:
         """Refuse what contradicts itself, before any run is opened.
@@ -207,6 +218,11 @@ class Search:
                 )
             if not os.path.isdir(self.relative_to):
                 raise UsageError(f"`relative_to` {self.relative_to}: no such folder")
+        if self.pictures and (self.index is None or self.html is None):
+            raise UsageError("`pictures` says which pictures of `index` are shown by `html`; give both, or leave it")
+        for folder in self.pictures:
+            if not os.path.isdir(folder):
+                raise UsageError(f"`pictures` {folder}: no such folder")
         if self.label and set(self.label) <= set(self.not_label):
             raise UsageError("`not_label` takes away all that `label` names; drop one of them")
 
@@ -226,7 +242,8 @@ class Search:
         if self.index is None:
             database = split_database(run, self.split, self.label, self.not_label)
         else:
-            database = index_database(self.index, run, self.label, self.not_label, self.relative_to or "")
+            base = self.relative_to or ""
+            database = index_database(self.index, run, self.label, self.not_label, base, self.pictures)
         for text in filter(is_code, queries):
             parse(text, database.bits)
         return Finder(run, database, self.k, self.radius)

@@ -21,6 +21,7 @@ from dsh_cli.cli.shared import (
     arguments,
     complain,
     find_run,
+    flush,
     form_of,
     print_table,
     status,
@@ -81,5 +82,5 @@ def _show_all(items: Iterable[Encoded], form: Form, quiet: bool) -> bool:
                 write(hashed_line(item))
     if any(item.error is None for item in shown):
         print_table(lambda width: hashed_table(shown, width))
-    sys.stdout.flush()
+    flush()
     return all_read

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from dsh_cli.cli.shared import (
     Form,
@@ -28,6 +27,7 @@ from dsh_cli.cli.shared import (
     show,
 )
 from dsh_cli.errors import UsageError
+from dsh_cli.show.console import Console
 
 if TYPE_CHECKING:
     from dsh_cli.index.index import Progress, Report

@@ -66,6 +66,14 @@ def neighbors(
             metavar="FOLDER",
         ),
     ] = None,
+    pictures: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="On the page of --html, show pictures of the index below this folder too, though they were not added "
+            "to it here. May be repeated.",
+        ),
+    ] = None,
     label: Annotated[_Labels, typer.Option(metavar="CLASS", help="Only this class. May be repeated.")] = None,
     not_label: Annotated[_Labels, typer.Option(metavar="CLASS", help="Not this class. May be repeated.")] = None,
     html: Annotated[
@@ -83,7 +91,8 @@ def neighbors(
 
     from dsh_cli.neighbors import Search
 
-    search = Search(split, index, tuple(label or ()), tuple(not_label or ()), k, radius, html, relative_to)
+    of, without = tuple(label or ()), tuple(not_label or ())
+    search = Search(split, index, of, without, k, radius, html, relative_to, tuple(pictures or ()))
     search.check()
     finder = search.finder(find_run(model, quiet), queries)
     if k is not None and k > len(finder.database):

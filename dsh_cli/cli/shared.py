@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -12,11 +13,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
-from rich.console import Console
+from rich.text import Text
 from typer.core import TyperGroup
 
 from dsh_cli.config import Device
-from dsh_cli.errors import DISK_FULL, DshError, UsageError, worded
+from dsh_cli.errors import DISK_FULL, DshError, UsageError, reason, worded
+from dsh_cli.show.console import Console
+from dsh_cli.show.views.shared import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,6 +31,8 @@ _live: Console | None = None  # what has a live line on stderr, which others mus
 
 Form = Literal["table", "plain", "json"]
 
+_STOPPED = 130  # exit code after Ctrl-C, as shells have it
+
 _WrongUsage: Any = typer.BadParameter.__base__  # of Typer's errors the one that any wrong word or option raises
 
 
@@ -38,11 +43,16 @@ class DshGroup(TyperGroup):
         """Parse and run, the help included; see the class."""
         # Typer's pydantic would look through every installed package for plugins: a quarter of the time of --help.
         os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
-        for name in ("stdin", "stdout", "stderr"):
-            if getattr(sys, name) is None:  # closed by whoever started us
-                setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
+        closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]  # by who started us
+        for name in closed:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
+        if "stdout" in closed:
+            complain("cannot write the output: standard output is closed; send it somewhere, such as to a file")
+            sys.exit(1)
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
+            if code == _STOPPED:  # what Typer makes of Ctrl-C before a command runs; `invoke` does not return
+                complain("stopped by Ctrl-C")
         except _WrongUsage as error:
             if type(error).__name__ != "NoArgsIsHelpError":  # whose help has been shown
                 command = error.ctx.command_path if error.ctx else "dsh"
@@ -50,10 +60,9 @@ class DshGroup(TyperGroup):
                 complain(f"{message} (see: {command} --help)")
             code = error.exit_code
         except OSError as error:
-            if error.errno not in DISK_FULL:
+            if error.errno not in (*DISK_FULL, errno.EBADF):
                 raise
-            _leave_stdout()  # what is read or saved has errors of its own
-            complain(f"cannot write the output: {error.strerror}; free space, or send it elsewhere")
+            complain(str(_unwritable(error)))  # of the help; what is read or saved has errors of its own
             code = 1
         sys.exit(code)
 
@@ -63,12 +72,19 @@ class DshGroup(TyperGroup):
             return super().invoke(ctx)
         except DshError as error:
             complain(str(error))
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as interrupt:
-            complain("stopped by Ctrl-C")
-            raise typer.Exit(130) from interrupt
+            sys.exit(error.exit_code)
+        except PermissionError as error:
+            if error.filename is None:
+                raise
+            complain(f"{os.fsdecode(error.filename)}: {reason(error)}; run dsh as a user who may, or change who may")
+            sys.exit(1)
         except BrokenPipeError:
             _end_quietly()
+        except BaseException as error:
+            if not _is_interrupt(error):
+                raise
+            complain("stopped by Ctrl-C")
+            sys.exit(_STOPPED)
 
 
 app = typer.Typer(
@@ -124,10 +140,10 @@ def main(
     # What Pillow warns of is an error anyway (size), or does not touch the pixels (metadata).
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    # A path that is not UTF-8 goes out as the bytes it came in.
+    # No name is an error where the encoding of the terminal lacks a letter of it.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="surrogateescape" if stream is sys.stdout else "backslashreplace")
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
@@ -155,12 +171,12 @@ def _live_line(quiet: bool, what: str) -> Iterator[Callable[[str], None]]:
     from rich.spinner import Spinner
 
     global _live
-    line = Spinner("dots", text=what, style="status.spinner")
+    line = Spinner("dots", text=Text(printable(what)), style="status.spinner")
     # Rich would send stdout along with the live line, and so results to stderr
     with Live(line, console=console, refresh_per_second=12.5, transient=True, redirect_stdout=False):
         _live = console
         try:
-            yield lambda text: line.update(text=text)
+            yield lambda text: line.update(text=Text(printable(text)))
         finally:
             _live = None
 
@@ -205,7 +221,7 @@ def show(view: View, form: Form) -> None:
                 write(line)
         case "table":
             print_table(view.table)
-    sys.stdout.flush()
+    flush()
 
 
 def print_table(table: Callable[[int], RenderableType]) -> None:
@@ -213,38 +229,53 @@ def print_table(table: Callable[[int], RenderableType]) -> None:
     console = Console()
     with console.capture() as captured:  # Rich would end the program itself when a pipe closes
         console.print(table(console.width))
-    sys.stdout.write(captured.get())
+    with _writing():
+        sys.stdout.write(captured.get())
 
 
 def write(line: str) -> None:
-    """A line of a result: as it is for programs, and for people nothing that a terminal would obey."""
-    from dsh_cli.show.views.shared import printable
+    """A line of a result, which is one whatever is in it."""
+    with _writing():
+        sys.stdout.write("\t".join(map(printable, line.split("\t"))) + "\n" if sys.stdout.isatty() else line + "\n")
 
-    if sys.stdout.isatty():
-        line = "\t".join(map(printable, line.split("\t")))
-    sys.stdout.write(line + "\n")
+
+def flush() -> None:
+    """Let whoever reads have what was written."""
+    with _writing():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Tell apart what goes wrong with stdout from what goes wrong with a file that is open meanwhile."""
+    try:
+        yield
+    except BrokenPipeError:
+        _end_quietly()
+    except OSError as error:
+        raise _unwritable(error) from error
+
+
+def _unwritable(error: OSError) -> DshError:
+    _leave_stdout()
+    what_to_do = "free space, or send it elsewhere" if error.errno in DISK_FULL else "send it elsewhere"
+    return DshError(f"cannot write the output: {error.strerror}; {what_to_do}")
 
 
 def notice(text: str, quiet: bool) -> None:
     """A line on stderr for whoever watches."""
     if not quiet:
-        from rich.text import Text
-
         Console(stderr=True).print(Text(_said(text), style="dim"), soft_wrap=True)
 
 
 def complain(text: str, kind: Literal["error", "warning"] = "error", live: Console | None = None) -> None:
     """A line on stderr that says what is wrong, by the console of a live line if there is one."""
-    from rich.text import Text
-
     style = "bold red" if kind == "error" else "bold yellow"
     (live or _live or Console(stderr=True)).print(Text.assemble((f"{kind}: ", style), _said(text)), soft_wrap=True)
 
 
 def _said(text: str) -> str:
     """A message of the core as the command line says it: its fields as options, and nothing a terminal would obey."""
-    from dsh_cli.show.views.shared import printable
-
     return printable(worded(text, _flags()) if "`" in text else text)
 
 
@@ -263,6 +294,11 @@ def _flags() -> dict[str, str]:
                 names[parameter.name] = max(parameter.opts, key=len)
                 names |= {f"{parameter.name}=False": flag for flag in parameter.secondary_opts}
     return names
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what happened: where modules are being read, Python makes other errors of it."""
+    return isinstance(error, KeyboardInterrupt) or (error is not None and _is_interrupt(error.__cause__))
 
 
 def _end_quietly() -> NoReturn:

@@ -6,10 +6,10 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from dsh_cli.cli.shared import Format, Json, Quiet, app, complain, default_note, form_of, notice, option, show, status
 from dsh_cli.config import MAX_BITS, Augment, Centers, Device, Optimizer, ProtocolName, Schedule, TrainConfig
+from dsh_cli.show.console import Console
 
 if TYPE_CHECKING:
     from dsh_cli.data.splits import Splits

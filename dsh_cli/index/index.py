@@ -18,6 +18,7 @@ from dsh_cli.codes.bits import Packed
 from dsh_cli.config import MAX_BITS
 from dsh_cli.errors import ImageError, IndexStateError, UsageError
 from dsh_cli.files import written
+from dsh_cli.index import origins
 from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_at, matches
 from dsh_cli.index.rows import Counts, Entry, Failure, Known, Writer, among
 from dsh_cli.index.table import DIGEST, Table, fixed, order_of
@@ -220,6 +221,7 @@ class Index:
             from dsh_cli.network.encoding import Encoder
 
             encoder = Encoder(net)
+            origins.note(self.uri, given, new=not len(self))
 
             def read(named: tuple[str, str]) -> tuple[Found, Picture | None]:
                 return look_at(*named, known, relative_to, labeller, encoder.size, encoder.channels)

@@ -61,6 +61,12 @@ class Table:
     @classmethod
     def open(cls, uri: str) -> Table:
         """The last committed version, or an empty one where there is none yet; see `Index.open`."""
+        try:
+            uri.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"index {uri}: Lance keeps none where the path is not UTF-8; choose another place"
+            ) from error
         return cls(uri, _open(uri))
 
     def snapshot(self) -> Table:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dsh_cli.show.console import Console
+from dsh_cli.show.views.shared import printable
 from dsh_cli.training.events import EpochStats, Loss, Plan, Quiet, RunningLoss
 
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
@@ -48,9 +49,9 @@ class ProgressBar(Quiet):
             terms="",
         )
         if plan.weights is not None:
-            self.console.print(str(plan.weights), style="dim", markup=False, highlight=False, soft_wrap=True)
+            self.console.print(printable(str(plan.weights)), style="dim", soft_wrap=True)
         if plan.objective:
-            self.console.print(plan.objective, style="dim", markup=False, highlight=False, soft_wrap=True)
+            self.console.print(plan.objective, style="dim", soft_wrap=True)
         self.bar.start()
 
     def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None:
@@ -71,7 +72,7 @@ class ProgressBar(Quiet):
         )
 
     def on_epoch(self, stats: EpochStats) -> None:
-        self.console.print(epoch_line(stats, self.plan, self.narrow), highlight=False)
+        self.console.print(epoch_line(stats, self.plan, self.narrow))
 
     def close(self) -> None:
         self.bar.stop()

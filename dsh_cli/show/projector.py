@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from PIL import Image
 from dsh_cli.analysis.embedding import Embedding
 from dsh_cli.codes.sets import CodeSet, sample, taken
 from dsh_cli.errors import DshError, UsageError
-from dsh_cli.files import require_no_links
+from dsh_cli.files import require_no_links, written
 from dsh_cli.runs.run import Run
 from dsh_cli.show.style import class_name
+from dsh_cli.show.views.shared import printable
 
 _SPRITE_SIDE = 8192  # pixels: TensorBoard refuses larger sprites
 _POINTS = 100_000  # TensorBoard's projector asks for no more
+NO_EVENTS = "train with `tensorboard=False`"  # where a training's events cannot be written
 
 
 def require_utf8(path: str, instead: str) -> None:
@@ -65,7 +67,8 @@ def write_projector(folder: Path, codes: CodeSet, epoch: int, seed: int) -> None
     rows = _with_room(codes, seed)
     of = "" if len(rows) == len(codes) else f" of {len(codes):,}, a sample with the shares of the classes"
     text = f"relaxed codes of validation pictures: {len(rows):,}{of}"
-    _write_points(folder, taken(codes, rows), codes.relaxed[rows], "validation_relaxed_codes", text, epoch)
+    shown = taken(codes, rows)
+    _write_points(folder, shown, codes.relaxed[rows], "validation_relaxed_codes", text, epoch, NO_EVENTS)
 
 
 def write_embedding(run: Run, embedding: Embedding, split: str) -> str:
@@ -83,8 +86,8 @@ def write_embedding(run: Run, embedding: Embedding, split: str) -> str:
     text = f"{how.method} of {split} pictures, {embedding.metric}: {len(rows):,}{of} points"
     folder = run.path / "tensorboard" / how.method
     require_no_links(folder, run.path)
-    with saving(folder, "leave `tensorboard` out"):
-        _write_points(folder, taken(embedding.codes, rows), embedding.points[rows], f"{split}_{how.method}", text, 0)
+    shown = taken(embedding.codes, rows)
+    _write_points(folder, shown, embedding.points[rows], f"{split}_{how.method}", text, 0, "leave `tensorboard` out")
     return f"TensorBoard has the points under {how.method}: tensorboard --logdir {shlex.quote(str(run.path))}"
 
 
@@ -96,23 +99,31 @@ def _with_room(codes: CodeSet, seed: int) -> NDArray[np.int64]:
 
 
 def _write_points(
-    folder: Path, shown: CodeSet, vectors: NDArray[np.floating[Any]], name: str, text: str, step: int
+    folder: Path, shown: CodeSet, vectors: NDArray[np.floating[Any]], name: str, text: str, step: int, instead: str
 ) -> None:
     # Not SummaryWriter.add_embedding: it breaks on tabs in names, and prints to stdout where its folder exists.
-    from tensorboard.plugins.projector import ProjectorConfig, visualize_embeddings
+    from google.protobuf.text_format import MessageToString
+    from tensorboard.plugins.projector import ProjectorConfig
     from torch.utils.tensorboard import SummaryWriter
+
+    def place(file: str) -> AbstractContextManager[Path]:
+        return written(folder / file, instead, folder)
 
     assert shown.thumbnails is not None
     side = max(shown.thumbnails.shape[1:3])
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in ("tensors.tsv", "metadata.tsv", "sprite.png", "projector_config.pbtxt"):
-        (folder / file).unlink(missing_ok=True)  # a link laid there would be written through
+    with saving(folder, instead):
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in ("tensors.tsv", "metadata.tsv", "sprite.png", "projector_config.pbtxt"):
+            (folder / old).unlink(missing_ok=True)  # where it is a link, what it leads to stays
     # Text, for TensorBoard takes a binary file for text where its bytes happen to be UTF-8; 9 digits keep a float32.
-    np.savetxt(folder / "tensors.tsv", np.nan_to_num(vectors), fmt="%.9g", delimiter="\t")
+    with place("tensors.tsv") as scratch, scratch.open("wb") as file:  # by its name NumPy might take it for a .gz
+        np.savetxt(file, np.nan_to_num(vectors), fmt="%.9g", delimiter="\t")
     rows = zip((class_of(shown, i) for i in range(len(shown))), shown.hex, shown.names, strict=True)
     lines = ["label\tcode\tname", *(f"{one_line(label)}\t#{code}\t{one_line(name)}" for label, code, name in rows)]
-    (folder / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    Image.fromarray(sprite(shown.thumbnails)).save(folder / "sprite.png")
+    with place("metadata.tsv") as scratch:
+        scratch.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    with place("sprite.png") as scratch:
+        Image.fromarray(sprite(shown.thumbnails)).save(scratch, "png")
     config = ProjectorConfig()
     embedding = config.embeddings.add(
         tensor_name=name,
@@ -122,11 +133,14 @@ def _write_points(
     )
     embedding.sprite.image_path = "sprite.png"
     embedding.sprite.single_image_dim.extend([side, side])
-    visualize_embeddings(str(folder), config)
-    # The event file comes last: with it TensorBoard sees the run, and looks for the files above.
-    writer = SummaryWriter(str(folder))
-    writer.add_text("projector/shown", text, step)
-    writer.close()
+    with place("projector_config.pbtxt") as scratch:
+        scratch.write_text(MessageToString(config), encoding="utf-8", newline="\n")
+    # The event file comes last: with it TensorBoard sees the run, and looks for the files above. Its writer goes on to
+    # write to it for as long as it is open, in a new file each time.
+    with saving(folder, instead):
+        writer = SummaryWriter(str(folder))
+        writer.add_text("projector/shown", text, step)
+        writer.close()
 
 
 def sprite(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -149,5 +163,5 @@ def class_of(codes: CodeSet, index: int) -> str:
 
 
 def one_line(text: str) -> str:
-    """A name as one line that can be written: no tabs or line ends, and `?` for undecodable bytes of a path."""
-    return " ".join(text.split()).encode("utf-8", "replace").decode("utf-8")
+    """A name as one line that can be written: no tabs or line ends, `?` for undecodable bytes, nothing to be obeyed."""
+    return printable(" ".join(text.split()).encode("utf-8", "replace").decode("utf-8"))

@@ -21,7 +21,7 @@ from dsh_cli.analysis.classes import HardestPairs, Pair, class_table, hardest_pa
 from dsh_cli.codes.bits import unpack
 from dsh_cli.codes.sets import CodeSet, sample, taken
 from dsh_cli.files import require_no_links
-from dsh_cli.show.projector import class_of, one_line, saving, write_projector
+from dsh_cli.show.projector import NO_EVENTS, class_of, one_line, saving, write_projector
 from dsh_cli.training.events import EpochStats, Plan, Quiet, TrainResult
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class TensorBoard(Quiet):
             self.hook_before(failure)
 
     def _saving(self) -> AbstractContextManager[None]:
-        return saving(self.folder, "train with `tensorboard=False`")
+        return saving(self.folder, NO_EVENTS)
 
 
 def class_table_markdown(stats: EpochStats) -> str:

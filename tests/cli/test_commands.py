@@ -20,7 +20,7 @@ from PIL import Image
 
 from dsh_cli.codes.bits import from_hex, hamming, to_hex
 from dsh_cli.runs.run import Run
-from tests.support.commands import DIGITS, dsh, dsh_json, dsh_process, every_command, one_line_error
+from tests.support.commands import DIGITS, dsh, dsh_json, dsh_process, every_command, one_line_error, undone
 from tests.support.runs import edit
 from tests.support.values import in_memory
 
@@ -269,7 +269,9 @@ def test_names_that_are_not_utf8_and_terminal_escapes(digits_run: Path, pictures
     os.rename(os.fsencode(pictures / "a.png"), raw)
     as_json = dsh_process("hash", "--model", digits_run, "--json", raw)
     assert os.fsencode(json.loads(as_json.stdout)["path"]) == raw
-    assert dsh_process("hash", "--model", digits_run, raw).stdout.rstrip(b"\n").endswith(raw)
+    plain = dsh_process("hash", "--model", digits_run, raw).stdout.decode()
+    assert plain.startswith("\\") and plain.endswith(r"/\xff\x1b[31m.png" + "\n")
+    assert os.fsencode(undone(plain.rstrip("\n").split("  ", 1)[1])) == raw
     table = dsh_process("hash", "--model", digits_run, "--format", "table", raw)
     assert table.returncode == 0 and b"\x1b" not in table.stdout
     os.truncate(raw, 0)

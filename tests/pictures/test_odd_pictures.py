@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from dsh_cli.errors import ImageError
 from dsh_cli.pictures import decode, decoders, find
 from tests.support import odd_pictures as odd
-from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error, unmeasured
+from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error, undone, unmeasured
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX files and limits")
 
@@ -332,15 +332,12 @@ def test_names_are_exact_in_json_and_in_lists(named: Path, digits_run: Path) -> 
     assert [os.fsencode(json.loads(line)["path"]) for line in lines.stdout.splitlines()] == plain
 
 
-def test_names_in_plain_lines_are_bytes_as_md5sum_writes_them(named: Path, digits_run: Path) -> None:
+def test_names_in_plain_lines_are_marked_as_md5sum_does_and_can_be_undone(named: Path, digits_run: Path) -> None:
     done = dsh_process("hash", named, "--model", digits_run, "--quiet")
     names = []
-    for line in done.stdout.splitlines():
-        name = line.split(b"  ", 1)[1]
-        if line.startswith(b"\\"):
-            text = name.decode(errors="surrogateescape").replace("\\\\", "\0").replace("\\n", "\n").replace("\\r", "\r")
-            name = os.fsencode(text.replace("\0", "\\"))
-        names.append(os.path.basename(name))
+    for line in done.stdout.decode().splitlines():
+        name = line.split("  ", 1)[1]
+        names.append(os.path.basename(os.fsencode(undone(name) if line.startswith("\\") else name)))
     assert sorted(names) == sorted(os.listdir(os.fsencode(named)))
 
 
@@ -417,7 +414,7 @@ def test_classes_of_odd_names(odd_classes: Path, tmp_path: Path) -> None:
         assert table.stdout.replace("\n", "").isprintable()
         assert "[b]" in table.stdout and ":cat:" in table.stdout
         plain = dsh_process(*command, "--format", "plain", cwd=tmp_path)
-        assert plain.returncode == 0 and b"\xff\xfe" in plain.stdout and b"new\\nline" in plain.stdout
+        assert plain.returncode == 0 and rb"\xff\xfe" in plain.stdout and b"new\\nline" in plain.stdout
 
 
 def test_a_run_folder_that_is_not_utf8(tmp_path: Path, odd_classes: Path) -> None:

@@ -206,6 +206,9 @@ def test_names_of_any_kind_can_be_captions_and_cells() -> None:
     assert cells[:2] == ["1", "a|b c *d*"]
     assert cells[2] == "under_score_d.png"
     assert cells[3].startswith("梨 &lt;b&gt;?xxx") and cells[4] == "[x](y)`z`.png" and cells[5] == "1.00"
+    obeyed = replace(codes, classes=("\x1b[31m", "\u202e"), names=("\x9b", "\x07\ttab"))
+    told = pairs_markdown(obeyed, HardestPairs((), (Pair(0, 1, 1.0),)))
+    assert told.replace("\n", "").isprintable() and r"\\u202e | \\x07 tab" in told
 
 
 # The projector

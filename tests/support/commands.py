@@ -56,6 +56,11 @@ def dsh_process(
     return subprocess.run(command, input=input, capture_output=True, timeout=300, cwd=cwd, env=env)
 
 
+def undone(field: str) -> str:
+    """What a field of a plain line says, by the line that docs/output.md gives."""
+    return os.fsdecode(field.encode().decode("unicode_escape").encode("latin-1"))
+
+
 def unmeasured() -> dict[str, str]:
     """The environment of a process whose coverage is not of interest, or cannot be written down."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}

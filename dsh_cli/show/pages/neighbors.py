@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from dsh_cli.errors import DshError, ImageError
-from dsh_cli.files import saving
+from dsh_cli.errors import ImageError
+from dsh_cli.files import saving, written
 from dsh_cli.neighbors import Answer, Database, Neighbor
 from dsh_cli.pictures import decode
 from dsh_cli.show.pages.html import TEMPLATES, data_uri
@@ -28,21 +27,22 @@ _COARSE = 32  # pixels below which a picture is enlarged with sharp edges
 _CODE = 16  # hex digits up to which a code is shown whole on a card
 _CUT = 12  # characters of a longer one
 _GONE = "picture not found"
+_LEFT_OUT = "picture left out"
+_OR_ELSE = "choose another `html` FILE"
 _SECTIONS = Markup("\0")  # where they go; no text has it, for control characters are escaped
 
 
 class Page:
     """A page that is being written, a query after the other."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: TextIO) -> None:
         self.path = path
         self.written = 0  # queries on it
         self.pictures = self.missing = 0  # of neighbours: in all, and those that cannot be shown
+        self.left_out = 0  # of the latter those in no folder whose pictures may be shown
         self.astray = False  # whether a relative path leads to no file
         self._database: Database | None = None  # of the queries on it
-        self._scratch = path.with_name(f".{path.name}.{os.getpid()}") if path.name else path
-        with self._saving():
-            self._file = self._scratch.open("w", encoding="utf-8", newline="\n")
+        self._file = file
 
     def add(self, answer: Answer) -> None:
         """Show a query and its neighbours, which are of one database on all of a page."""
@@ -56,32 +56,27 @@ class Page:
         self.written += 1
 
     def finish(self) -> None:
-        """Put the page in its place, if anything is on it."""
+        """Write what comes after the last query."""
         if self._database is None:
-            return
+            raise _NothingOnIt
         with self._saving():
             self._file.write(self._frame(self._database)[1])
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            os.replace(self._scratch, self.path)
-
-    def discard(self) -> None:
-        """Leave nothing beside the page's place."""
-        with contextlib.suppress(OSError):
-            self._file.close()
-        with contextlib.suppress(OSError):
-            self._scratch.unlink()
 
     def lacking(self) -> str:
         """How many pictures the page lacks, and what may be done about it, in words; nothing where it has them all."""
         if self._database is None or not self.missing:
             return ""
+        why = []
+        if self.left_out:
+            why.append(
+                f"{self.left_out:,} left out, for nobody here has added their folder to the index; "
+                "to show them name it with --pictures, or with --relative-to where paths are relative"
+            )
+        if self.astray:
+            folder = os.path.abspath(self._database.folder)
+            why.append(f"relative paths were looked for in {folder}; name another folder with --relative-to")
         lacks = f"{self.missing:,} of {counted(self.pictures, 'picture')} cannot be shown"
-        if not self.astray:
-            return lacks
-        folder = os.path.abspath(self._database.folder)
-        return f"{lacks}: relative paths were looked for in {folder}; name another folder with --relative-to"
+        return f"{lacks}: {'; '.join(why)}" if why else lacks
 
     def _frame(self, database: Database) -> tuple[str, str]:
         """The page before its sections, and after them."""
@@ -95,7 +90,11 @@ class Page:
         return before, after
 
     def _saving(self) -> AbstractContextManager[None]:
-        return saving(self.path, "choose another `html` FILE")
+        return saving(self.path, _OR_ELSE)
+
+
+class _NothingOnIt(Exception):
+    """Says to `written` that there is nothing to keep."""
 
 
 @contextmanager
@@ -105,15 +104,16 @@ def page(path: str | os.PathLike[str]) -> Iterator[Page]:
     Raises:
         DshError: it cannot be written there.
     """
-    target = Path(path)
-    if os.path.lexists(target) and not target.is_file():
-        raise DshError(f"cannot write {target}: it is there and no file; choose another `html` FILE")
-    shown = Page(target)
-    try:
+    with saving(Path(path), _OR_ELSE), suppress(FileNotFoundError):
+        os.lstat(path)  # a name that is too long is told before anything is done
+    with (
+        suppress(_NothingOnIt),
+        written(path, _OR_ELSE) as scratch,
+        scratch.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        shown = Page(Path(path), file)
         yield shown
         shown.finish()
-    finally:
-        shown.discard()
 
 
 def _section(answer: Answer, page: Page) -> Iterator[str]:
@@ -141,6 +141,7 @@ def _cards(answer: Answer, page: Page) -> Iterator[dict[str, Any]]:
         page.pictures += 1
         if isinstance(pixels, str):
             page.missing += 1
+            page.left_out += pixels == _LEFT_OUT
             page.astray |= pixels == _GONE and not Path(neighbor.path).is_absolute()
         yield {
             "rank": neighbor.rank,
@@ -173,7 +174,13 @@ def _pictures(shown: tuple[Neighbor, ...], database: Database) -> Iterator[NDArr
     if database.thumbnails is not None:
         yield from database.thumbnails([neighbor.row for neighbor in shown])
     else:
-        yield from (_from_file(os.path.join(database.folder, neighbor.path)) for neighbor in shown)
+        yield from (_from_recorded(neighbor.path, database) for neighbor in shown)
+
+
+def _from_recorded(path: str, database: Database) -> NDArray[np.uint8] | str:
+    """The picture at a path that an index names, if it may be shown."""
+    place = database.shown.place(os.path.join(database.folder, path))
+    return _LEFT_OUT if place is None else _from_file(place)
 
 
 def _from_file(path: str) -> NDArray[np.uint8] | str:

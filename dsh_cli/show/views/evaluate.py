@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dsh_cli.show.views.shared import View, counted, field, lines_table, or_dash, pairs_table, plain_record, printable
+from dsh_cli.show.views.shared import View, counted, lines_table, or_dash, pairs_table, plain_record, printable
 
 if TYPE_CHECKING:
     from dsh_cli.analysis.retrieval import Evaluation, Spread
@@ -36,14 +36,14 @@ def evaluated_runs(evaluations: Mapping[str, Evaluation], spread: Mapping[str, S
         "std": _nested({name: figure.std for name, figure in spread.items()}),
         "runs": [{"run": name, **_record(evaluation)} for name, evaluation in evaluations.items()],
     }
-    heads = [f"{field(name)}\t{value}" for name, value in list(record.items())[:5]]
-    means = [f"{name}\t{figure.mean}\t{figure.std}" for name, figure in spread.items()]
+    heads = list(record.items())[:5]
+    means = [(name, figure.mean, figure.std) for name, figure in spread.items()]
     runs = [
-        f"{field(name)}\t{figure}\t{value}"
+        (name, figure, value)
         for name, evaluation in evaluations.items()
         for figure, value in evaluation.figures().items()
     ]
-    return View(lambda width: _runs_table(evaluations, spread), heads + means + runs, record)
+    return View(lambda width: _runs_table(evaluations, spread), [*heads, *means, *runs], record)
 
 
 def _record(evaluation: Evaluation) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
                     at = f"pr_curve.{point['radius']}"
                     flat |= {f"{at}.precision": point["precision"], f"{at}.recall": point["recall"]}
             case "per_class", _:
-                flat |= {f"per_class.{field(score['label'])}": score["map"] for score in value}
+                flat |= {f"per_class.{score['label']}": score["map"] for score in value}
             case "bit_balance", _:
                 flat |= {f"{prefix}bit_balance.{bit}": share for bit, share in enumerate(value)}
             case _, Mapping():

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from dsh_cli.show.views.shared import lines_table, printable
+from dsh_cli.show.views.shared import field, json_line, lines_table, printable
 
 if TYPE_CHECKING:
     from dsh_cli.network.encoding import Encoded
 
 
 def hashed_line(item: Encoded) -> str:
-    """As md5sum writes it: code, two blanks, path; a path with a line break or backslash is escaped and so marked."""
-    code, path = code_text(item), item.path
-    if any(c in path for c in "\\\n\r"):
-        return "\\" + f"{code}  " + path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-    return f"{code}  {path}"
+    """As md5sum writes it: code, two blanks, path as in `field`; before all that a backslash where that escapes any."""
+    path = field(item.path)
+    mark = "" if path == item.path else "\\"
+    return f"{mark}{code_text(item)}  {path}"
 
 
 def hashed_json(item: Encoded) -> str:
     """One JSON object: the code of a picture, or its error."""
     if item.packed is None:
-        return json.dumps({"path": item.path, "error": item.error})
-    return json.dumps({"path": item.path, "code": code_text(item), "bits": item.bits})
+        return json_line({"path": item.path, "error": item.error})
+    return json_line({"path": item.path, "code": code_text(item), "bits": item.bits})
 
 
 def hashed_table(items: Iterable[Encoded], width: int) -> RenderableType:

@@ -13,7 +13,6 @@ from dsh_cli.config import UNSEEN
 from dsh_cli.show.views.shared import (
     View,
     counted,
-    field,
     flattened,
     lines_table,
     listed,
@@ -128,9 +127,12 @@ def run_list(runs: Sequence[Run]) -> View:
         return Group(shown, Text(f"{counted(len(runs), 'run')}, {total}", style="dim"))
 
     plain = [
-        f"{field(record['run'])}\t{field(record['dataset'])}\t{record['bits']}\t{field(or_dash(record['map']))}\t"
-        f"{'finished' if record['finished'] else 'unfinished'}\t{record['bytes']}"
-        for record in records
+        (
+            *(r[name] for name in ("run", "dataset", "bits", "map")),
+            "finished" if r["finished"] else "unfinished",
+            r["bytes"],
+        )
+        for r in records
     ]
     return View(table, plain, {"runs": records})
 

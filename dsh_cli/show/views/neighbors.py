@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from dsh_cli.show.views.shared import View, counted, field, lines_table, listed, or_dash, printable
+from dsh_cli.show.views.shared import View, counted, lines_table, listed, printable
 
 if TYPE_CHECKING:
     from dsh_cli.neighbors import Answer, Query
@@ -30,12 +30,7 @@ def neighbors(answer: Answer) -> View:
         ],
         "same_class_rate": answer.same_class_rate,
     }
-    plain = [
-        "\t".join(
-            [field(answer.query.name), str(n.rank), str(n.distance), field(or_dash(n.label)), n.code, field(n.path)]
-        )
-        for n in answer.neighbors
-    ]
+    plain = [(answer.query.name, n.rank, n.distance, n.label, n.code, n.path) for n in answer.neighbors]
     return View(lambda width: _table(answer, width), plain, record)
 
 

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dsh_cli.show.views.shared import View, counted, field, lines_table, or_dash, printable
+from dsh_cli.show.views.shared import View, counted, lines_table, or_dash, printable
 
 if TYPE_CHECKING:
     from dsh_cli.analysis.classes import ClassTable
@@ -42,12 +42,7 @@ def class_codes(table: ClassTable, run: Run) -> View:
         "class_distance_bound": table.bound.distance if table.bound else None,
         "bit_balance": table.bit_balance,
     }
-    plain = [
-        "\t".join(
-            [field(r.label), or_dash(r.code), or_dash(r.binary), str(r.count), f"{r.exact:.4f}" if r.count else "-"]
-        )
-        for r in table.classes
-    ]
+    plain = [(r.label, r.code, r.binary, r.count, f"{r.exact:.4f}" if r.count else None) for r in table.classes]
     return View(lambda width: _class_codes_table(table, run, width), plain, record)
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from dsh_cli.index.index import Index, ReadyCodes
+from dsh_cli.runs.run import Run
 from dsh_cli.show.views.neighbors import away
 from tests.support.browser import Browser
 from tests.support.commands import dsh, dsh_json, one_line_error, unmeasured
@@ -129,6 +132,21 @@ def test_an_older_page_stays_until_the_new_one_is_whole(run: Path) -> None:
     assert os.stat("page.html").st_ino != before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links and modes are POSIX's")
+def test_a_page_is_written_where_a_link_leads_with_the_modes_it_had_and_by_no_name_that_can_be_foretold(
+    run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "kept").mkdir()
+    Path("kept/page.html").write_text("old")
+    os.chmod("kept/page.html", 0o600)
+    os.symlink("kept/page.html", "page.html")
+    Path("secret").write_text("mine")
+    os.symlink(tmp_path / "secret", f"kept/.page.html.{os.getpid()}")
+    page_of("0xf0", "--model", run)
+    assert os.path.islink("page.html") and os.stat("kept/page.html").st_mode & 0o777 == 0o600
+    assert "Nearest pictures" in Path("kept/page.html").read_text() and Path("secret").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("place", "message"),
     [
@@ -181,7 +199,8 @@ def files(tmp_path: Path, index: StandIn, digits_run: Path) -> Path:
 def test_pictures_of_an_index_are_reduced_and_those_that_are_gone_have_a_placeholder(
     files: Path, digits_run: Path
 ) -> None:
-    page = page_of(files / "2.png", "0xf0", "--model", digits_run, "--index", "pictures", "-k", 4)
+    line = [files / "2.png", "0xf0", "--model", digits_run, "--index", "pictures", "-k", 4]
+    page = page_of(*line, "--pictures", files)
     query, *shown = page.all("img")
     assert pixels(query).shape == (20, 20, 3) and query["alt"] == f"query {files / '2.png'}"
     by_name = {os.path.basename(image["alt"]): pixels(image) for image in shown}
@@ -205,13 +224,56 @@ def test_relative_paths_of_an_index_are_looked_for_in_the_folder_given(
     result = dsh("neighbors", *line, "--html", "page.html")
     assert result.exit_code == 0 and len(result.stderr.splitlines()) == 2
     said = result.stderr.splitlines()[1]
-    assert said.startswith("4 of 4 pictures cannot be shown") and "--relative-to" in said
+    assert said.startswith("4 of 4 pictures cannot be shown: 4 left out") and "--relative-to" in said
     with open("page.html", encoding="utf-8") as file:
         assert f"{said}." in Read(file.read()).text
     for wrong in (["--relative-to", "files"], ["--relative-to", "none", "--html", "page.html"]):
         assert "--relative-to" in one_line_error(dsh("neighbors", *line, *wrong), 2)
     os.chdir(files)
-    assert len(page_of(*line).all("img")) == 2
+    assert len(page_of(*line).all("img")) == 0  # nobody has named this folder
+    assert len(page_of(*line, "--relative-to", ".").all("img")) == 2
+
+
+def test_of_an_index_that_names_my_pictures_none_is_on_the_page_unless_its_folder_is_named(
+    digits_run: Path, tmp_path: Path
+) -> None:
+    """A stranger's index may name any path; one of mine is known by where I added from, not by what is in it."""
+    for folder in ("mine", "private/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.effect_noise((20, 20), 50).save(tmp_path / folder / "a.png")
+    Image.effect_noise((20, 20), 50).save(tmp_path / "private" / "b.png")
+    os.symlink(tmp_path / "private" / "b.png", tmp_path / "mine" / "link.png")
+    run = Run.open(digits_run)
+    paths = [f"{tmp_path}/{name}" for name in ("mine/a.png", "mine/../private/b.png", "private/deep/a.png", "mine")]
+    paths += [f"{tmp_path}/mine/link.png", "private/b.png", "/dev/zero"]
+    codes = ReadyCodes(paths, np.zeros((len(paths), 1), np.uint8))
+    Index.open("strangers").add_codes([codes], 8, run.fingerprint)
+    line = ["0x00", "--model", digits_run, "--index", "strangers", "-k", len(paths)]
+
+    def shown(*more: object, of: str = "strangers") -> set[str]:
+        page = page_of(*line[:4], of, *line[5:], *more)
+        return {image["alt"].partition(": ")[2].removeprefix(f"{tmp_path}/") for image in page.all("img")}
+
+    assert shown() == set()
+    told = dsh("neighbors", *line, "--html", "page.html").stderr.splitlines()
+    assert told[1].startswith("7 of 7 pictures cannot be shown: 7 left out") and "--pictures" in told[1]
+    assert shown("--pictures", "mine") == {"mine/a.png"}  # and nothing that a link or .. leads to
+    assert shown("--pictures", "private/deep") == {"private/deep/a.png"}
+    assert shown("--pictures", "mine", "--pictures", "private") >= {"mine/link.png", "private/b.png"}
+    assert shown("--relative-to", "private") == {"mine/../private/b.png", "private/deep/a.png", "mine/link.png"}
+
+    # of an index of mine what I added is shown, and of a stranger's that took its place nothing else
+    assert dsh_json("index", "add", "my.lance", "mine", "private/deep/a.png", "--model", digits_run)["added"] == 3
+    assert shown(of="my.lance") == {"mine/a.png", "mine/link.png", "private/deep/a.png"}
+    os.symlink("my.lance", "other-name.lance")
+    assert len(shown(of="other-name.lance")) == 3
+    shutil.copytree("my.lance", "copy.lance")
+    assert shown(of="copy.lance") == set() and len(shown("--pictures", ".", of="copy.lance")) == 3
+    shutil.rmtree("my.lance")
+    shutil.copytree("strangers", "my.lance")
+    assert shown(of="my.lance") == {"mine/a.png", "mine/link.png", "private/deep/a.png"}
+    for wrong in (["--pictures", "mine"], ["--pictures", "none", "--html", "page.html"]):
+        assert "--pictures" in one_line_error(dsh("neighbors", *line, *wrong), 2)
 
 
 # In a browser

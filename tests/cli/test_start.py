@@ -1,0 +1,162 @@
+"""How commands begin and end: Ctrl-C at any moment, streams that are closed or full, files that may not be read."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support import privileges
+from tests.support.commands import dsh, unmeasured
+from tests.support.runs import small_run
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals, closed streams and modes are POSIX's")
+
+PROGRAM = [sys.executable, "-m", "dsh_cli"]
+
+
+# Ctrl-C
+
+
+def test_ctrl_c_at_any_moment_of_the_start_is_one_line(tmp_path: Path) -> None:
+    """But for the milliseconds in which Python itself starts, and looks for the package."""
+    small_run(tmp_path / "run")
+    outcomes = set()
+    for delay in range(0, 600, 20):
+        process = subprocess.Popen(
+            [*PROGRAM, "table", "--model", "run"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=unmeasured()
+        )
+        time.sleep(delay / 1000)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+        said = stderr.decode()
+        if process.returncode == 130:
+            assert said == "error: stopped by Ctrl-C\n", said
+        elif process.returncode == 0:
+            assert said == "" and len(stdout.splitlines()) == 3
+        else:  # Python's own start, or its end, when all is said
+            assert "dsh_cli/cli" not in said and "dsh_cli/__main__.py" not in said, (delay, said)
+        outcomes.add(process.returncode)
+    assert 130 in outcomes
+
+
+def test_ctrl_c_is_heeded_from_the_first_line_on(tmp_path: Path) -> None:
+    """Where the command line is being imported, the first of its modules sends the signal."""
+    script = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == "MODULE":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["--version"]
+from dsh_cli.__main__ import main
+main()
+"""
+    for module in ("dsh_cli.cli", "typer", "rich.console", "dsh_cli.show.console", "dsh_cli.cli.embed"):
+        done = subprocess.run(
+            [sys.executable, "-c", script.replace("MODULE", module)], capture_output=True, text=True, env=unmeasured()
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: stopped by Ctrl-C\n"), module
+
+
+def test_ctrl_c_while_a_class_is_made_is_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python makes a RuntimeError of it, as seen while torch was being imported."""
+
+    def interrupted(path: str) -> None:
+        class Name:
+            def __set_name__(self, owner: type, name: str) -> None:
+                raise KeyboardInterrupt
+
+        type("Made", (), {"name": Name()})
+
+    monkeypatch.setattr("dsh_cli.runs.run.Run.open", interrupted)
+    result = dsh("info", "run")
+    assert (result.exit_code, result.stderr) == (130, "error: stopped by Ctrl-C\n")
+
+
+def test_ctrl_c_that_whoever_started_us_ignores_stays_ignored(tmp_path: Path) -> None:
+    small_run(tmp_path / "run")
+    command = f"trap '' INT; {shlex.join(PROGRAM)} table --model run & sleep 0.15; kill -INT $!; wait $!"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and len(done.stdout.splitlines()) == 3
+
+
+# Streams
+
+
+@pytest.mark.parametrize(
+    "command", ["table --model run", "info run", "info run --json", "hash x", "index info i", "train digits", "--help"]
+)
+def test_a_closed_standard_output_is_an_error_before_anything_is_done(command: str, tmp_path: Path) -> None:
+    small_run(tmp_path / "run")
+    done = in_shell(f"{command} >&-")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert done.stderr.startswith("error: cannot write the output: standard output is closed; ")
+    assert sorted(os.listdir()) == ["run"]
+
+
+def test_a_standard_output_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    small_run(tmp_path / "run")
+    for command in ("table --model run", "--version", "neighbors 0xf0 --model run --html page.html"):
+        done = in_shell(f"{command} 1</dev/null")
+        said = "error: cannot write the output: Bad file descriptor; send it elsewhere\n"
+        assert (done.returncode, done.stderr) == (1, said)
+    assert sorted(os.listdir()) == ["run"]  # and no page of it
+
+
+def test_a_closed_or_full_standard_error_keeps_the_result_and_the_exit_code(tmp_path: Path) -> None:
+    small_run(tmp_path / "run")
+    for to in ("2>&-", "2>/dev/full"):
+        done = in_shell(f"table --model run {to}")
+        assert (done.returncode, len(done.stdout.splitlines())) == (0, 3)
+        assert in_shell(f"table --model none {to}").returncode == 1
+
+
+def in_shell(command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", "-c", f"{shlex.join(PROGRAM)} {command}"], capture_output=True, text=True)
+
+
+# Permissions
+
+
+@pytest.mark.parametrize(
+    ("part", "commands"),
+    [
+        ("run", ["info run", "table --model run", "train --resume run", "train digits --out run"]),
+        ("run/codes", ["table --model run", "neighbors 0xf0 --model run"]),
+        ("run/codes/test.safetensors", ["table --model run"]),
+        ("run/config.json", ["info run"]),
+        ("run/metrics.json", ["info run"]),
+        ("run/splits.json", ["neighbors 0xf0 --model run"]),
+        ("runs/one", ["table", "info"]),
+        ("runs", ["table", "info"]),
+        ("photos", ["train photos", "neighbors 0xf0 --model run --html photos/x.html"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_may_not_be_read_is_one_line(part: str, commands: list[str], tmp_path: Path) -> None:
+    """Each in a process of its own, of a user who may not."""
+    privileges.require()
+    (small_run(tmp_path / "run") / "model.safetensors").write_bytes(b"any")
+    shutil.copytree("run", "runs/one")
+    os.mkdir("photos")
+    os.chmod(part, 0)
+    try:
+        for command in commands:
+            done = subprocess.run(
+                [*PROGRAM, *command.split()], capture_output=True, text=True, preexec_fn=privileges.drop
+            )
+            lines = done.stderr.splitlines()
+            assert "Traceback" not in done.stderr, done.stderr
+            assert done.returncode == 1, done
+            assert all(line.startswith(("error: ", "warning: ")) for line in lines) and lines
+    finally:
+        os.chmod(part, 0o700)
