@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.codes.bits import Packed, from_hex, hamming, to_binary, to_hex, unpack
+from dsh_cli.analysis.health import distinct
+from dsh_cli.codes.bits import Packed, from_hex, hamming, to_binary, to_hex, to_words, unpack
 from dsh_cli.codes.bounds import DistanceBound, class_distance_bound
+from dsh_cli.codes.nearest import closest
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DataError
 
@@ -43,15 +47,54 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Codes per class of one split, and how far apart they are."""
+    """Codes per class of one split. How far apart they are is computed when it is asked for."""
 
     split: str
     bits: int
     classes: tuple[ClassRow, ...]
-    class_distances: tuple[tuple[int | None, ...], ...]  # (C, C); None where a class has no pictures
-    min_class_distance: int | None
-    bound: DistanceBound | None
     bit_balance: tuple[float, ...]  # (k,) share of pictures whose bit is 1
+
+    @cached_property
+    def present(self) -> NDArray[np.int64]:
+        """(P,) numbers of the classes that have a code."""
+        return np.array([number for number, row in enumerate(self.classes) if row.code is not None], np.int64)
+
+    @cached_property
+    def codes(self) -> Packed:
+        """(P, ceil(k / 8)) codes of those."""
+        return from_hex([row.code for row in self.classes if row.code is not None], self.bits)
+
+    @property
+    def class_distances(self) -> NDArray[np.int64]:
+        """(C, C) distances in bits, -1 where a class has no pictures: 8 bytes for each pair, so of few classes."""
+        distances = np.full((len(self.classes), len(self.classes)), -1, np.int64)
+        distances[np.ix_(self.present, self.present)] = hamming(self.codes, self.codes)
+        return distances
+
+    @cached_property
+    def min_class_distance(self) -> int | None:
+        """The smallest distance between two classes; None where no two have pictures."""
+        return min((pair.distance for pair in self.closest(1)), default=None)
+
+    def closest(self, count: int) -> tuple[ClassPair, ...]:
+        """The `count` pairs of classes whose codes are closest, or all where there are fewer; of equals in order."""
+        pairs, distances = closest(self.codes, count)
+        rows = self.present[pairs].tolist()
+        return tuple(ClassPair(a, b, distance) for (a, b), distance in zip(rows, distances.tolist(), strict=True))
+
+    @property
+    def bound(self) -> DistanceBound | None:
+        """The largest smallest distance that codes of so many classes could have; None for fewer than two."""
+        return class_distance_bound(self.bits, len(self.present))
+
+
+@dataclass(frozen=True)
+class ClassPair:
+    """Two classes, by their numbers, the first of the two before the second."""
+
+    first: int
+    second: int
+    distance: int  # between their codes, in bits
 
 
 @dataclass(frozen=True)
@@ -82,32 +125,20 @@ class HardestPairs:
 
 
 def class_table(codes: CodeSet, split: str) -> ClassTable:
-    """The table of class codes of one split, with the distances between them and the best possible."""
-    rows, heads = [], []  # heads: (C, bytes) the code of each class that has one
-    for index, label in enumerate(codes.classes):
-        row, head = _class_row(label, codes.packed[codes.labels == index], codes.bits)
-        rows.append(row)
-        heads.append(head)
-    present = [i for i, head in enumerate(heads) if head is not None]
-    distances: list[list[int | None]] = [[None] * len(rows) for _ in rows]
-    packed = np.array([head for head in heads if head is not None], np.uint8).reshape(
-        len(present), codes.packed.shape[1]
-    )
-    between = hamming(packed, packed)  # (C, C)
-    for i, row_of in zip(present, between, strict=True):
-        for j, distance in zip(present, row_of, strict=True):
-            distances[i][j] = int(distance)
+    """The table of class codes of one split."""
+    classes = [ClassRow(label, None, None, 0, 0.0, ()) for label in codes.classes]
+    words = to_words(codes.packed).view(">u8").astype(np.uint64)  # ascend as the numbers do
+    found, counts = distinct(
+        np.column_stack([(codes.labels + 1).astype(np.uint64), words])
+    )  # one of each code of a class
+    labels, packed = codes.labels[found], codes.packed[found]
+    starts = np.searchsorted(labels, np.arange(len(classes) + 1))
+    texts = to_hex(packed, codes.bits)
+    for number in np.unique(labels[labels >= 0]).tolist():
+        mine = slice(starts[number], starts[number + 1])
+        classes[number] = _class_row(codes.classes[number], packed[mine], counts[mine], texts[mine], codes.bits)
     ones = unpack(codes.packed, codes.bits).sum(axis=0)  # (k,)
-    pairs = between[np.triu_indices(len(present), 1)]
-    return ClassTable(
-        split=split,
-        bits=codes.bits,
-        classes=tuple(rows),
-        class_distances=tuple(tuple(row) for row in distances),
-        min_class_distance=int(pairs.min()) if len(pairs) else None,
-        bound=class_distance_bound(codes.bits, len(present)),
-        bit_balance=tuple((ones / max(1, len(codes))).tolist()),
-    )
+    return ClassTable(split, codes.bits, tuple(classes), tuple((ones / max(1, len(codes))).tolist()))
 
 
 def nearest_classes(packed: Packed, table: ClassTable) -> tuple[NearestClass, ...]:
@@ -122,21 +153,36 @@ def nearest_classes(packed: Packed, table: ClassTable) -> tuple[NearestClass, ..
     Raises:
         DataError: no class of the table has a code.
     """
-    rows = [row for row in table.classes if row.code is not None]
-    if not rows:
-        raise DataError("no class has a code; take pictures that have labels")
-    codes = from_hex([row.code or "" for row in rows], table.bits)  # (C, bytes)
-    on_code = np.array([row.on_code for row in rows])
+    rows = [table.classes[number] for number in table.present.tolist()]
     found: list[NearestClass] = []
-    step = max(1, _COMPARED // len(rows))
-    for start in range(0, len(packed), step):
-        distances = hamming(packed[start : start + step], codes)  # (step, C)
-        near = distances == distances.min(axis=1, keepdims=True)
-        best = np.where(near, on_code, -1).argmax(axis=1)  # the first of equals
-        for i, mine in enumerate(best.tolist()):
-            tied = tuple(rows[other].label for other in np.flatnonzero(near[i]).tolist() if other != mine)
-            found.append(NearestClass(rows[mine].label, rows[mine].code or "", int(distances[i, mine]), tied))
+    for best, distances in _nearest(packed, table):
+        for mine, away in zip(best.tolist(), distances, strict=True):
+            near = np.flatnonzero(away == away[mine]).tolist()
+            tied = tuple(rows[other].label for other in near if other != mine)
+            found.append(NearestClass(rows[mine].label, rows[mine].code or "", int(away[mine]), tied))
     return tuple(found)
+
+
+def nearest_labels(packed: Packed, table: ClassTable) -> tuple[str, ...]:
+    """The names of these classes alone, without those as near, which may be nearly all for each code.
+
+    Raises:
+        DataError: no class of the table has a code.
+    """
+    numbers = [table.present[best] for best, _ in _nearest(packed, table)]
+    return tuple(table.classes[number].label for block in numbers for number in block.tolist())
+
+
+def _nearest(packed: Packed, table: ClassTable) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """For blocks of b codes: (b,) places of the nearest in the table's codes, and (b, P) distances to all of them."""
+    if not len(table.present):
+        raise DataError("no class has a code; take pictures that have labels")
+    on_code = np.array([table.classes[number].on_code for number in table.present.tolist()])
+    step = max(1, _COMPARED // len(table.present))
+    for start in range(0, len(packed), step):
+        distances = hamming(packed[start : start + step], table.codes)  # (b, P)
+        near = distances == distances.min(axis=1, keepdims=True)
+        yield np.where(near, on_code, -1).argmax(axis=1), distances  # the first of equals
 
 
 def hardest_pairs(codes: CodeSet, count: int) -> HardestPairs:
@@ -171,20 +217,17 @@ def _take_pairs(hardness: NDArray[np.float64], distances: NDArray[np.float64], c
     return tuple(pairs)
 
 
-def _class_row(label: str, packed: Packed, bits: int) -> tuple[ClassRow, Packed | None]:
-    if not len(packed):
-        return ClassRow(label, None, None, 0, 0.0, ()), None
-    found, counts = np.unique(packed, axis=0, return_counts=True)  # rows ascend as numbers do
+def _class_row(label: str, packed: Packed, counts: NDArray[np.int64], texts: Sequence[str], bits: int) -> ClassRow:
+    """The row of a class from its distinct codes, which ascend, and how many of its pictures have each."""
     top = int(counts.argmax())  # the first, hence smallest, of equals
-    order = [i for i in np.argsort(-counts, kind="stable") if i != top]
-    distances = hamming(found[top], found)
-    texts = to_hex(found, bits)
-    row = ClassRow(
+    order = [i for i in np.argsort(-counts, kind="stable").tolist() if i != top]
+    distances = hamming(packed[top], packed)
+    total = int(counts.sum())
+    return ClassRow(
         label=label,
         code=texts[top],
-        binary=to_binary(found[top : top + 1], bits)[0],
-        count=len(packed),
-        exact=float(counts[top] / len(packed)),
+        binary=to_binary(packed[top : top + 1], bits)[0],
+        count=total,
+        exact=float(counts[top] / total),
         variants=tuple(Variant(texts[i], int(counts[i]), int(distances[i])) for i in order),
     )
-    return row, found[top]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.analysis.classes import ClassTable, class_table, nearest_classes
+from dsh_cli.analysis.classes import ClassTable, class_table, nearest_labels
 from dsh_cli.codes.bits import to_words, unpack
 from dsh_cli.codes.sets import CodeSet, sample, taken
 from dsh_cli.errors import DataError, UsageError
@@ -213,9 +213,9 @@ def embed(
 
 
 def _nearest(codes: CodeSet, table: ClassTable) -> tuple[str, ...]:
-    if not any(row.count for row in table.classes):  # as of pictures without labels
+    if not len(table.present):  # as of pictures without labels
         return ("",) * len(codes)
-    return tuple(near.label for near in nearest_classes(codes.packed, table))
+    return nearest_labels(codes.packed, table)
 
 
 def _one_of_each(codes: CodeSet) -> tuple[CodeSet, NDArray[np.int64]]:

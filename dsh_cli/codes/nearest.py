@@ -1,17 +1,18 @@
-"""Exact search for the nearest codes by Hamming distance, with faiss."""
+"""Exact search for the nearest codes by Hamming distance, with faiss; and for the pairs closest to one another."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.codes.bits import Packed
+from dsh_cli.codes.bits import Packed, to_words
 from dsh_cli.errors import UsageError
 
 Found = tuple[NDArray[np.int64], NDArray[np.int32]]  # rows of the database, and their distances in bits
 
 _WIDTHS = (4, 8, 16, 20, 32, 64)  # bytes of the codes that faiss has a loop of its own for, up to 4 times as fast
 _COUNTED = 1 << 26  # bytes of faiss's lists of rows for each distance, at most; a heap takes less, and longer
+_PAIRS = 1 << 20  # compared at once by `closest`
 
 
 def nearest(database: Packed, queries: Packed, bits: int, k: int) -> Found:
@@ -71,6 +72,52 @@ def within(database: Packed, queries: Packed, bits: int, radius: int) -> list[Fo
         order = np.lexsort((rows, distances))
         found.append((rows[order].astype(np.int64), distances[order].astype(np.int32)))
     return found
+
+
+def closest(packed: Packed, count: int) -> Found:
+    """The `count` pairs of codes that are closest to one another, or all where there are fewer.
+
+    Codes fewer bits apart than they have bytes agree in a byte. So those that do are compared first, a hundredth of all
+    pairs of short codes; all are compared only where these hold too few so close.
+
+    Args:
+        packed: (n, bytes) codes.
+        count: at least 1.
+
+    Returns:
+        (m, 2) rows, the first of the two before the second, and (m,) distances: closest first, of equals in order.
+    """
+    words, (codes, width) = to_words(packed), packed.shape
+    best = np.zeros(0, np.int64)  # distance, first and second row as one number, ascending
+    for column in packed.T if codes**2 > _PAIRS * width**2 else ():  # else groups cost more than they save
+        order = np.argsort(column, kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(column[order])) + 1):
+            best = _closest(words, group, best, count)
+    if len(best) < count or best[-1] // codes**2 >= width:
+        best = _closest(words, np.arange(codes), best, count)
+    distances, rows = np.divmod(best, max(1, codes**2))
+    return np.stack(np.divmod(rows, max(1, codes)), axis=1), distances.astype(np.int32)
+
+
+def _closest(
+    words: NDArray[np.uint64], group: NDArray[np.int64], best: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
+    """The `count` best of those known and of the pairs within a group of rows, which ascend; as `closest` has them."""
+    codes, step = len(words), max(1, _PAIRS // max(1, len(group)))
+    for start in range(0, len(group) - 1, step):
+        first, second = group[start : start + step], group[start + 1 :]
+        limit = np.iinfo(np.uint16).max if len(best) < count else (best[-1] - first[0] * codes) // codes**2
+        if limit < 0:  # those known are equal, and come first
+            break
+        distances = np.zeros((len(first), len(second)), np.uint16)
+        for word in words.T:
+            distances += np.bitwise_count(word[first, None] ^ word[second])
+        i, j = np.nonzero(np.triu(distances <= limit))
+        found = (distances[i, j].astype(np.int64) * codes + first[i]) * codes + second[j]
+        if len(found) > count:
+            found = np.partition(found, count - 1)[:count]
+        best = np.unique(np.concatenate([best, found]))[:count]
+    return best
 
 
 def _require_fit(database: Packed, queries: Packed, bits: int) -> None:

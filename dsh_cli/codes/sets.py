@@ -47,10 +47,10 @@ def sample(labels: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]
     if len(labels) <= most:
         return np.arange(len(labels))
     order = np.random.default_rng(seed).permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
     places = np.empty(len(labels))  # of each picture within its class, in (0, 1)
-    for label in np.unique(labels):
-        of_class = order[labels[order] == label]
-        places[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
+    places[by_class] = (np.arange(len(labels)) - np.repeat(starts, counts) + 0.5) / np.repeat(counts, counts)
     return np.sort(np.argsort(places, kind="stable")[:most])
 
 

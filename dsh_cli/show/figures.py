@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -175,19 +176,17 @@ def _embedding(figure: Figure, embedding: Embedding, run: str, split: str, point
     written_out = _rows_with_room_for_codes(embedding) if flat and points == "codes" else []
     dots = np.ones(len(codes), bool)
     dots[written_out] = False
-    handles = []
-    for label, (colour, marker) in styles.items():
-        rows = dots & (codes.labels == label)
+    alike: dict[tuple[str, str], list[int]] = {}  # classes by what their points look like
+    for label, style in styles.items():
+        alike.setdefault(style, []).append(label)
+    for (colour, marker), labels in alike.items():
+        rows = dots & np.isin(codes.labels, labels)
         axes.scatter(*embedding.points[rows].T, s=sizes[rows], c=colour, marker=marker, linewidths=0, alpha=0.8)
-        handles.append(
-            axes.scatter(
-                *[[]] * embedding.how.dims,
-                s=40,
-                c=colour,
-                marker=marker,
-                label=_plain(short(class_name(codes.classes, label))),
-            )
-        )
+    nowhere = [[]] * embedding.how.dims
+    shown = [
+        axes.scatter(*nowhere, s=40, c=colour, marker=marker, label=_plain(short(class_name(codes.classes, label))))
+        for label, (colour, marker) in islice(styles.items(), _LEGEND)
+    ]
     if flat and points == "thumbnails":
         _draw_thumbnails(axes, embedding, styles)
     for row in written_out:
@@ -195,8 +194,7 @@ def _embedding(figure: Figure, embedding: Embedding, run: str, split: str, point
         _halo(axes, embedding.points[row], codes.hex[row], size, styles[int(codes.labels[row])][0], family="monospace")
     side = _thumbnail_side(embedding) if points == "thumbnails" else 1.5 * _DOT
     _name_classes(axes, embedding, list(styles), side / _CANVAS * 2 * ROOM)
-    shown = handles[:_LEGEND]
-    title = f"{len(handles)} classes" + (f", the first {_LEGEND}" if len(handles) > _LEGEND else "")
+    title = f"{len(styles)} classes" + (f", the first {_LEGEND}" if len(styles) > _LEGEND else "")
     figure.legend(
         handles=shown,
         loc="outside right center",

@@ -297,6 +297,16 @@ def test_codes_as_points_have_no_dot_beneath() -> None:
     assert len(written) > 10 and drawn + len(written) == len(embedding.codes)
 
 
+def test_many_classes_are_drawn_by_what_they_look_like_not_one_by_one() -> None:
+    codes = replace(made(600), labels=np.arange(600), classes=tuple(map(str, range(600))))
+    one = embed(codes, Projection("pca"))
+    figure = figures.embedding(one, "run", "test", "dots")
+    dots = figure.axes[0].collections
+    assert len(dots) <= 100 + 120  # looks, and lines of the legend
+    assert sum(len(np.asarray(drawn.get_offsets())) for drawn in dots) == 600
+    assert figure.legends[0].get_title().get_text() == "600 classes, the first 120"
+
+
 def test_titles_legend_and_names_say_what_is_seen(digits_run: Path) -> None:
     embedding = embed(of_run(Run.open(digits_run), "test"), Projection("pca"))
     figure = figures.embedding(embedding, "runs $x$", "test", "thumbnails")

@@ -1,11 +1,22 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from dsh_cli.codes.bits import binarize, from_hex, hamming, pack, to_binary, to_hex, unpack
+from dsh_cli.codes.bits import (
+    binarize,
+    from_hex,
+    hamming,
+    looks_like_code,
+    pack,
+    parse,
+    to_binary,
+    to_hex,
+    to_words,
+    unpack,
+)
 from dsh_cli.errors import UsageError
 
 bit_rows = st.integers(1, 70).flatmap(lambda k: hnp.arrays(bool, st.tuples(st.integers(1, 5), st.just(k))))
@@ -89,3 +100,109 @@ def test_hex_with_bits_beyond_the_length_is_refused() -> None:
     assert from_hex(["0x3"], 2).tolist() == [[0b11000000]]
     with pytest.raises(UsageError, match="does not fit 2 bits"):
         from_hex(["4"], 2)
+
+
+# Whatever is given as a code: it is read as the number it is, or refused
+
+ALPHABET = "0123456789abcdefABCDEFxX_b ٣²+-.\n\0\ud800"
+
+
+def number_of(text: str, bits: int) -> int | None:
+    """What a code as people write it says, digit by digit; None where it is none of so many bits."""
+    base = {"0x": 16, "0b": 2}.get(text[:2].lower())
+    number, digits, before = 0, 0, ""
+    for digit in text[2:]:
+        if digit == "_":
+            if before == "_":
+                return None
+        else:
+            value = "0123456789abcdef".find(digit.lower()) if digit.isascii() else -1
+            if base is None or not 0 <= value < base:
+                return None
+            number, digits = number * base + value, digits + 1
+        before = digit
+    wanted = {None: -1, 16: -(-bits // 4), 2: bits}[base]
+    return number if digits == wanted and before != "_" and number < 2**bits else None
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(1, 20), st.sampled_from(["0x", "0b", "0X", "0B", ""]), st.text(ALPHABET, max_size=22))
+@example(8, "0x", "f_7")
+@example(8, "0x", "_f7")  # as in 0x_f7, which Python reads too
+@example(8, "0x", "f7_")
+@example(8, "0x", "f__7")
+@example(2, "0b", "11")
+@example(2, "0x", "4")
+@example(4, "0x", "٣")  # a digit to str.isdigit and to int()
+@example(8, "0x", "f7\n")  # which $ would let pass
+def test_a_code_as_people_write_it_is_its_number_or_refused(bits: int, prefix: str, body: str) -> None:
+    text = prefix + body
+    expected = number_of(text, bits)
+    if expected is None:
+        with pytest.raises(UsageError, match="code "):
+            parse(text, bits)
+        return
+    packed = parse(text, bits)
+    assert packed.shape == (-(-bits // 8),) and packed.dtype == np.uint8
+    assert int(to_hex(packed[None], bits)[0], 16) == expected
+    assert looks_like_code(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 20), st.lists(st.text(ALPHABET, max_size=7), max_size=3))
+@example(8, ["0xf7", "07"])
+@example(8, ["0X07"])
+@example(8, ["0x0x"])
+@example(4, ["٣"])
+def test_hex_is_its_number_or_refused(bits: int, texts: list[str]) -> None:
+    bodies = [text[2:] if text[:2] == "0x" else text for text in texts]
+    good = all(number_of("0x" + body, bits) is not None and "_" not in body for body in bodies)
+    if not good:
+        with pytest.raises(UsageError, match="code "):
+            from_hex(texts, bits)
+        return
+    packed = from_hex(texts, bits)
+    assert packed.shape == (len(texts), -(-bits // 8))
+    assert [int(text, 16) for text in to_hex(packed, bits)] == [int(body, 16) for body in bodies]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("0xf7", True), ("0b1", True), ("0XF7", True), ("0x", True), ("0xzz", True), ("f7", False), ("0x1.png", False)]
+    + [("0x1/a", False), ("0xé", False), ("a0x1", False), ("0o17", False), ("", False), ("0x1\n", False)],
+)
+def test_what_is_meant_as_a_code(text: str, code: bool) -> None:
+    assert looks_like_code(text) == code
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0xf", "code '0xf' of 1 digits: a code of 8 bits is written 0x and 2 hex digits, or 0b and 8 binary digits"),
+        ("0b1", "code '0b1' of 1 digits: a code of 8 bits"),
+        ("0xg7", "code '0xg7': a code of 8 bits"),
+        ("0x" + "f" * 38, f"code '0x{'f' * 38}' of 38 digits"),
+        ("0x" + "f" * 39, f"code '0x{'f' * 35}...' of 39 digits"),
+    ],
+)
+def test_what_is_said_of_a_malformed_code(text: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(text, 8)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 16, 17])
+def test_words_are_the_bytes_with_zeros_behind_them(width: int) -> None:
+    packed = np.random.default_rng(width).integers(0, 256, (3, width), np.uint8)
+    words = to_words(packed)
+    assert words.shape == (3, -(-width // 8)) and words.dtype == np.uint64
+    assert [row.tobytes() for row in words] == [row.tobytes().ljust(8 * words.shape[1], b"\0") for row in packed]
+
+
+def test_hamming_takes_codes_in_as_many_rows_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = np.random.default_rng(0).integers(0, 256, (7, 2), np.uint8)
+    slow = [[(int(a[0]) ^ int(b[0])).bit_count() + (int(a[1]) ^ int(b[1])).bit_count() for b in packed] for a in packed]
+    for room in (1, 14, 15, 28, 1 << 24):
+        monkeypatch.setattr("dsh_cli.codes.bits._BLOCK_BYTES", room)
+        assert hamming(packed, packed).tolist() == slow
+    assert hamming(packed[:0], packed).shape == (0, 7) and hamming(packed, packed[:0]).shape == (7, 0)

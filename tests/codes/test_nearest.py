@@ -1,5 +1,6 @@
 """Exact search against a slow reference: ties in the order of the database, codes of any length."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsh_cli.codes.bits import Packed, pack, unpack
-from dsh_cli.codes.nearest import nearest, within
+from dsh_cli.codes.nearest import closest, nearest, within
 from dsh_cli.errors import UsageError
 
 LENGTHS = [1, 7, 8, 9, 12, 24, 31, 32, 33, 48, 63, 64, 65, 100, 128, 129, 160, 200, 256, 300, 512, 700, 1024]
@@ -81,6 +82,26 @@ def test_padding_changes_no_distance(bits: int, seed: int) -> None:
     rows, distances = nearest(database, query, bits, 20)
     differing = unpack(database, bits) != unpack(query, bits)
     assert (distances[0] == differing.sum(1)[rows[0]]).all()
+
+
+@pytest.mark.parametrize(
+    "room", [1, 50, 1 << 20]
+)  # of pairs: a row at a time, groups that agree in a byte, all at once
+def test_the_closest_pairs_are_those_of_all_pairs(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsh_cli.codes.nearest._PAIRS", room)
+    for bits, distinct in itertools.product((1, 3, 8, 9, 16, 24, 64, 70), (None, 4)):
+        packed = codes(40, bits, np.random.default_rng(bits), distinct)
+        rows = unpack(packed, bits)
+        pairs = sorted((int((rows[i] != rows[j]).sum()), i, j) for i, j in itertools.combinations(range(40), 2))
+        for count in (1, 3, 20, 2000):
+            found, distances = closest(packed, count)
+            assert [(d, i, j) for (i, j), d in zip(found.tolist(), distances.tolist(), strict=True)] == pairs[:count]
+
+
+def test_one_code_has_no_pair() -> None:
+    for few in (0, 1):
+        rows, distances = closest(np.zeros((few, 2), np.uint8), 3)
+        assert rows.shape == (0, 2) and distances.shape == (0,)
 
 
 def test_nothing_to_find() -> None:

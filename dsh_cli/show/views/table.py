@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 _WIDE = 90  # columns from which a third variant is shown
 _DIGITS = 16  # shown of the code of a variant
 _CLOSEST_SHOWN = 10
+_CLASSES_SHOWN = 1000  # rows on a terminal; plain lines and JSON have all
+_MATRIX = 1000  # classes up to which JSON has their distances, a million numbers
 _CELL = 4  # columns of one distance in the matrix
 _BEST, _GOOD, _NEAR, _CLASH = "bold green", "green", "yellow", "bold white on red"
 
@@ -37,13 +40,18 @@ def class_codes(table: ClassTable, run: Run) -> View:
             }
             for row in table.classes
         ],
-        "class_distances": table.class_distances,
+        "class_distances": _matrix(table) if len(table.classes) <= _MATRIX else None,
         "min_class_distance": table.min_class_distance,
         "class_distance_bound": table.bound.distance if table.bound else None,
         "bit_balance": table.bit_balance,
     }
     plain = [(r.label, r.code, r.binary, r.count, f"{r.exact:.4f}" if r.count else None) for r in table.classes]
     return View(lambda width: _class_codes_table(table, run, width), plain, record)
+
+
+def _matrix(table: ClassTable) -> list[list[int | None]]:
+    """Distances between classes, None where one has no pictures."""
+    return [[None if distance < 0 else distance for distance in row] for row in table.class_distances.tolist()]
 
 
 def smallest_distance(table: ClassTable) -> str:
@@ -66,7 +74,7 @@ def _class_codes_table(table: ClassTable, run: Run, width: int) -> RenderableTyp
     shown.add_column("images", justify="right")
     shown.add_column("exact", justify="right")
     shown.add_column("variants (images, distance)", overflow="fold")
-    for row in table.classes:
+    for row in table.classes[:_CLASSES_SHOWN]:
         binary = [row.binary or "-"] if show_binary else []
         code = f"0x{row.code}" if row.code else "-"
         exact = f"{row.exact:.1%}" if row.count else "-"
@@ -79,10 +87,12 @@ def _class_codes_table(table: ClassTable, run: Run, width: int) -> RenderableTyp
             _variants(row.variants, 3 if width >= _WIDE else 2),
         )
     balance = table.bit_balance
+    total = len(table.classes)
+    cut = f"the first {_CLASSES_SHOWN:,} of {total:,} classes; --format plain has all\n"
     lines = [
         Text(f"{printable(str(run.path))}: {printable(table.split)} split, {counted(table.bits, 'bit')}", style="bold"),
         shown,
-        Text(),
+        Text(cut if total > _CLASSES_SHOWN else "", style="dim"),
         _distance_matrix(table, width),
         Text(),
         Text.assemble("classes: ", (smallest_distance(table), _style(table.min_class_distance, table))),
@@ -113,7 +123,7 @@ def _distance_matrix(table: ClassTable, width: int) -> RenderableType:
     grid.add_column("distance", no_wrap=True, style="bold", min_width=max(name + (4 if numbered else 0), 8))
     for column in head:
         grid.add_column(Text(column), justify="right", min_width=_CELL, no_wrap=True)
-    for i, row in enumerate(table.class_distances):
+    for i, row in enumerate(_matrix(table)):
         title = f"{i:>2}  {labels[i][:name]}" if numbered else labels[i]
         cells = [
             Text("·" if i == j else or_dash(d), style=_style(None if i == j else d, table)) for j, d in enumerate(row)
@@ -123,18 +133,14 @@ def _distance_matrix(table: ClassTable, width: int) -> RenderableType:
 
 
 def _closest_classes(table: ClassTable, labels: Sequence[str]) -> RenderableType:
-    pairs = sorted(
-        (distance, i, j)
-        for i, row in enumerate(table.class_distances)
-        for j, distance in enumerate(row)
-        if i < j and distance is not None
-    )
     grid = lines_table()
     grid.add_column("distance", justify="right")
     grid.add_column("closest classes")
-    for distance, i, j in pairs[:_CLOSEST_SHOWN]:
-        grid.add_row(Text(str(distance), style=_style(distance, table)), Text(f"{labels[i]} - {labels[j]}"))
-    note = Text(f"{len(grid.rows)} of {len(pairs):,} pairs; --json has the whole matrix", style="dim")
+    for pair in table.closest(_CLOSEST_SHOWN):
+        names = Text(f"{labels[pair.first]} - {labels[pair.second]}")
+        grid.add_row(Text(str(pair.distance), style=_style(pair.distance, table)), names)
+    whole = "; --json has the whole matrix" if len(labels) <= _MATRIX else ""
+    note = Text(f"{len(grid.rows)} of {comb(len(table.present), 2):,} pairs{whole}", style="dim")
     return Group(grid, note)
 
 

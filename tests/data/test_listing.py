@@ -1,0 +1,136 @@
+"""Label files, whatever is in them: the pictures and classes they name, or one clear line."""
+
+import csv
+import io
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from dsh_cli.data.listing import Listing, list_labels, sort_classes
+from dsh_cli.errors import DataError
+
+PICTURES = ("a.png", "b c.png", "d,e.png", 'f".png', "g/h.png", "ä.png", "new\nline.png")
+FILE = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "g").mkdir()
+    for name in PICTURES:
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def listed(folder: Path, content: bytes, name: str = "labels.csv") -> Listing | str:
+    """What a label file names, or what is said of it."""
+    (folder / name).write_bytes(content)
+    try:
+        return list_labels(folder / name)
+    except DataError as error:
+        assert "\n" not in repr(str(error)) and len(str(error)) < 2000 + 4 * len(str(folder))
+        return str(error)
+
+
+WORDS = st.text("ab,\"' \t\r\n\0;é\ufeff\ud800\u2028", max_size=6)
+
+
+@FILE
+@given(
+    st.lists(st.tuples(st.sampled_from(PICTURES), WORDS), max_size=5), st.sampled_from(["\n", "\r\n"]), st.booleans()
+)
+def test_what_is_written_as_csv_is_read_as_it_was(
+    folder: Path, rows: list[tuple[str, str]], end: str, marked: bool
+) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator=end, quoting=csv.QUOTE_ALL).writerows([("path", "label"), *rows])
+    data = text.getvalue().encode("utf-8", "surrogatepass" if marked else "replace")
+    found = listed(folder, b"\xef\xbb\xbf" * marked + data)
+    paths = [path for path, _ in rows]
+    if not rows or not all(label.strip() for _, label in rows) or len(set(paths)) < len(paths):
+        assert isinstance(found, str)
+    elif "\ud800" not in "".join(label for _, label in rows):
+        assert isinstance(found, Listing)
+        assert found.parts == {"train": [(os.path.join(folder, path), label.strip()) for path, label in rows]}
+
+
+@FILE
+@given(
+    st.one_of(
+        st.binary(max_size=40),
+        st.text('ab.png,"\r\n\t\0 trainvlidospth#', max_size=40).map(str.encode),
+        st.lists(
+            st.sampled_from([b"a.png", b",", b'"', b"x", b"\n", b"\r", b"\0", b"train", b"path", b"label", b"split"])
+        ).map(b"".join),
+    ),
+    st.sampled_from(["labels.csv", "labels.tsv", "labels.txt"]),
+)
+@example(b"a.png,x\0\n", "labels.csv")
+@example(b"a.png\0,x\n", "labels.csv")
+@example(b'a.png,"x\n', "labels.csv")  # a quote that never ends
+@example(b"a.png," + b"x" * 140_000, "labels.csv")  # a field larger than csv takes
+@example(b"x" * 100_000 + b"\n", "labels.csv")  # what is no row was said whole
+@example("a.png,x\n".encode("utf-16"), "labels.csv")
+@example(b"a.png,caf\xe9\n", "labels.csv")
+@example(b"path,path,label,label\na.png,b,x,y\n", "labels.csv")
+@example(b"label\tsplit\tpath\nx\t\ta.png\n", "labels.tsv")
+@example(b"a.png,x,train,more\n", "labels.csv")
+@example(b"path,label\n/" + b"a/" * 3000 + b",x\n", "labels.csv")  # a path that no system takes
+def test_any_file_names_pictures_that_are_there_or_is_refused(folder: Path, content: bytes, name: str) -> None:
+    found = listed(folder, content, name)
+    if isinstance(found, Listing):
+        rows = [row for part in found.parts.values() for row in part]
+        assert rows and set(found.parts) <= {"train", "validation", "test"}
+        assert all(os.path.isfile(path) and label and label == label.strip() for path, label in rows)
+        assert len({path for path, _ in rows}) == len(rows)
+    else:
+        assert str(folder / name) in found
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a.png,x\nb.png,y\n", "labels.csv, line 2: no picture at"),
+        (b"a.png,x\n./g/../a.png,y\n", "line 2: .*a.png stands in line 1 already"),
+        (b"a.png,x\n\n  ,\nb c.png,\n", "line 4: no label for 'b c.png'"),
+        (b"a.png,x,all\n", "line 1: split 'all'; it is one of train, validation, test, or empty"),
+        (b"a.png\n", "line 1: 'a.png' is not path,label"),
+        (b",x\n", "line 1: ',x' is not path,label"),
+        (b"path,label,more,split\na.png\n", "line 2: 'a.png' is not path,label"),
+        (b"a.png,x,,\n", "line 1: 4 columns without a header"),
+        (b"path,label\n", "names no pictures"),
+        (b"", "names no pictures"),
+        (b'a.png,x\na"b,"y" z\n', "line 2: .*each line is path,label"),
+    ],
+)
+def test_what_is_said_of_a_malformed_file(folder: Path, content: bytes, said: str) -> None:
+    found = listed(folder, content)
+    assert isinstance(found, str) and re.search(said, found), found
+
+
+def test_columns_stand_in_any_order_under_a_header(folder: Path) -> None:
+    found = listed(
+        folder,
+        b" Split ,x,LABEL,path,path\nTEST,1, cat ,a.png,b\n,2,dog,d\xc3\xa4,\n".replace(b"d\xc3\xa4", b"\xc3\xa4.png"),
+    )
+    assert isinstance(found, Listing)
+    assert found.parts == {"test": [(f"{folder}/a.png", "cat")], "train": [(f"{folder}/ä.png", "dog")]}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.one_of(st.text("0123456789٣²a", min_size=1, max_size=3), st.integers(0, 2000).map(str)), unique=True)
+)
+@example(["1" * 5000, "2"])  # more digits than int() reads
+@example(["10", "9", "09", "009"])
+@example(["²", "1"])
+def test_classes_are_sorted_as_numbers_where_all_are_numbers(names: list[str]) -> None:
+    found = sort_classes(names)
+    assert sorted(found) == sorted(names) and sort_classes(reversed(names)) == found
+    if all(name.isdecimal() and len(name) < 100 for name in names):
+        assert [int(name) for name in found] == sorted(int(name) for name in names)
+    else:
+        assert found == sorted(names)
