@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +52,8 @@ def train(
     Raises:
         UsageError: `out` is taken, the device is not there, the backbone is not one, or not for such pictures, or the
             run to go on with was finished meanwhile.
-        RunError: the pictures are not those the run began with, its hash centers are gone, or another process has it.
+        RunError: the pictures are not those the run began with, its hash centers are gone, another process has it, or
+            its folder was deleted, moved or replaced meanwhile.
         WeightsError: the weights to start from cannot be had, or do not fit. No run is made then.
         DshError: the loss or a weight is not finite. The run keeps the state of its last whole epoch.
         Interrupted: Ctrl-C; the run stays, unfinished.
@@ -212,6 +213,14 @@ def _train(
 def _listening(listeners: Sequence[Listener]) -> Iterator[None]:
     try:
         yield
-    finally:
-        for listener in listeners:
-            listener.close()
+    except BaseException:
+        with suppress(DshError):  # what ended the training is what is to be told
+            _close(listeners)
+        raise
+    _close(listeners)
+
+
+def _close(listeners: Sequence[Listener]) -> None:
+    with ExitStack() as closing:
+        for listener in reversed(listeners):
+            closing.callback(listener.close)
