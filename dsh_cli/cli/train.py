@@ -60,6 +60,14 @@ def train(
         str | None, typer.Option(metavar="RUN", help="Take the recipe of another run; other options change it.")
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an unfinished run.")] = None,
+    checkpoint_every: Annotated[
+        float | None,
+        option(
+            "Save within epochs too, so that --resume goes on at the same batch; give it there again.",
+            "at the end of each epoch",
+            metavar="MINUTES",
+        ),
+    ] = None,
     backbone: Annotated[
         str | None,
         option(
@@ -203,13 +211,14 @@ def train(
     from dsh_cli.show.views.train import trained
     from dsh_cli.training.recipe import Request
 
-    config, unfinished = Request(_given(ctx.params), out, like, resume).opened()
+    config, unfinished = Request(_given(ctx.params), out, like, resume, checkpoint_every).opened()
     _require_possible(config, out, resume)
 
     from dsh_cli.training import loop
 
     splits = _read_data(config, quiet)
-    show(trained(loop.train(config, splits, out, unfinished, _listeners(config, quiet))), form)
+    listeners = _listeners(config, quiet)
+    show(trained(loop.train(config, splits, out, unfinished, listeners, checkpoint_every)), form)
 
 
 def _given(params: dict[str, Any]) -> dict[str, Any]:

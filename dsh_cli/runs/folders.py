@@ -69,7 +69,7 @@ def created(
         "counts": counts,
         "versions": run.versions,
     }
-    with run.held():
+    with run.held() as run:
         require_free(path)  # from one that was quicker, and has ended since
         try:
             write_json(path, "splits.json", splits.names())
@@ -78,7 +78,7 @@ def created(
         except Interrupted:
             raise  # it is there to go on with, from its first epoch if need be
         except DshError:
-            if not run.begun:
+            if run.in_place and not run.begun:
                 _take_back(path)  # nothing half-written
             raise
 
@@ -91,8 +91,8 @@ def resumed(path: str | os.PathLike[str]) -> Iterator[Run]:
         UsageError: it is finished.
         RunError: another process is training it, or it is no run.
     """
-    with Run.open(path).held():
-        run = Run.open(path)
+    with Run.open(path).held() as held:
+        run = dataclasses.replace(Run.open(path), place=held.place)
         run.require_unfinished()
         yield run
 

@@ -97,6 +97,7 @@ class Run:
     counts: Mapping[str, int]  # pictures of each split; of a finished run, those that have a code
     versions: Mapping[str, str]
     metrics: Mapping[str, Any]
+    place: os.stat_result | None = dataclasses.field(default=None, repr=False, compare=False)  # of the folder, if held
 
     @property
     def finished(self) -> bool:
@@ -277,6 +278,7 @@ class Run:
 
     def write_centers(self, packed: Packed) -> None:
         """Save the hash centers of the classes."""
+        self._require_in_place()
         write_arrays(self.path, "centers.safetensors", {"packed": packed})
 
     def _tensors(self, name: str) -> dict[str, torch.Tensor]:
@@ -301,8 +303,10 @@ class Run:
     # Writing
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> Iterator[Run]:
         """Keep other processes from training this run; the system frees it when the process ends, however it ends.
+
+        Yields the run as one that can be written to.
 
         Raises:
             RunError: another one is training it.
@@ -317,20 +321,40 @@ class Run:
             raise RunError(f"another process is training {self.path}; wait for it") from error
         except OSError as error:
             raise RunError(f"cannot write {path}: {reason(error)}") from error
+        held = dataclasses.replace(self, place=os.stat(self.path))
         try:
-            yield
+            yield held
         finally:
             with contextlib.suppress(OSError):
-                path.unlink()
+                if held.in_place:
+                    path.unlink()
             lock.release()
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the folder that this process holds is there: neither deleted nor moved, and no other in its place."""
+        try:
+            there = os.stat(self.path)
+            return self.place is not None and os.path.samestat(self.place, there)
+        except OSError:
+            return False
+
+    def _require_in_place(self) -> None:
+        if not (self.in_place and (self.path / "config.json").is_file()):
+            raise RunError(
+                f"{self.path} was deleted, moved or replaced while it was trained, and what was not saved by then is "
+                "lost; train again with: dsh train; or, where it was moved, go on with: dsh train --resume FOLDER"
+            )
 
     def write_state(self, tensors: Mapping[str, torch.Tensor], epochs_done: int) -> None:
         """Save what it takes to go on after `epochs_done` epochs."""
+        self._require_in_place()
         write_tensors(self.path, "state.safetensors", tensors)
         write_json(self.path, "metrics.json", {"finished": False, "epochs_done": epochs_done})
 
     def write_results(self, net: HashNet, codes: Mapping[str, CodeSet], metrics: Mapping[str, Any]) -> Run:
         """Save a finished run; `metrics.json` comes last, and only with it the run counts as finished."""
+        self._require_in_place()
         write_tensors(self.path, "model.safetensors", net.state_dict())
         for split, of_split in codes.items():
             arrays: dict[str, NDArray[Any]] = {"packed": of_split.packed, "labels": of_split.labels.astype(np.int32)}

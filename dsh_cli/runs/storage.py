@@ -147,7 +147,8 @@ def _place(run: Path, name: str) -> Iterator[Path]:
     """Where to write a file of a run, whole or not at all; its folder is made."""
     path = file_of(run, name)
     with saving(path, OR_ELSE):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent != run:
+            path.parent.mkdir(exist_ok=True)
         sweep(path)  # whoever writes holds the run
     with written(path, OR_ELSE, run) as scratch:
         yield scratch

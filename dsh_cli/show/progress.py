@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -40,18 +40,17 @@ class ProgressBar(Quiet):
         self.plan = plan
         self.epochs = plan.run.config.epochs
         self.started = time.monotonic()
+        self.done_before = plan.batches * plan.first_epoch + plan.first_batch
         self.task = self.bar.add_task(
             "train",
             total=plan.batches * self.epochs,
-            completed=plan.batches * plan.first_epoch,
+            completed=self.done_before,
             epoch=f"{plan.first_epoch + 1}/{self.epochs}",
             rate="",
             terms="",
         )
-        if plan.weights is not None:
-            self.console.print(printable(str(plan.weights)), style="dim", soft_wrap=True)
-        if plan.objective:
-            self.console.print(plan.objective, style="dim", soft_wrap=True)
+        for line in _begins(plan):
+            self.console.print(printable(line), style="dim", soft_wrap=True)
         self.bar.start()
 
     def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None:
@@ -61,8 +60,7 @@ class ProgressBar(Quiet):
             self.bar.update(self.task, completed=completed)
             return
         self.read_at = now
-        batches = completed - self.plan.first_epoch * self.plan.batches
-        rate = batches * self.plan.batch_size / (now - self.started)
+        rate = (completed - self.done_before) * self.plan.batch_size / (now - self.started)
         self.bar.update(
             self.task,
             completed=completed,
@@ -86,13 +84,21 @@ class Lines(Quiet):
 
     def on_start(self, plan: Plan) -> None:
         self.plan = plan
-        if plan.weights is not None:
-            self.write(str(plan.weights))
-        if plan.objective:
-            self.write(plan.objective)
+        for line in _begins(plan):
+            self.write(line)
 
     def on_epoch(self, stats: EpochStats) -> None:
         self.write(epoch_line(stats, self.plan))
+
+
+def _begins(plan: Plan) -> Iterator[str]:
+    """What is to be said of a training before its first batch."""
+    if plan.weights is not None:
+        yield str(plan.weights)
+    if plan.objective:
+        yield plan.objective
+    if plan.first_batch:
+        yield f"going on in epoch {plan.first_epoch + 1}, after {plan.first_batch:,} of {plan.batches:,} batches"
 
 
 def epoch_line(stats: EpochStats, plan: Plan, narrow: bool = False) -> str:

@@ -15,6 +15,7 @@ from dsh_cli.config import Augment
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.network.encoding import to_float
 from dsh_cli.pictures.reading import PictureFiles
+from dsh_cli.training.start import Part
 
 _SHIFT = {"digits": 0.075, "photos": 0.125}  # of the side, each way; the latter is CIFAR's usual 4 of 32 pixels
 _TURN = math.radians(10)  # each way, for digits
@@ -40,7 +41,9 @@ class Batches:
         self.seed = seed
         self.device = device
         self.per_class = per_class
-        self.waited = 0.0  # seconds the caller waited for batches, in all
+        self.read = 0  # batches of the epoch under way, those of too few readable pictures included
+        self.waited = 0.0  # seconds of this epoch the caller waited for batches
+        self.rng = torch.Generator()  # of this epoch
         self._notes: dict[str, bool] = {}  # what there is to report, and whether it was
         self.labels = torch.from_numpy(dataset.labels).to(device)
         self._held = torch.from_numpy(dataset.images).to(device) if isinstance(dataset.images, np.ndarray) else None
@@ -48,18 +51,23 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels) // self.batch_size
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch: pictures and their (B,) labels.
+    def epoch(self, number: int, part: Part | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch, or those after a part of it: pictures and their (B,) labels.
 
         Pictures that cannot be read are left out; a batch that comes to fewer than two is dropped.
         """
         # On the CPU whatever the device, so that every machine sees the same order.
-        rng = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
+        rng = self.rng = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
         order = torch.randperm(len(self.labels), generator=rng)
         if self.per_class:
             order = _together(order, torch.from_numpy(self.dataset.labels), self.per_class, rng)
+        self.read, self.waited = 0, 0.0
+        if part is not None:
+            self.read, self.waited = part.read, part.waited
+            rng.set_state(part.shuffle)
+            self._notes.update(dict.fromkeys(part.notes, False))
         asked = time.perf_counter()
-        for pictures, rows in self._read(order[: len(self) * self.batch_size].view(-1, self.batch_size)):
+        for pictures, rows in self._read(order[: len(self) * self.batch_size].view(-1, self.batch_size)[self.read :]):
             batch = augment(pictures, self.augment, rng), self.labels[rows]
             self.waited += time.perf_counter() - asked
             yield batch
@@ -68,21 +76,27 @@ class Batches:
 
     def new_notes(self) -> tuple[str, ...]:
         """What the data had to report since this was last asked: pictures that cannot be read, a full cache."""
+        new = self.untold()
+        self._notes.update(dict.fromkeys(new, True))
+        return new
+
+    def untold(self) -> tuple[str, ...]:
+        """What `new_notes` would say, without it being said."""
         pictures = self.dataset.images
         cache = pictures.intake.cache if isinstance(pictures, PictureFiles) else None
         if cache is not None and cache.problem is not None:
             self._notes.setdefault(cache.problem, False)
-        new = tuple(note for note, told in self._notes.items() if not told)
-        self._notes.update(dict.fromkeys(new, True))
-        return new
+        return tuple(note for note, told in self._notes.items() if not told)
 
     def _read(self, batches: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Pictures as (B, H, W, channels) uint8 on the device, and their rows."""
         if self._held is not None:
             for rows in batches.to(self.device):
+                self.read += 1
                 yield self._held[rows], rows
             return
         for batch in self.dataset.read(batches.numpy()):
+            self.read += 1
             for skip in batch.skipped:
                 self._notes.setdefault(f"{skip.path}: {skip.error}; left out", False)
             if len(batch.rows) > 1:

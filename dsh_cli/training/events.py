@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from torch import Tensor
 
 from dsh_cli.analysis.classes import ClassTable
 from dsh_cli.codes.sets import CodeSet
@@ -28,6 +29,7 @@ class Plan:
     first_epoch: int  # 0, or where a resumed run goes on
     weights: Taken | None = None  # what the network starts from, if not from random weights
     objective: str = ""  # what is to be said of what is minimised, if anything
+    first_batch: int = 0  # of the first epoch: as many as were done before
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class RunningLoss:
         """Take those of a batch."""
         self.sums += torch.stack([terms.total, *(terms.named[name] for name in self.weights)]).detach()
         self.batches += 1
+
+    def go_on(self, sums: Tensor, batches: int) -> None:
+        """Take those of the first batches, where these were trained on before."""
+        self.sums += sums.to(self.sums.device)
+        self.batches += batches
 
     def mean(self) -> Loss:
         """The means so far, of one batch at least."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +23,12 @@ from dsh_cli.runs.folders import created, resumed
 from dsh_cli.runs.run import Run
 from dsh_cli.training.batches import Batches
 from dsh_cli.training.events import EpochStats, Listener, Plan, RunningLoss, TrainResult
+from dsh_cli.training.interrupts import held_back
 from dsh_cli.training.measuring import encode_dataset, measured
 from dsh_cli.training.objective import DshObjective, Objective
 from dsh_cli.training.optimizer import make_optimizer, make_schedule
-from dsh_cli.training.recipe import model_config, settle
-from dsh_cli.training.start import deterministic, restore, starting_network, state_of
+from dsh_cli.training.recipe import model_config, require_minutes, settle
+from dsh_cli.training.start import Part, Standing, deterministic, generators, restore, starting_network, state_of
 
 _LOOK = 50  # steps between looks at whether the loss is finite: each makes a GPU wait, and loses it about a step
 
@@ -37,10 +39,12 @@ def train(
     out: str | None = None,
     resume: Run | None = None,
     listeners: Sequence[Listener] = (),
+    checkpoint_every: float | None = None,
 ) -> TrainResult:
     """Train a network, save its run, and measure it.
 
-    One seed on one machine gives identical weights, whether or not the training was interrupted in between.
+    One seed on one machine gives identical weights, whether or not the training was interrupted in between. It is saved
+    after each epoch, and at Ctrl-C after the batch that is under way; a second Ctrl-C ends it without.
 
     Args:
         config: what to do; its open choices are made from the data, and saved.
@@ -48,15 +52,18 @@ def train(
         out: the run folder; None makes one under `runs/`.
         resume: an unfinished run to go on with, in place of `out`.
         listeners: told what happens.
+        checkpoint_every: minutes after which it is saved within an epoch too, between two batches.
 
     Raises:
-        UsageError: `out` is taken, the device is not there, the backbone is not one, or not for such pictures, or the
-            run to go on with was finished meanwhile.
-        RunError: the pictures are not those the run began with, its hash centers are gone, or another process has it.
+        UsageError: `out` is taken, the device is not there, the backbone is not one, or not for such pictures, the
+            minutes are not above 0, or the run to go on with was finished meanwhile.
+        RunError: the pictures are not those the run began with, its hash centers are gone, another process has it, or
+            its folder was deleted, moved or replaced meanwhile.
         WeightsError: the weights to start from cannot be had, or do not fit. No run is made then.
-        DshError: the loss or a weight is not finite. The run keeps the state of its last whole epoch.
+        DshError: the loss or a weight is not finite. The run keeps the state that was saved last.
         Interrupted: Ctrl-C; the run stays, unfinished.
     """
+    require_minutes(checkpoint_every)
     device = choose_device(config.device)
     if resume is not None and resume.names() != splits.names():
         raise RunError(
@@ -69,13 +76,10 @@ def train(
         net, taken = starting_network(recipe, model, splits, resume)
         with resumed(resume.path) if resume else created(recipe, model, splits, out) as run:
             try:
-                return _train(run, net, taken, splits, device, listeners)
+                return _train(run, net, taken, splits, device, listeners, checkpoint_every)
             except KeyboardInterrupt as interrupt:
                 done = Run.open(run.path).metrics.get("epochs_done", 0)
-                raise Interrupted(
-                    f"stopped after {done} of {run.config.epochs} epochs; {run.path} is marked unfinished. "
-                    f"Go on with: dsh train --resume {run.path}"
-                ) from interrupt
+                raise Interrupted(_stopped(run, f"{done} of {run.config.epochs} epochs")) from interrupt
 
 
 def _compiled(net: HashNet, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -97,7 +101,7 @@ def _compiled(net: HashNet, device: torch.device) -> Callable[[Tensor], Tensor]:
     return torch.compile(net)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Loop:
     """What goes round: batch, forward, loss, backward, step."""
 
@@ -110,46 +114,104 @@ class _Loop:
     schedule: torch.optim.lr_scheduler.LRScheduler
     device: torch.device
     listeners: Sequence[Listener]
+    every: float  # seconds after which it is saved within an epoch
+    seconds: float  # that the whole epochs took
+    saved: str  # after what, in words; nothing if it is not yet
+    saved_at: float
+    started: float = 0.0  # when the epoch under way would have been, had it not been interrupted
 
-    def epoch(self, number: int) -> RunningLoss:
-        """Train for one epoch, numbered from 0."""
+    def epoch(self, number: int, part: Part | None) -> RunningLoss:
+        """Train for one epoch, numbered from 0, or for what a part of it leaves.
+
+        Raises:
+            Interrupted: Ctrl-C; what was trained is saved.
+        """
         config, loss = self.run.config, RunningLoss(self.objective.weights, self.device)
         # bfloat16 has the range of float32, so small gradients need no scaling as they do in float16.
         precision = torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp)
-        self.objective.prepare(self.net, number)
+        self.started = time.perf_counter()
+        begun = 0 if part is None else part.batches
+        self.objective.prepare(self.net, number + begun / len(self.batches))
         torch.manual_seed((config.seed * 1_000_003 + number) % 2**63)  # of dropout, the same in a resumed run
-        for done, (images, labels) in enumerate(self.batches.epoch(number), 1):
-            with precision:
-                relaxed = self.forward(images).float()  # (B, k)
-            terms = self.objective(relaxed, labels, number + (done - 1) / len(self.batches))
-            self.optimizer.zero_grad(set_to_none=True)
-            terms.total.backward()  # type: ignore[no-untyped-call]
-            if config.clip is not None:
-                torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
-            self.optimizer.step()
-            self.schedule.step()
-            loss.add(terms)
-            if done % _LOOK == 0:
-                self.require_finite([loss.sums], number, f"step {done} of {len(self.batches)}")
-            for listener in self.listeners:
-                listener.on_batch(number + 1, done, loss)
+        if part is not None:
+            self.started -= part.seconds
+            loss.go_on(part.losses, part.batches)
+            for kind, generator in generators(self.device).items():
+                if kind in part.random:  # it may have been another device
+                    generator.set_rng_state(part.random[kind])
+        with held_back() as stopping:
+            for done, (images, labels) in enumerate(self.batches.epoch(number, part), begun + 1):
+                with precision:
+                    relaxed = self.forward(images).float()  # (B, k)
+                terms = self.objective(relaxed, labels, number + (done - 1) / len(self.batches))
+                self.optimizer.zero_grad(set_to_none=True)
+                terms.total.backward()  # type: ignore[no-untyped-call]
+                if config.clip is not None:
+                    torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
+                self.optimizer.step()
+                self.schedule.step()
+                loss.add(terms)
+                if done % _LOOK == 0:
+                    self.require_finite([loss.sums], number, f"step {done} of {len(self.batches)}")
+                for listener in self.listeners:
+                    listener.on_batch(number + 1, done, loss)
+                if time.perf_counter() - self.saved_at >= self.every or stopping():
+                    self.save_within(number, loss)
+                if stopping():
+                    raise Interrupted(_stopped(self.run, self.saved))
         if not loss.batches:
             raise DataError(f"none of the pictures of {config.data} could be read in epoch {number + 1}")
         return loss
 
-    def require_finite(self, tensors: Sequence[Tensor], epoch: int, step: str) -> None:
-        """Stop where a loss, a weight or a moment is infinite or no number; the last whole epoch stays saved."""
+    def save_within(self, number: int, loss: RunningLoss) -> None:
+        """Save what it takes to go on with the next batch of an epoch."""
+        part = Part(
+            batches=loss.batches,
+            read=self.batches.read,
+            losses=loss.sums,
+            seconds=time.perf_counter() - self.started,
+            waited=self.batches.waited,
+            notes=self.batches.untold(),
+            shuffle=self.batches.rng.get_state(),
+            random={kind: generator.get_rng_state() for kind, generator in generators(self.device).items()},
+        )
+        state = self.state(number, part)
+        self.require_finite(state.values(), number, f"step {loss.batches} of {len(self.batches)}")
+        self.save(state, number, part)
+
+    def state(self, epochs: int, part: Part | None = None) -> dict[str, Tensor]:
+        """What it takes to go on after so many epochs and a part of one."""
+        return state_of(self.net, self.optimizer, Standing(epochs, self.schedule.last_epoch, self.seconds, part))
+
+    def save(self, state: Mapping[str, Tensor], epochs: int, part: Part | None = None) -> None:
+        """Save it in the run."""
+        self.run.write_state(state, epochs_done=epochs)
+        self.saved_at, self.saved = time.perf_counter(), _progress(self.run, epochs, part)
+
+    def require_finite(self, tensors: Iterable[Tensor], epoch: int, step: str) -> None:
+        """Stop where a loss, a weight or a moment is infinite or no number; what was saved last stays."""
         if all(bool(tensor.isfinite().all()) for tensor in tensors):
             return
         config, run = self.run.config, self.run
         precision = ", leave `amp` out" if config.amp else ""  # rounding does it too, and on tiny maps a PyTorch kernel
-        kept = f"; {run.path} stays as it was after {epoch} of {config.epochs} epochs" if epoch else ""
+        kept = f"; {run.path} stays as it was after {self.saved}" if self.saved else ""
         *first, last = (f"`{name}`" for name in self.objective.settings())
         raise DshError(
             f"the loss is not finite in epoch {epoch + 1}, by {step}: training has diverged. "
             f"Try `lr` {min(config.lr / 10, TrainConfig.lr):g} or `clip` {(config.clip or 10) / 10:g}{precision}, "
             f"and see that {', '.join(first)} and {last} are not extreme{kept}"
         )
+
+
+def _progress(run: Run, epochs: int, part: Part | None) -> str:
+    """What of a training is done, in words; nothing at its beginning."""
+    if part is not None:
+        return f"{part.batches:,} batches of epoch {epochs + 1}"
+    return f"{epochs} of {run.config.epochs} epochs" if epochs else ""
+
+
+def _stopped(run: Run, done: str) -> str:
+    return f"stopped after {done}; {run.path} is marked unfinished. Go on with: dsh train --resume {run.path}"
 
 
 def _train(
@@ -159,6 +221,7 @@ def _train(
     splits: Splits,
     device: torch.device,
     listeners: Sequence[Listener],
+    checkpoint_every: float | None,
 ) -> TrainResult:
     config = run.config
     net = net.to(device).to(memory_format=torch.channels_last)
@@ -166,27 +229,44 @@ def _train(
     batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device, config.per_class)
     optimizer = make_optimizer(net, config)
     schedule = make_schedule(optimizer, config, steps=len(batches) * config.epochs)
-    first, seconds = restore(run, net, optimizer)
+    begun = restore(run, net, optimizer)
+    first, part, seconds = begun.epochs, begun.part, begun.seconds
     with warnings.catch_warnings(action="ignore"):  # the optimizer took these steps before it was interrupted
-        for _ in range(first * len(batches)):
+        for _ in range(first * len(batches) if begun.steps is None else begun.steps):
             schedule.step()
     started = time.perf_counter()
     objective = DshObjective(run, splits.train, len(batches), device)
-    if not first:
+    if not (first or part):
         seconds += time.perf_counter() - started
+    plan = Plan(
+        run, str(device), len(batches), batches.batch_size, first, taken, objective.told, part.batches if part else 0
+    )
     for listener in listeners:
-        listener.on_start(Plan(run, str(device), len(batches), batches.batch_size, first, taken, objective.told))
+        listener.on_start(plan)
 
-    loop = _Loop(run, net, forward, batches, objective, optimizer, schedule, device, listeners)
+    loop = _Loop(
+        run,
+        net,
+        forward,
+        batches,
+        objective,
+        optimizer,
+        schedule,
+        device,
+        listeners,
+        every=math.inf if checkpoint_every is None else 60 * checkpoint_every,
+        seconds=seconds,
+        saved=_progress(run, first, part),
+        saved_at=time.perf_counter(),
+    )
     net.train()
     for epoch in range(first, config.epochs):
-        started, waited_before = time.perf_counter(), batches.waited
-        loss = loop.epoch(epoch)
+        loss = loop.epoch(epoch, part)
+        part = None
         mean = loss.mean()  # the device waits, once an epoch
-        elapsed = time.perf_counter() - started
+        elapsed = time.perf_counter() - loop.started
         # The last step of an epoch may spoil weights that no loss has seen yet.
-        state = state_of(net, optimizer, epoch + 1)
-        loop.require_finite([loss.sums, *state.values()], epoch, f"its last step, {len(batches)}")
+        loop.require_finite([loss.sums, *loop.state(epoch + 1).values()], epoch, f"its last step, {len(batches)}")
         validation = encode_dataset(net, splits.validation)
         stats = EpochStats(
             epoch=epoch + 1,
@@ -194,15 +274,15 @@ def _train(
             images_per_second=len(batches) * batches.batch_size / elapsed,
             validation=validation,
             validation_map=mean_average_precision(validation) if len(validation) > 1 else None,
-            waited=(batches.waited - waited_before) / elapsed,
+            waited=batches.waited / elapsed,
             notes=batches.new_notes(),
         )
-        seconds += time.perf_counter() - started
-        run.write_state({**state, "seconds": torch.tensor(seconds, dtype=torch.float64)}, epochs_done=epoch + 1)
+        loop.seconds += time.perf_counter() - loop.started
+        loop.save(loop.state(epoch + 1), epoch + 1)
         for listener in listeners:
             listener.on_epoch(stats)
 
-    result = measured(run, net, splits, seconds)
+    result = measured(run, net, splits, loop.seconds)
     for listener in listeners:
         listener.on_end(result)
     return result
@@ -212,6 +292,14 @@ def _train(
 def _listening(listeners: Sequence[Listener]) -> Iterator[None]:
     try:
         yield
-    finally:
-        for listener in listeners:
-            listener.close()
+    except BaseException:
+        with suppress(DshError):  # what ended the training is what is to be told
+            _close(listeners)
+        raise
+    _close(listeners)
+
+
+def _close(listeners: Sequence[Listener]) -> None:
+    with ExitStack() as closing:
+        for listener in reversed(listeners):
+            closing.callback(listener.close)

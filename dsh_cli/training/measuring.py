@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import os
+import shutil
 import tempfile
 from dataclasses import replace
 
@@ -16,6 +20,7 @@ from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import UNSEEN
 from dsh_cli.data.dataset import Dataset, in_order
 from dsh_cli.data.splits import Splits
+from dsh_cli.errors import DshError, reason
 from dsh_cli.network.encoding import Encoder
 from dsh_cli.network.model import HashNet
 from dsh_cli.pictures import decode
@@ -70,7 +75,45 @@ def encode_dataset(net: HashNet, dataset: Dataset) -> CodeSet:
 
 
 def _room(shape: tuple[int, ...], on_disk: bool) -> NDArray[np.uint8]:
+    """An array in memory, or in a file that lives as long as it is mapped.
+
+    Raises:
+        DshError: there is no room for such a file.
+    """
     if not on_disk or not shape[0]:
         return np.empty(shape, np.uint8)
-    with tempfile.TemporaryFile() as file:  # which lives as long as it is mapped
-        return np.memmap(file, np.uint8, "w+", shape=shape)
+    size = math.prod(shape)
+    try:
+        with tempfile.TemporaryFile() as file:
+            _reserve(file.fileno(), size)  # where a full disk has no block for a mapped page, writing to it is SIGBUS
+            return np.memmap(file, np.uint8, "r+", shape=shape)
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise
+        raise DshError(_no_room(size, error)) from error
+
+
+def _reserve(file: int, size: int) -> None:
+    """Give an empty file so many bytes."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            return os.posix_fallocate(file, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of file systems that have no such call
+                raise
+    zeros = bytes(1 << 20)
+    while size:
+        size -= os.write(file, zeros[:size])
+
+
+def _no_room(size: int, error: OSError) -> str:
+    """What to say of a file for thumbnails that cannot be had."""
+    try:
+        folder = tempfile.gettempdir()
+        free = f", where {shutil.disk_usage(folder).free / 1e6:,.1f} MB are free"
+    except OSError:  # there is none to be written to
+        folder, free = "the folder for temporary files", ""
+    return (
+        f"cannot keep {size / 1e6:,.1f} MB of thumbnails in {folder}{free} ({reason(error)}); "
+        "free space there, or name another folder in the environment variable TMPDIR"
+    )

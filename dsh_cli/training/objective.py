@@ -46,8 +46,8 @@ class Objective(Protocol):
     weights: Mapping[str, float | None]  # of each term in the total, by name; None: it enters as it is
     told: str  # what is to be said of it before the first batch, if anything
 
-    def prepare(self, net: HashNet, epoch: int) -> None:
-        """Before each epoch, which are numbered from 0."""
+    def prepare(self, net: HashNet, epoch: float) -> None:
+        """Before each epoch, which are numbered from 0, or before what is left of it where a training goes on."""
 
     def __call__(self, relaxed: Tensor, labels: Tensor, epoch: float) -> Terms:
         """The loss of (B, k) outputs and their (B,) labels, at a time in epochs."""
@@ -90,7 +90,7 @@ class DshObjective:
         limit = f" of at most {words.bound.distance}" if words.bound else ""
         return words, f"hash centers: distance {words.distance}{limit} between classes"
 
-    def prepare(self, net: HashNet, epoch: int) -> None:
+    def prepare(self, net: HashNet, epoch: float) -> None:
         """Give the classes their centers once the warm-up is over.
 
         Raises:

@@ -34,6 +34,7 @@ class Request:
     out: str | None = None  # run folder to make
     like: str | None = None  # run whose recipe is changed, in place of the defaults
     resume: str | None = None  # unfinished run to go on with
+    checkpoint_every: float | None = None  # minutes after which it is saved within an epoch
 
     def check(self) -> None:
         """Refuse what contradicts itself, before any run is opened.
@@ -41,6 +42,7 @@ class Request:
         Raises:
             UsageError: it does; the message names the fields.
         """
+        require_minutes(self.checkpoint_every)
         if self.changes.get("centers") == "none" and "center_weight" in self.changes:
             raise UsageError("`centers` none and `center_weight` contradict each other; give one of them")
         if self.resume is not None and (self.changes or self.out or self.like):
@@ -66,6 +68,16 @@ class Request:
             config = changed(like or TrainConfig(), self.changes)
         config.check()
         return config, run
+
+
+def require_minutes(checkpoint_every: float | None) -> None:
+    """Refuse minutes that do not pass.
+
+    Raises:
+        UsageError: they are not above 0.
+    """
+    if checkpoint_every is not None and not 0 < checkpoint_every < math.inf:
+        raise UsageError(f"`checkpoint_every` {checkpoint_every}: minutes, above 0")
 
 
 def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:

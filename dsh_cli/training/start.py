@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,21 +61,81 @@ def fit_normalisation(net: HashNet, dataset: Dataset, seed: int) -> None:
         net.std[planes] = max(deviation, 1 / 255)  # a set of one colour has none
 
 
-def state_of(net: HashNet, optimizer: torch.optim.Optimizer, epochs_done: int) -> dict[str, Tensor]:
-    """Weights and optimizer moments as flat tensors. Shuffles need no state: they follow the epoch."""
+@dataclass(frozen=True)
+class Part:
+    """An epoch that was left after one of its batches: what it takes to go on with the next."""
+
+    batches: int  # trained on
+    read: int  # in the order of the epoch: more where too few pictures of a batch could be read
+    losses: Tensor  # sums of `RunningLoss`
+    seconds: float
+    waited: float  # of these, for pictures
+    notes: Sequence[str]  # that the data has to report, and has not yet
+    shuffle: Tensor  # the state of what shuffles and augments
+    random: Mapping[str, Tensor]  # the states of PyTorch's own generators, by kind of device
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The same as flat tensors."""
+        return {
+            "epoch.batches": torch.tensor(self.batches),
+            "epoch.read": torch.tensor(self.read),
+            "epoch.losses": self.losses,
+            "epoch.seconds": torch.tensor(self.seconds, dtype=torch.float64),
+            "epoch.waited": torch.tensor(self.waited, dtype=torch.float64),
+            "epoch.notes": torch.tensor(list(json.dumps(self.notes).encode()), dtype=torch.uint8),
+            "epoch.shuffle": self.shuffle,
+            **{f"epoch.random.{kind}": state for kind, state in self.random.items()},
+        }
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor]) -> Part:
+        """Undo `tensors`.
+
+        Raises:
+            KeyError, ValueError: they are not such.
+        """
+        random = "epoch.random."
+        return cls(
+            batches=int(state["epoch.batches"]),
+            read=int(state["epoch.read"]),
+            losses=state["epoch.losses"],
+            seconds=float(state["epoch.seconds"]),
+            waited=float(state["epoch.waited"]),
+            notes=tuple(map(str, json.loads(bytes(state["epoch.notes"].tolist())))),
+            shuffle=state["epoch.shuffle"],
+            random={name.removeprefix(random): value for name, value in state.items() if name.startswith(random)},
+        )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a training goes on, beside weights and moments; by default at its beginning."""
+
+    epochs: int = 0  # whole ones that are done
+    steps: int | None = 0  # of the optimizer, in all; None: as many as these epochs have batches
+    seconds: float = 0.0  # that these epochs took
+    part: Part | None = None  # of the next one
+
+
+def state_of(net: HashNet, optimizer: torch.optim.Optimizer, standing: Standing) -> dict[str, Tensor]:
+    """Weights, optimizer moments and what else it takes to go on, as flat tensors.
+
+    Shuffles of whole epochs need no state: they follow the number of the epoch.
+    """
     state = {f"net.{name}": value for name, value in net.state_dict().items()}
     for name, parameter in net.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():  # frozen ones have none
             state[f"optimizer.{name}.{key}"] = value
+    state |= {"steps": torch.tensor(standing.steps), "seconds": torch.tensor(standing.seconds, dtype=torch.float64)}
     # Here as well as in metrics.json, for the two files are not written at one moment.
-    return {**state, "epochs_done": torch.tensor(epochs_done)}
+    return {**state, "epochs_done": torch.tensor(standing.epochs), **(standing.part.tensors() if standing.part else {})}
 
 
-def restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Undo `state_of` where the run has one; returns the epochs done and the seconds they took."""
+def restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> Standing:
+    """Undo `state_of` where the run has a state."""
     state = run.load_state()
     if not state:
-        return 0, 0.0
+        return Standing()
     try:
         net.load_state_dict({name: state[f"net.{name}"] for name in net.state_dict()})
         for name, parameter in net.named_parameters():
@@ -86,9 +148,19 @@ def restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> tuple[i
                 for key, value in state.items()
                 if key.startswith(prefix)
             }
-        return int(state["epochs_done"]), float(state["seconds"])
-    except (KeyError, RuntimeError) as error:
+        return Standing(
+            epochs=int(state["epochs_done"]),
+            steps=int(state["steps"]) if "steps" in state else None,  # which older versions did not count
+            seconds=float(state["seconds"]),
+            part=Part.of(state) if "epoch.batches" in state else None,
+        )
+    except (KeyError, ValueError, RuntimeError) as error:
         raise RunError(f"{run.path / 'state.safetensors'} is damaged ({error}); train again with: dsh train") from error
+
+
+def generators(device: torch.device) -> dict[str, Any]:
+    """What PyTorch draws random numbers from on this device, for dropout and such, by kind of device."""
+    return {kind: torch.get_device_module(kind) if kind != "cpu" else torch.random for kind in {"cpu", device.type}}
 
 
 @contextmanager

@@ -16,7 +16,7 @@ def test_every_field_of_the_config_is_an_option_and_no_option_is_lost() -> None:
     whole = get_command(app)
     assert isinstance(whole, TyperGroup)
     options = {parameter.name for parameter in whole.commands["train"].params}
-    others = {"out", "like", "resume", "form", "as_json", "quiet"}
+    others = {"out", "like", "resume", "checkpoint_every", "form", "as_json", "quiet"}
     assert options == {field.name for field in fields(TrainConfig)} | others
 
 

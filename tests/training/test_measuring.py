@@ -1,0 +1,104 @@
+"""Room for what is measured: in files that a full disk cannot pull away."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dsh_cli.errors import DshError
+from dsh_cli.training import measuring
+from tests.support.commands import dsh_json, dsh_process
+
+SHAPE = (500, 48, 48, 3)  # of thumbnails: 3.5 MB
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if sys.platform != "linux" or os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs to mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def many_photos(tmp_path: Path) -> Path:
+    """A folder of 3 classes with 120 pictures each, of one colour: 260 to train on."""
+    for number in range(360):
+        path = tmp_path / "many" / "rgb"[number % 3] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shade = [number // 3 + 100 * (number % 3 == channel) for channel in range(3)]
+        Image.new("RGB", (48, 48), tuple(shade)).save(path)
+    return tmp_path / "many"
+
+
+def test_thumbnails_without_room_for_a_file_of_their_own_are_told_in_one_line(
+    small_disk: Path, tmp_path: Path, many_photos: Path
+) -> None:
+    options = ["--epochs", "1", "--memory", "0", "--cache", "off", "--image-size", "48", "--batch-size", "50"]
+    command = ["train", str(many_photos), *options, "--quiet", "--no-tensorboard", "--out", str(tmp_path / "run")]
+    done = dsh_process(*command, env=os.environ | {"TMPDIR": str(small_disk)})
+    said = done.stderr.decode()
+    assert done.returncode == 1 and done.stdout == b"", said  # a negative code is a signal: SIGBUS
+    assert re.fullmatch(
+        f"error: cannot keep 1.8 MB of thumbnails in {small_disk}, where [01][.][0-9] MB are free .no space left on "
+        "device.; free space there, or name another folder in the environment variable TMPDIR\n",
+        said,
+    )
+    assert not [path for path in small_disk.rglob("*") if path.is_file()]
+    assert dsh_json("train", "--resume", tmp_path / "run", "--quiet")["epochs"] == 1
+
+
+def test_a_limit_of_files_is_told_too() -> None:
+    script = f"""
+import resource
+from dsh_cli.errors import DshError
+from dsh_cli.training.measuring import _room
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    _room({SHAPE}, on_disk=True)
+except DshError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("cannot keep 3.5 MB of thumbnails in ") and "(file too large)" in done.stdout
+
+
+@pytest.mark.parametrize("call", ["there", "refused", "missing"])
+def test_room_is_reserved_on_every_file_system(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: int, offset: int, size: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    if call == "refused":
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
+    elif call == "missing":
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    room = measuring._room(SHAPE, on_disk=True)
+    assert isinstance(room, np.memmap) and room.shape == SHAPE and not room.any()
+    room[-1] = 255
+    with tempfile.TemporaryFile() as file:
+        measuring._reserve(file.fileno(), 3 << 20)
+        status = os.fstat(file.fileno())
+        assert status.st_size == 3 << 20 <= status.st_blocks * 512
+
+
+def test_where_no_folder_takes_temporary_files_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    monkeypatch.setattr("tempfile._sanitize_params", lambda *args: none())
+    with pytest.raises(DshError, match="cannot keep 3.5 MB of thumbnails in the folder for temporary files .no usable"):
+        measuring._room(SHAPE, on_disk=True)
