@@ -108,7 +108,7 @@ class TrainConfig:
             (0 <= self.memory < math.inf, f"`memory` {self.memory}: 0 GiB or more"),
             (0 < self.lr < math.inf, f"`lr` {self.lr}: above 0"),
             (0 <= self.weight_decay < math.inf, f"`weight_decay` {self.weight_decay}: 0 or more"),
-            (self.clip is None or self.clip > 0, f"`clip` {self.clip}: above 0"),
+            (self.clip is None or 0 < self.clip < math.inf, f"`clip` {self.clip}: above 0 (default: no limit)"),
             (
                 not self.pretrained or self.backbone not in OWN_BACKBONES,
                 f"`pretrained`: there are no such weights of {self.backbone}; choose a network of torchvision, "

@@ -12,6 +12,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from dsh_cli.errors import DISK_FULL, DshError, reason
@@ -92,11 +93,25 @@ def require_no_links(path: Path, folder: Path) -> None:
     """
     below = path.relative_to(folder)
     for part in (*reversed(below.parents), below):
-        if part.parts and (folder / part).is_symlink():
+        if part.parts and os.path.islink(folder / part):  # noqa: PTH114  # pathlib's is troubled by permissions
             raise DshError(
                 f"{folder / part} is a link, and nothing in {folder} is reached through one; "
                 "put what it leads to in its place, if you trust it"
             )
+
+
+def regular(path: str | os.PathLike[str]) -> BufferedReader:
+    """A regular file, opened to be read: whatever else lies there is neither waited for nor read, nor a link followed.
+
+    Raises:
+        OSError: it cannot be opened, or is something else.
+    """
+    flags = ("O_NONBLOCK", "O_NOFOLLOW", "O_BINARY")  # as far as the system has them
+    descriptor = os.open(path, os.O_RDONLY | sum(getattr(os, flag, 0) for flag in flags))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # looked at when it is open, for it may have been changed
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def _scratch(target: Path) -> Path:

@@ -30,6 +30,11 @@ def pack(bits: ArrayLike) -> Packed:
     return np.packbits(np.asarray(bits, dtype=bool), axis=-1, bitorder="big")
 
 
+def is_packed(packed: Packed, bits: int) -> bool:
+    """Whether `pack` gives such bytes for codes of so many bits: those left over in the last one are 0."""
+    return not (packed[:, -1:] & ((1 << -bits % 8) - 1)).any()
+
+
 def unpack(packed: Packed, bits: int) -> NDArray[np.bool_]:
     """Undo `pack`: (n, ceil(k / 8)) bytes into (n, k) bits."""
     return np.unpackbits(packed, axis=-1, count=bits, bitorder="big").astype(bool)

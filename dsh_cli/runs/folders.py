@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsh_cli.config import ModelConfig, Recipe
-from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
+from dsh_cli.errors import DshError, Interrupted, RunError, UsageError, reason
 from dsh_cli.files import saving
-from dsh_cli.runs.run import FORMAT, LOCK, Run, require_readable
-from dsh_cli.runs.storage import OR_ELSE, write_json
+from dsh_cli.runs.record import METRICS, is_state, write_record
+from dsh_cli.runs.run import FORMAT, LOCK, Run, may_be_run
+from dsh_cli.runs.storage import OR_ELSE, digest_of, json_bytes, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ def created(
         source=splits.train.source,
         counts=counts,
         versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
-        metrics={},
+        metrics={"finished": False, "epochs_done": 0},
     )
     head = {
         "format": FORMAT,
@@ -72,13 +73,15 @@ def created(
     with run.held() as run:
         require_free(path)  # from one that was quicker, and has ended since
         try:
-            write_json(path, "splits.json", splits.names())
+            digests = {"splits.json": write_json(path, "splits.json", splits.names())}
+            digests["config.json"] = digest_of(json_bytes(head))
+            write_record(path, run.metrics, digests)
             write_json(path, "config.json", head)  # last, for with it the folder is a run
-            yield run
+            yield dataclasses.replace(run, digests=digests)
         except Interrupted:
             raise  # it is there to go on with, from its first epoch if need be
         except DshError:
-            if run.in_place and not run.begun:
+            if run.in_place and not _has_states(path):
                 _take_back(path)  # nothing half-written
             raise
 
@@ -94,7 +97,7 @@ def resumed(path: str | os.PathLike[str]) -> Iterator[Run]:
     with Run.open(path).held() as held:
         run = dataclasses.replace(Run.open(path), place=held.place)
         run.require_unfinished()
-        yield run
+        yield run.settled()
 
 
 def require_free(out: str | os.PathLike[str] | None) -> None:
@@ -116,8 +119,9 @@ def require_free(out: str | os.PathLike[str] | None) -> None:
 
 def _is_free(names: Sequence[str]) -> bool:
     """Whether a folder holds nothing but what a writer left that was killed before the folder was a run."""
-    left = (LOCK, "splits.json")
-    ours = all(name in left or name.startswith((".splits.json.", ".config.json.")) for name in names)
+    left = (LOCK, "splits.json", METRICS)
+    scratch = (".splits.json.", f".{METRICS}.", ".config.json.")
+    ours = all(name in left or name.startswith(scratch) for name in names)
     return not names or (ours and LOCK in names)
 
 
@@ -137,16 +141,24 @@ def find_run(path: str | None = None) -> Run:
 
 
 def list_runs(root: Path = RUNS) -> tuple[list[Run], list[str]]:
-    """The runs under a folder, oldest first; and what is wrong with each folder that looks like one and is none."""
-    require_readable(root)
+    """The runs under a folder, oldest first; and what is wrong with each folder that looks like one and is none.
+
+    Raises:
+        RunError: the folder cannot be read.
+    """
     runs, problems = [], []
-    for folder in sorted(root.glob("*/")):
-        if os.access(folder, os.X_OK) and not (folder / "config.json").exists():
-            continue
-        try:
-            runs.append(Run.open(folder))
-        except RunError as error:
-            problems.append(str(error))
+    try:
+        folders = sorted(root.iterdir())
+    except FileNotFoundError:
+        folders = []
+    except OSError as error:
+        raise RunError(f"{root} cannot be read ({reason(error)}); name a run folder with `model`") from error
+    for folder in folders:
+        if may_be_run(folder):
+            try:
+                runs.append(Run.open(folder))
+            except RunError as error:
+                problems.append(str(error))
     return sorted(runs, key=lambda run: run.created), problems
 
 
@@ -174,6 +186,11 @@ def _new_folder(config: Recipe, now: datetime) -> Path:
             except FileExistsError:  # of another process, begun in the same second
                 continue
             return path
+
+
+def _has_states(path: Path) -> bool:
+    """Whether there is, or may be, a state to go on from in a folder."""
+    return os.path.isdir(path) and any(map(is_state, os.listdir(path)))
 
 
 def _take_back(path: Path) -> None:

@@ -3,13 +3,16 @@
     splits.json                names of the pictures of each split; written first
     config.json                what was asked, the classes, versions; with it the folder is a run
     model.safetensors          weights, and the normalisation
-    state.safetensors          optimizer and epoch, while unfinished
+    state-<n>.safetensors      optimizer and epoch, while unfinished: the last two
     centers.safetensors        packed hash centers, one for each class, where the run has them
     codes/<split>.safetensors  packed codes, relaxed codes, labels, thumbnails
-    metrics.json               results; `finished` is true only in a run that came to its end
-    tensorboard/               event files
+    codes/names.json           names of the pictures that have codes, where others went unreadable on the way
+    metrics.json               results, and digests of all these; `finished` is true only in a run that came to its end
+    tensorboard/               event files, which have checksums of their own
 
-Every file is written beside its place and moved there, so a reader finds it whole or not at all.
+Every file is written beside its place and moved there, so a reader finds it whole or not at all. `metrics.json` comes
+last, and what it does not name is not of the run, such as what a writer left who was killed before it came to that.
+Runs of format 1 have no digests, one state in `state.safetensors`, and no `metrics.json` before their first epoch.
 """
 
 from __future__ import annotations
@@ -28,18 +31,40 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.codes.bits import Packed
+from dsh_cli.codes.bits import Packed, is_packed
 from dsh_cli.codes.sets import CodeSet
-from dsh_cli.config import UNSEEN, ModelConfig, Recipe
+from dsh_cli.config import PROTOCOLS, UNSEEN, ModelConfig, Recipe
 from dsh_cli.errors import RunError, UsageError, reason
 from dsh_cli.pictures import decode
+from dsh_cli.runs.record import (
+    ALL_SPLITS,
+    METRICS,
+    STATES,
+    Record,
+    digests_now,
+    is_state,
+    read_record,
+    state_file,
+    state_number,
+    sweep_states,
+    write_record,
+)
+from dsh_cli.runs.schema import built, require, shown
 from dsh_cli.runs.storage import (
-    built,
+    Digest,
+    Kind,
+    Tensors,
+    check_tensors,
+    damage_to,
+    digest_file,
+    digest_of,
     file_of,
+    json_bytes,
     opened,
     read_json,
+    read_json_and_digest,
     read_tensors,
-    require,
+    require_digest,
     write_arrays,
     write_json,
     write_tensors,
@@ -51,8 +76,12 @@ if TYPE_CHECKING:
     from dsh_cli.network.model import HashNet
 
 LOCK = ".lock"  # in the folder of a run, while a process trains it
-FORMAT = 1  # of the run folder; a reader refuses a larger number
-# what the small files say, and of what type
+FORMAT = 2  # of the run folder; a reader refuses a larger number
+_DIGESTS = 2  # format from which on there are digests
+_LARGEST = 1024  # pixels of the side of a picture, and so the largest network that is built
+WEIGHTS, CENTERS, NAMES = "model.safetensors", "centers.safetensors", "codes/names.json"
+_EPOCHS_DONE: dict[str, Kind] = {"epochs_done": ("I64", ())}  # in every state
+# what config.json says, and of what type
 _HEAD = {
     "created": str,
     "source": str,
@@ -62,26 +91,6 @@ _HEAD = {
     "counts": dict[str, int],
     "versions": dict[str, str],
 }
-_METRICS = {
-    "finished": bool,
-    "epochs": int,
-    "seconds": float,
-    "map": float,
-    "min_class_distance": int | None,
-    "class_distance_bound": int | None,
-    "device": str,
-    "counts": dict[str, int],
-}
-
-
-def require_readable(folder: Path) -> None:
-    """Refuse a folder whose files cannot be looked at.
-
-    Raises:
-        RunError: this user may not.
-    """
-    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
-        raise RunError(f"{folder}: permission denied; run dsh as a user who may read it, or change who may")
 
 
 @dataclass(frozen=True)
@@ -97,42 +106,52 @@ class Run:
     counts: Mapping[str, int]  # pictures of each split; of a finished run, those that have a code
     versions: Mapping[str, str]
     metrics: Mapping[str, Any]
+    digests: Mapping[str, Digest] | None = None  # of each file, by name; None in a run of format 1 without
+    notes: tuple[str, ...] = ()  # what was found when it was opened to be gone on with
     place: os.stat_result | None = dataclasses.field(default=None, repr=False, compare=False)  # of the folder, if held
 
     @property
     def finished(self) -> bool:
         """Whether the training came to its end."""
-        return bool(self.metrics.get("finished"))
+        return self.record.finished
+
+    @property
+    def record(self) -> Record:
+        """What metrics.json said when the run was opened."""
+        return Record(self.metrics, self.digests)
 
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that two runs share only if they give every picture the same code.
 
         Raises:
-            RunError: there are no weights.
+            RunError: there are no weights, or they are damaged.
         """
         self._require_finished()
         settings = {"model": dataclasses.asdict(self.model), "intake": decode.INTAKE}
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
-        weights = file_of(self.path, "model.safetensors")
-        try:
-            with weights.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError as error:
-            again = f"train again with: dsh train --like {self.path}"
-            raise RunError(f"{weights} cannot be read ({reason(error)}); {again}") from error
+        with opened(self.path, WEIGHTS) as file:
+            require_digest(digest_file(file, digest.update), self.record.digest(WEIGHTS))
         return digest.hexdigest()
 
     @property
     def size(self) -> int:
         """Bytes on disk."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        files = (Path(folder, name) for folder, _, names in os.walk(self.path) for name in names)
+        total = 0
+        for file in files:
+            with contextlib.suppress(OSError):  # of a run that is being written, and what is there changes
+                total += file.lstat().st_size
+        return total
 
     @property
     def begun(self) -> bool:
         """Whether there is a state to go on from."""
-        return (self.path / "state.safetensors").is_file()
+        return bool(self._now().states(self.path))
+
+    def _now(self) -> Record:
+        """What metrics.json says by now."""
+        return read_record(self.path, self.digests is not None)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
@@ -144,34 +163,37 @@ class Run:
         folder = Path(path)
         if not os.fspath(path) or not os.path.isdir(folder):  # which, unlike pathlib's, is not troubled by any name
             raise RunError(f"no run folder at {os.fspath(path) or repr('')}; list the runs there are with: dsh info")
-        require_readable(folder)
-        if not (folder / "config.json").is_file():
+        if not may_be_run(folder):
             raise RunError(f"{folder} is not a run folder (it has no config.json); make one with: dsh train")
-        head = read_json(folder, "config.json")
-        if not isinstance(head.get("format"), int):
+        head, digest = read_json_and_digest(folder, "config.json")
+        if type(head.get("format")) is not int or head["format"] < 1:
             raise RunError(f"{folder / 'config.json'} is not that of a run; make one with: dsh train")
         if head["format"] > FORMAT:
             raise RunError(
-                f"{folder} has format {head['format']}, newer than {FORMAT}, the newest this dsh reads; "
+                f"{folder} has format {shown(head['format'])}, newer than {FORMAT}, the newest this dsh reads; "
                 "upgrade with: pip install --upgrade dsh-cli"
             )
-        metrics = read_json(folder, "metrics.json") if (folder / "metrics.json").is_file() else {}
-        try:
-            require(head, _HEAD, "config.json", required=_HEAD.keys())
-            require(metrics, _METRICS, "metrics.json", required=_METRICS.keys() if metrics.get("finished") else ())
-            return cls(
+        record = read_record(folder, required=head["format"] >= _DIGESTS)
+        with damage_to(folder, "config.json"):
+            require_digest(digest, record.digest("config.json"))
+            require(head, _HEAD, "config.json", _HEAD)
+            run = cls(
                 path=folder,
-                config=built(Recipe, head["config"], "config.json, config"),
-                model=built(ModelConfig, head["model"], "config.json, model"),
+                config=built(Recipe, head["config"], "config"),
+                model=_model(head["model"]),
                 classes=tuple(head["classes"]),
                 created=head["created"],
                 source=head["source"],
-                counts=dict(metrics.get("counts", head["counts"])),
+                counts=dict(record.metrics.get("counts", head["counts"])),
                 versions=dict(head["versions"]),
-                metrics=metrics,
+                metrics=record.metrics,
+                digests=record.digests,
             )
-        except (TypeError, ValueError) as error:
-            raise RunError(f"{folder} is damaged ({error}); train again with: dsh train") from error
+            if not run.classes:
+                raise ValueError("classes are missing")
+        with damage_to(folder, METRICS if record.finished else "config.json"):
+            _require_splits(run.counts, run.config)
+        return run
 
     def codes(self, split: str, *more: Literal["relaxed", "thumbnails"]) -> CodeSet:
         """The codes of one split, without names; relaxed codes and thumbnails where asked for.
@@ -180,45 +202,70 @@ class Run:
             UsageError: the run has no such split.
             RunError: they are missing or damaged.
         """
-        file = self.path / "codes" / f"{split}.safetensors"
         self._require_finished()
         if split not in self.counts:
             raise UsageError(f"`split` {split}: {self.path} has {', '.join(self.counts)}")
-        tensors = read_tensors(self.path, f"codes/{split}.safetensors", ("packed", "labels", *more))
-        count, width = self.counts.get(split), -(-self.model.bits // 8)
-        fits = tensors["packed"].shape == (count, width) and all(len(array) == count for array in tensors.values())
-        if not fits or not -1 <= tensors["labels"].min(initial=0) <= tensors["labels"].max(initial=0) < len(
-            self.classes
-        ):
-            raise RunError(f"{file} does not fit config.json; train again with: dsh train --like {self.path}")
+        name, kinds = codes_file(split), self.kinds(split)
+        wanted = {tensor: kinds[tensor] for tensor in ("packed", "labels", *more)}
+        tensors = read_tensors(self.path, name, self.record.digest(name), wanted)
+        labels = tensors["labels"]
+        with damage_to(self.path, name):
+            if not -1 <= labels.min(initial=-1) <= labels.max(initial=-1) < len(self.classes):
+                raise ValueError("it has labels of no class")
+            if not is_packed(tensors["packed"], self.model.bits):
+                raise ValueError(f"it has codes of more than {self.model.bits} bits")
+            if "relaxed" in more and not np.isfinite(tensors["relaxed"]).all():
+                raise ValueError("its relaxed codes are not finite")
         return CodeSet(
             bits=self.model.bits,
             packed=tensors["packed"],
-            labels=tensors["labels"].astype(np.int64),
+            labels=labels.astype(np.int64),
             classes=self.classes,
             names=(),
             relaxed=tensors.get("relaxed"),
             thumbnails=tensors.get("thumbnails"),
         )
 
+    def kinds(self, split: str) -> dict[str, Kind]:
+        """The tensors of the codes of a split."""
+        count = self.counts[split]
+        return {
+            "packed": ("U8", (count, -(-self.model.bits // 8))),
+            "labels": ("I32", (count,)),
+            "relaxed": ("F16", (count, self.model.bits)),
+            "thumbnails": ("U8", (count, None, None, self.model.channels)),
+        }
+
     def thumbnails(self, split: str, rows: Sequence[int]) -> NDArray[np.uint8]:
         """Thumbnails of some pictures of one split, (r, h, w, channels); no others are read from the disk.
 
         Raises:
-            RunError: they are missing or damaged.
+            RunError: they are missing or damaged, as far as can be told without reading the others.
         """
-        file = self.path / "codes" / f"{split}.safetensors"
         self._require_finished()
-        with opened(self.path, f"codes/{split}.safetensors", ("thumbnails",)) as tensors:
-            all_of_split = tensors.get_slice("thumbnails")
-            if len(shape := all_of_split.get_shape()) != 4 or shape[0] != self.counts.get(split):
-                raise RunError(f"{file} does not fit config.json; train again with: dsh train --like {self.path}")
-            each = [all_of_split[row : row + 1] for row in rows]
-        return np.concatenate(each) if each else np.zeros((0, *shape[1:]), np.uint8)
+        with opened(self.path, codes_file(split)) as file:
+            tensors = Tensors(file)
+            tensors.require({"thumbnails": self.kinds(split)["thumbnails"]})
+            return tensors.array("thumbnails", rows)
+
+    @property
+    def names_file(self) -> str:
+        """The file that has the names of the pictures."""
+        return NAMES if NAMES in (self.digests or ()) else "splits.json"
 
     def names(self) -> dict[str, tuple[str, ...]]:
-        """Names of the pictures of each split, in the order of its codes."""
-        return {split: tuple(names) for split, names in read_json(self.path, "splits.json").items()}
+        """Names of the pictures of each split, in the order of its codes.
+
+        Raises:
+            RunError: they are missing or damaged.
+        """
+        name = self.names_file
+        content = read_json(self.path, name, self.record.digest(name))
+        with damage_to(self.path, name):
+            require(content, dict.fromkeys((*content, *self.counts), list[str]), name, self.counts)
+            if {split: len(names) for split, names in content.items()} != self.counts:
+                raise ValueError("it has not the pictures that there are")
+        return {split: tuple(names) for split, names in content.items()}
 
     def load_model(self, device: str | torch.device = "cpu") -> HashNet:
         """The network, ready for inference, on a device, or on the fastest there is for `auto`.
@@ -227,26 +274,59 @@ class Run:
             UsageError: there is no such device.
             RunError: the weights are missing, damaged, or not those of this network.
         """
+        import torch
+
         from dsh_cli.network.device import choose_device
         from dsh_cli.network.model import HashNet
 
         self._require_finished()
         place = choose_device(device) if isinstance(device, str) else device
         try:
-            net = HashNet(self.model)
-            net.load_state_dict(self._tensors("model.safetensors"))
+            shapes = self._shapes()
         except UsageError as error:
             raise RunError(f"{self.path} is damaged (config.json: {error}); train again with: dsh train") from error
-        except RuntimeError as error:
-            raise RunError(
-                f"{self.path / 'model.safetensors'} does not fit the network of config.json; "
-                f"train again with: dsh train --like {self.path}"
-            ) from error
+        kinds: dict[str, Kind] = {
+            name: ("F32" if tensor.is_floating_point() else "I64", tuple(tensor.shape))
+            for name, tensor in shapes.items()
+        }
+        tensors = read_tensors(self.path, WEIGHTS, self.record.digest(WEIGHTS), kinds, all_of_it=True)
+        with damage_to(self.path, WEIGHTS):
+            if more := sorted(tensors.keys() - kinds.keys()):
+                raise ValueError(f"it does not fit config.json: {shown(more[0])} is of no such network")
+            if broken := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
+                raise ValueError(f"{broken[0]!r} is not finite, and would give no codes")
+        net = HashNet(self.model)
+        net.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
         return net.to(place).eval()
 
+    def _shapes(self) -> Mapping[str, torch.Tensor]:
+        """The weights that the network has, without values where that can be, so that they take no memory."""
+        import torch
+
+        from dsh_cli.network.model import HashNet
+
+        try:
+            with torch.device("meta"):
+                return HashNet(self.model).state_dict()
+        except NotImplementedError:  # RegNets look at values while they are built
+            return HashNet(self.model).state_dict()
+
     def load_state(self) -> dict[str, torch.Tensor]:
-        """What `write_state` saved after the last whole epoch; empty if there was none."""
-        return self._tensors("state.safetensors") if self.begun else {}
+        """What `write_state` saved last; empty if nothing was.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        import torch
+
+        record = self._now()
+        if not (states := record.states(self.path)):
+            return {}
+        tensors = read_tensors(self.path, states[-1], record.digest(states[-1]), _EPOCHS_DONE, all_of_it=True)
+        with damage_to(self.path, states[-1]):
+            if not 0 <= (done := int(tensors["epochs_done"])) <= self.config.epochs:
+                raise ValueError(f"it is after {done:,} of {self.config.epochs:,} epochs")
+        return {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
 
     def held_out(self) -> tuple[str, ...]:
         """The classes that a finished run was not trained on.
@@ -260,32 +340,20 @@ class Run:
     @property
     def has_centers(self) -> bool:
         """Whether classes were given hash centers."""
-        return (self.path / "centers.safetensors").is_file()
+        if self.digests is not None:
+            return CENTERS in self.digests
+        return os.path.lexists(self.path / CENTERS)
 
     def centers(self) -> Packed | None:
         """The hash centers of the classes, (C, ceil(k / 8)), zero for classes held out; None in a run without.
 
         Raises:
-            RunError: they are damaged.
+            RunError: they are missing or damaged.
         """
-        file = self.path / "centers.safetensors"
-        if not file.is_file():
+        if not self.has_centers:
             return None
-        packed = read_tensors(self.path, file.name, ("packed",))["packed"]
-        if packed.shape != (len(self.classes), -(-self.model.bits // 8)) or packed.dtype != np.uint8:
-            raise RunError(f"{file} does not fit config.json; train again with: dsh train --like {self.path}")
-        return packed
-
-    def write_centers(self, packed: Packed) -> None:
-        """Save the hash centers of the classes."""
-        self._require_in_place()
-        write_arrays(self.path, "centers.safetensors", {"packed": packed})
-
-    def _tensors(self, name: str) -> dict[str, torch.Tensor]:
-        import torch
-
-        # copied, for a buffer of bytes cannot be written to
-        return {key: torch.from_numpy(value.copy()) for key, value in read_tensors(self.path, name).items()}
+        kinds: dict[str, Kind] = {"packed": ("U8", (len(self.classes), -(-self.model.bits // 8)))}
+        return read_tensors(self.path, CENTERS, self.record.digest(CENTERS), kinds)["packed"]
 
     def require_unfinished(self) -> None:
         """Refuse to be gone on with where there is nothing left to do.
@@ -346,25 +414,114 @@ class Run:
                 "lost; train again with: dsh train; or, where it was moved, go on with: dsh train --resume FOLDER"
             )
 
-    def write_state(self, tensors: Mapping[str, torch.Tensor], epochs_done: int) -> None:
-        """Save what it takes to go on after `epochs_done` epochs."""
+    def settled(self) -> Run:
+        """The run, held by this process, as it is gone on with: from its newest state that is whole.
+
+        What is left of writers who were killed is taken away, and states that are damaged; `notes` say which.
+
+        Raises:
+            RunError: no state that it had is whole.
+        """
+        record = self._now()
+        sweep_states(self.path, record)
+        states = record.states(self.path)
+        for state in reversed(states):
+            try:
+                check_tensors(self.path, state, record.digest(state))
+                done = int(read_tensors(self.path, state, None, _EPOCHS_DONE)["epochs_done"])
+            except RunError as error:
+                damage = error
+                continue
+            if state == states[-1]:
+                return self
+            lost = states[states.index(state) + 1 :]
+            digests = {name: digest for name, digest in digests_now(self.path, record).items() if name not in lost}
+            write_record(self.path, {"finished": False, "epochs_done": done}, digests)
+            after = f"after {done} of {self.config.epochs} epochs"
+            note = f"{self.path / lost[-1]} is missing or damaged; going on from {state}, {after}"
+            return dataclasses.replace(Run.open(self.path), place=self.place, notes=(note,))
+        if states:
+            raise damage
+        return self
+
+    def write_centers(self, packed: Packed) -> None:
+        """Save the hash centers of the classes."""
         self._require_in_place()
-        write_tensors(self.path, "state.safetensors", tensors)
-        write_json(self.path, "metrics.json", {"finished": False, "epochs_done": epochs_done})
+        record = self._now()
+        digests = digests_now(self.path, record)
+        digests[CENTERS] = write_arrays(self.path, CENTERS, {"packed": packed})
+        write_record(self.path, {"finished": False, "epochs_done": record.metrics.get("epochs_done", 0)}, digests)
+
+    def write_state(self, tensors: Mapping[str, torch.Tensor], epochs_done: int) -> None:
+        """Save what it takes to go on after `epochs_done` epochs; the state before it stays too."""
+        self._require_in_place()
+        record = self._now()
+        digests = digests_now(self.path, record)
+        states = record.states(self.path)
+        name = state_file(state_number(states[-1]) + 1 if states else 1)
+        digests[name] = write_tensors(self.path, name, tensors)
+        for old in states[: 1 - STATES]:
+            del digests[old]
+        write_record(self.path, {"finished": False, "epochs_done": epochs_done}, digests)
 
     def write_results(self, net: HashNet, codes: Mapping[str, CodeSet], metrics: Mapping[str, Any]) -> Run:
         """Save a finished run; `metrics.json` comes last, and only with it the run counts as finished."""
         self._require_in_place()
-        write_tensors(self.path, "model.safetensors", net.state_dict())
+        digests = {name: digest for name, digest in digests_now(self.path, self._now()).items() if not is_state(name)}
+        digests[WEIGHTS] = write_tensors(self.path, WEIGHTS, net.state_dict())
         for split, of_split in codes.items():
             arrays: dict[str, NDArray[Any]] = {"packed": of_split.packed, "labels": of_split.labels.astype(np.int32)}
             optional = {"relaxed": of_split.relaxed, "thumbnails": of_split.thumbnails}
             arrays |= {name: array for name, array in optional.items() if array is not None}
-            write_arrays(self.path, f"codes/{split}.safetensors", arrays)
-        # pictures that went unreadable on the way have no code
-        write_json(self.path, "splits.json", {split: list(of_split.names) for split, of_split in codes.items()})
+            digests[codes_file(split)] = write_arrays(self.path, codes_file(split), arrays, each=True)
+        names = {split: list(of_split.names) for split, of_split in codes.items()}
+        if digest_of(json_bytes(names)) != digests["splits.json"]:
+            # pictures that went unreadable on the way have no code; splits.json stays, for a run that is killed here
+            digests[NAMES] = write_json(self.path, NAMES, names)
         counts = {split: len(of_split) for split, of_split in codes.items()}
-        results = {"finished": True, **metrics, "counts": counts}
-        write_json(self.path, "metrics.json", results)
-        (self.path / "state.safetensors").unlink(missing_ok=True)
-        return dataclasses.replace(self, metrics=results, counts=counts)
+        record = write_record(self.path, {"finished": True, **metrics, "counts": counts}, digests)
+        return dataclasses.replace(self, metrics=record.metrics, counts=counts, digests=record.digests)
+
+
+def may_be_run(folder: Path) -> bool:
+    """Whether a folder has a `config.json`, or does not let it be seen."""
+    try:
+        (folder / "config.json").lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # reading says what is wrong
+    return True
+
+
+def codes_file(split: str) -> str:
+    """The file of a run that has the codes of a split."""
+    return f"codes/{split}.safetensors"
+
+
+def _model(values: Mapping[str, Any]) -> ModelConfig:
+    """The network that config.json says.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        model = built(ModelConfig, values, "model")
+    except TypeError as error:
+        raise ValueError(f"model: {error}") from error
+    if model.image_size > _LARGEST:
+        raise ValueError(f"model: image_size is {model.image_size}, above {_LARGEST}")
+    return model
+
+
+def _require_splits(counts: Mapping[str, int], config: Recipe) -> None:
+    """Check that there are the splits that a run of such a recipe is measured on, and no others.
+
+    Raises:
+        ValueError: there are not.
+    """
+    for split in ("train", "test", *PROTOCOLS[config.protocol].database):
+        if split not in counts:
+            raise ValueError(f"counts: {split} is missing")
+    if wrong := [split for split, count in counts.items() if split not in ALL_SPLITS or count < 0]:
+        raise ValueError(f"counts: {shown(wrong[0])} is {shown(counts[wrong[0]])}")

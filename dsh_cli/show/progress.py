@@ -127,11 +127,18 @@ def _terms(loss: Loss, narrow: bool) -> str:
 
 
 class Notes(Quiet):
-    """Passes on what the data has to report: the first few pictures that cannot be read, a cache that is full."""
+    """Passes on what run and data have to report: a damaged state, pictures that cannot be read, a cache that is full.
+
+    Of the data's the first few.
+    """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
         self.warn = warn
         self.told = 0
+
+    def on_start(self, plan: Plan) -> None:
+        for note in plan.run.notes:
+            self.warn(note)
 
     def on_epoch(self, stats: EpochStats) -> None:
         for note in stats.notes[: max(0, _NOTES - self.told)]:

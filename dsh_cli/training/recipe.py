@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits, default_augment
 from dsh_cli.errors import UsageError
 from dsh_cli.pictures.cache import holds_pictures
-from dsh_cli.runs.run import Run
+from dsh_cli.runs.run import Run, may_be_run
 
 # By default, of grey and of colour pictures: 4 epochs of MNIST, see benchmarks/quality.py, and 12 of CIFAR-10, whose
 # pictures are harder; 60 times over at most.
@@ -53,7 +54,7 @@ class Request:
 
         Raises:
             UsageError: the request is impossible, or the run to go on with is finished.
-            RunError: there is no such run, or it is damaged.
+            RunError: there is no such run, or it is damaged, or one whose weights are to be taken.
         """
         self.check()
         run = None
@@ -67,6 +68,8 @@ class Request:
             like = None if self.like is None else replace(Run.open(self.like).config, cache=TrainConfig.cache)
             config = changed(like or TrainConfig(), self.changes)
         config.check()
+        if run is None and config.weights is not None and may_be_run(Path(config.weights)):
+            _ = Run.open(config.weights).fingerprint  # which reads all weights, and refuses damaged ones
         return config, run
 
 

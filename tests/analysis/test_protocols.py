@@ -168,7 +168,7 @@ def test_runs_without_splits_say_what_is_missing(run: Path, pooled_run: Path, tm
     assert "train.safetensors is missing" in one_line_error(dsh("evaluate", "--model", run), 1)
     assert dsh("evaluate", "--model", run, "--protocol", "paper").exit_code == 0
     (run / "splits.json").unlink()
-    assert "splits.json cannot be read" in one_line_error(dsh("evaluate", "--model", run, "--protocol", "paper"), 1)
+    assert "splits.json is missing" in one_line_error(dsh("evaluate", "--model", run, "--protocol", "paper"), 1)
     copy = shutil.copytree(pooled_run, tmp_path / "pooled")
     (copy / "codes" / "database.safetensors").unlink()
     assert "database.safetensors is missing" in one_line_error(dsh("evaluate", "--model", copy), 1)

@@ -341,11 +341,11 @@ def golden_run(tmp_path: Path, classes: list[str], bits: int, codes: list[tuple[
         model=model,
         classes=classes,
         source="",
-        counts={"test": len(codes)},
+        counts={"train": 0, "test": len(codes)},
         versions={},
     )
     metrics = {"finished": True, "epochs": 1, "map": 1.0, "seconds": 1.0, "device": "cpu"}
-    metrics |= {"min_class_distance": 1, "class_distance_bound": 1, "counts": {"test": len(codes)}}
+    metrics |= {"min_class_distance": 1, "class_distance_bound": 1, "counts": {"train": 0, "test": len(codes)}}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     return "golden"
 

@@ -321,7 +321,7 @@ def test_k_larger_than_the_database_takes_all_and_says_so(k: list[int], digits_r
 
 def test_an_unfinished_run_says_how_to_go_on(digits_run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(digits_run, tmp_path / "copy")
-    (copy / "metrics.json").unlink()
+    edit(copy / "metrics.json", finished=False)
     line = one_line_error(dsh("evaluate", "-q", "-m", copy), 1)
     assert "is unfinished" in line and f"dsh train --resume {copy}" in line
 

@@ -22,7 +22,7 @@ from dsh_cli.runs.run import Run
 from dsh_cli.show.views import neighbors as views
 from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error
 from tests.support.imports import HEAVY, loaded_by_command
-from tests.support.runs import TRAIN, small_run
+from tests.support.runs import TRAIN, edit, small_run
 from tests.support.stand_in import StandIn
 from tests.support.values import in_memory
 
@@ -132,10 +132,11 @@ def test_splits(run: Path) -> None:
 
 
 def test_a_run_with_a_database_split_looks_there(run: Path) -> None:
-    (run / "codes" / "test.safetensors").rename(run / "codes" / "database.safetensors")
-    for file in ("metrics.json", "config.json", "splits.json"):
-        text = (run / file).read_text().replace('"test"', '"database"')
-        (run / file).write_text(text)
+    shutil.copy(run / "codes" / "test.safetensors", run / "codes" / "database.safetensors")
+    for file in ("metrics.json", "config.json"):
+        counts = json.loads((run / file).read_text())["counts"]
+        edit(run / file, counts=counts | {"database": counts["test"]})
+    edit(run / "splits.json", database=[f"test/{i}" for i in range(3)])
     assert found("0xfe", "--model", run, "-k", 1) == [("test/2", 0)]
     assert found("0xfe", "--model", run, "--split", "train", "-k", 1) == [("train/4", 1)]
 
@@ -437,7 +438,7 @@ def test_more_than_there_are_gives_all_with_a_notice(run: Path) -> None:
 
 def test_names_that_do_not_fit_the_codes(run: Path) -> None:
     (run / "splits.json").write_text(json.dumps({"train": ["a"]}))
-    assert "does not fit" in one_line_error(dsh("neighbors", "0xf0", "--model", run), 1)
+    assert "splits.json is damaged" in one_line_error(dsh("neighbors", "0xf0", "--model", run), 1)
 
 
 # An index

@@ -27,6 +27,7 @@ from dsh_cli.pictures import decode
 from dsh_cli.pictures.decode import Picture
 from dsh_cli.runs.run import Run
 from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error
+from tests.support.runs import edit, reseal
 from tests.support.values import there
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.png")
@@ -548,6 +549,9 @@ def test_another_model_is_refused_with_both_fingerprints(
     weights = bytearray((other / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (other / "model.safetensors").write_bytes(weights)
+    with pytest.raises(DshError, match=r"model\.safetensors is damaged"):
+        _ = Run.open(other).fingerprint
+    reseal(other)
     changed = Run.open(other).fingerprint
     assert changed != run.fingerprint and len(changed) == 16
     for line in (["index", "add", "i", folder], ["index", "verify", "i"], ["neighbors", "0xf0", "--index", "i"]):
@@ -561,12 +565,10 @@ def test_the_fingerprint_follows_what_decides_the_codes(
 ) -> None:
     other = tmp_path / "other"
     shutil.copytree(digits_run, other)
-    config = json.loads((other / "config.json").read_text())
-    config["created"] = "another day"
-    (other / "config.json").write_text(json.dumps(config))
+    edit(other / "config.json", created="another day")
     assert Run.open(other).fingerprint == run.fingerprint
-    config["model"]["image_size"] += 1
-    (other / "config.json").write_text(json.dumps(config))
+    model = json.loads((other / "config.json").read_text())["model"]
+    edit(other / "config.json", model=model | {"image_size": model["image_size"] + 1})
     assert Run.open(other).fingerprint != run.fingerprint
     monkeypatch.setattr("dsh_cli.pictures.decode.INTAKE", 99)
     assert Run.open(digits_run).fingerprint != run.fingerprint

@@ -25,6 +25,7 @@ from dsh_cli.network.presets import preset
 from dsh_cli.network.weights import take_file, take_pretrained
 from dsh_cli.runs.run import Run
 from tests.support.commands import dsh, dsh_json, one_line_error
+from tests.support.runs import edit
 
 NAME = "mobilenet_v3_small"
 
@@ -261,7 +262,7 @@ def test_runs_from_before_these_options_still_open(digits_run: Path) -> None:
     head = json.loads(Path("run/config.json").read_text())
     for name in ("pretrained", "weights", "freeze", "clip", "amp", "compile", "centers", "hold_out_classes"):
         del head["config"][name]
-    Path("run/config.json").write_text(json.dumps(head))
+    edit(Path("run/config.json"), config=head["config"])
     assert Run.open("run").config == replace(Run.open(digits_run).config, amp=False, centers="none")
 
 

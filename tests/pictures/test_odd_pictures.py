@@ -470,7 +470,7 @@ app()
     assert len(lines) == 1 and lines[0].startswith("error: cannot write "), done.stderr
     assert "free space" in lines[0] and done.stdout == ""
     left = [path for path in out.rglob("*") if path.is_file() and path.parent.name != "tensorboard"]
-    assert {path.name for path in left} <= {"config.json", "splits.json"}  # no scratch files
+    assert {path.name for path in left} <= {"config.json", "metrics.json", "splits.json"}  # no scratch files
     for path in left:
         json.loads(path.read_bytes())
     if not (out / "config.json").exists():

@@ -61,7 +61,7 @@ def test_of_several_that_make_one_folder_one_has_it_and_the_others_leave_it_alon
         assert "is there already; choose another folder" in line or "another process is training run" in line, line
     for winner in winners:
         assert Run.open(winner).names() == {"train": ("1", "2"), "test": ("3",)}
-        assert sorted(path.name for path in Path(winner).iterdir()) == ["config.json", "splits.json"]
+        assert sorted(path.name for path in Path(winner).iterdir()) == ["config.json", "metrics.json", "splits.json"]
 
 
 def test_runs_begun_in_one_second_have_names_of_their_own() -> None:

@@ -16,6 +16,7 @@ from dsh_cli.show.tensorboard import TensorBoard
 from dsh_cli.training.events import Quiet, RunningLoss
 from dsh_cli.training.recipe import Request
 from tests.support.commands import dsh, one_line_error
+from tests.support.runs import edit
 
 CONFIG = TrainConfig(data="digits", epochs=2, batch_size=64, device="cpu", tensorboard=False)
 
@@ -130,9 +131,8 @@ def test_a_training_does_not_write_its_projector_through_a_link(tmp_path: Path) 
 
 
 def test_a_run_does_not_say_where_another_keeps_pictures(run: Path, tmp_path: Path, photos: Path) -> None:
-    head = json.loads((run / "config.json").read_text())
-    head["config"]["cache"] = str(tmp_path / "anywhere")
-    (run / "config.json").write_text(json.dumps(head))
+    config = json.loads((run / "config.json").read_text())["config"]
+    edit(run / "config.json", config=config | {"cache": str(tmp_path / "anywhere")})
     request = Request({"data": str(photos), "bits": 4}, None, str(run), None)
     assert request.opened()[0].cache == "auto"
     assert Request({"cache": "mine"}, None, str(run), None).opened()[0].cache == "mine"

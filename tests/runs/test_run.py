@@ -6,12 +6,14 @@ import pickle
 import shutil
 import subprocess
 import sys
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 
+from dsh_cli import files
 from dsh_cli.errors import DshError, RunError
 from dsh_cli.runs import storage
 from dsh_cli.runs.folders import find_run, list_runs
@@ -65,16 +67,16 @@ def test_harmed_runs_get_one_clear_line(run: Path, file: str, harm: str) -> None
 
 
 def test_a_newer_format_says_so(run: Path) -> None:
-    edit(run / "config.json", format=2)
+    edit(run / "config.json", format=3)
     line = one_line_error(dsh("table", "--model", run), 1)
-    assert "format 2, newer than 1" in line and "pip install --upgrade" in line
+    assert "format 3, newer than 2" in line and "pip install --upgrade" in line
 
 
 def test_weights_of_another_network_are_refused(run: Path) -> None:
     head = json.loads((run / "config.json").read_text())
     head["model"]["bits"] = 9
     edit(run / "config.json", model=head["model"])
-    assert "does not fit the network" in one_line_error(dsh("hash", "x.png", "--model", run), 1)
+    assert "does not fit config.json: 'hash_layer.weight'" in one_line_error(dsh("hash", "x.png", "--model", run), 1)
 
 
 @pytest.mark.parametrize(
@@ -113,13 +115,12 @@ def test_info_names_damaged_runs_and_lists_the_others(digits_run: Path, tmp_path
 def test_listing_runs_opens_each_once(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(digits_run, tmp_path / "runs" / "a")
     reads: list[str] = []
-    read_bytes = Path.read_bytes
 
-    def read(path: Path) -> bytes:
+    def read(path: Path) -> BufferedReader:
         reads.append(path.name)
-        return read_bytes(path)
+        return files.regular(path)
 
-    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(storage, "regular", read)
     assert dsh("info").exit_code == 0
     assert sorted(reads) == ["config.json", "metrics.json"]
 
@@ -254,8 +255,7 @@ def test_edited_runs_get_one_clear_line_and_do_not_hide_the_others(
     run: Path, tmp_path: Path, file: str, key: str, value: object
 ) -> None:
     content = json.loads((run / file).read_text())
-    content[key] = content[key] | value if isinstance(value, dict) else value
-    (run / file).write_text(json.dumps(content))
+    edit(run / file, **{key: content[key] | value if isinstance(value, dict) else value})
     line = one_line_error(dsh("table", "--model", run), 1)
     assert str(run) in line and "dsh train" in line
     if value != ["a"]:  # which only the codes contradict
@@ -269,7 +269,7 @@ def test_edited_runs_get_one_clear_line_and_do_not_hide_the_others(
 
 def test_a_place_that_is_taken_is_refused_before_anything_is_read(run: Path, tmp_path: Path) -> None:
     assert "choose another folder" in one_line_error(dsh("train", "no such set", "--out", run), 2)
-    (run / "metrics.json").unlink()
+    edit(run / "metrics.json", finished=False)
     assert f"--resume {run}" in one_line_error(dsh("train", "no such set", "--out", run), 2)
     (tmp_path / "file").write_text("")
     assert "choose another folder" in one_line_error(dsh("train", "no such set", "--out", tmp_path / "file"), 2)

@@ -10,6 +10,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import from_hex
+from dsh_cli.runs.record import file_digest, own_digest
 from dsh_cli.runs.run import Run
 from dsh_cli.runs.storage import write_arrays
 from dsh_cli.training.events import Loss
@@ -55,7 +56,26 @@ def small_run(
 
 
 def edit(path: Path, **changes: object) -> None:
+    """Change what a JSON file of a run says, so that only what it says can be found wrong."""
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    reseal(path.parent)
+
+
+def reseal(run: Path) -> None:
+    """Record the digests of the files of a run as they are by now."""
+    metrics = run / "metrics.json"
+    if metrics.is_file() and "digests" in (content := json.loads(metrics.read_text())):
+        content["digests"] = {name: file_digest(run, name) for name in content["digests"] if (run / name).is_file()}
+        content["digest"] = own_digest(content)
+        metrics.write_text(json.dumps(content))
+
+
+def older(run: Path) -> Path:
+    """A run made one of format 1, which has no digests."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({k: v for k, v in metrics.items() if k not in ("digest", "digests")}))
+    edit(run / "config.json", format=1)
+    return run
 
 
 def weights(run: Run) -> dict[str, NDArray[Any]]:

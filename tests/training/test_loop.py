@@ -32,7 +32,7 @@ from dsh_cli.training.objective import DshObjective
 from dsh_cli.training.recipe import settle
 from dsh_cli.training.terms import dsh_loss
 from tests.support.commands import dsh_json
-from tests.support.runs import identical, weights
+from tests.support.runs import edit, identical, weights
 from tests.support.values import there
 
 CONFIG = TrainConfig(data="digits", epochs=3, batch_size=64, device="cpu", tensorboard=False)
@@ -87,7 +87,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(
     resumed = train(part.config, splits, resume=part)
     assert identical(weights(whole.run), weights(resumed.run))
     assert resumed.map == whole.map
-    assert not (tmp_path / "part" / "state.safetensors").exists()
+    assert not list((tmp_path / "part").glob("state*"))
 
 
 def test_a_frozen_run_resumes_without_the_weights_it_started_from(
@@ -163,15 +163,20 @@ def test_without_a_compiler_one_line_says_so(tmp_path: Path) -> None:
 
 
 def test_a_stop_between_the_two_files_of_a_state_loses_nothing(splits: Splits, tmp_path: Path) -> None:
+    metrics = tmp_path / "part" / "metrics.json"
+
     class Stop(Quiet):
         def on_epoch(self, stats: EpochStats) -> None:
             if stats.epoch == 2:
                 raise KeyboardInterrupt
+            self.before = metrics.read_bytes()
 
+    stop = Stop()
     with pytest.raises(Interrupted):
-        train(CONFIG, splits, str(tmp_path / "part"), listeners=[Stop()])
-    (tmp_path / "part" / "metrics.json").unlink()
+        train(CONFIG, splits, str(tmp_path / "part"), listeners=[stop])
+    metrics.write_bytes(stop.before)
     part = Run.open(tmp_path / "part")
+    assert part.metrics["epochs_done"] == 1
     assert identical(
         weights(train(part.config, splits, resume=part).run), weights(train(CONFIG, splits, str(tmp_path / "w")).run)
     )
@@ -266,7 +271,7 @@ def test_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script, "train", "digits", "--epochs", "4000", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (out / "state.safetensors").exists():
+    while not list(out.glob("state-*")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -275,9 +280,8 @@ def test_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path: Path) -> None:
     assert stdout == "" and "Traceback" not in stderr
     assert f"dsh train --resume {out}" in stderr.splitlines()[-1]
     assert dsh_json("info", out)["finished"] is False
-    head = json.loads((out / "config.json").read_text())
-    head["config"]["epochs"] = done = dsh_json("info", out)["epochs_done"] + 1
-    (out / "config.json").write_text(json.dumps(head))
+    config, done = json.loads((out / "config.json").read_text())["config"], dsh_json("info", out)["epochs_done"] + 1
+    edit(out / "config.json", config=config | {"epochs": done})
     assert dsh_json("train", "--resume", out, "--quiet")["epochs"] == done
     assert dsh_json("info", out)["finished"] is True
     assert not [name for name in os.listdir(out) if name.startswith(".")]
@@ -366,11 +370,12 @@ def test_a_resumed_run_whose_centers_are_gone_makes_no_others(splits: Splits, tm
     with pytest.raises(Interrupted):
         train(CONFIG, splits, str(tmp_path / "run"), listeners=[StopIn(3)])
     part = Run.open(tmp_path / "run")
-    state = (part.path / "state.safetensors").read_bytes()
+    states = {state: state.read_bytes() for state in part.path.glob("state-*")}
     (part.path / "centers.safetensors").unlink()
     with pytest.raises(RunError, match=f"centers.safetensors is missing.*dsh train --like {part.path}$"):
         train(part.config, splits, resume=part)
-    assert (part.path / "state.safetensors").read_bytes() == state and not part.has_centers
+    assert {state: state.read_bytes() for state in part.path.glob("state-*")} == states
+    assert not (part.path / "centers.safetensors").exists()
 
 
 @pytest.mark.parametrize(

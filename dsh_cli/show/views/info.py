@@ -25,13 +25,15 @@ from dsh_cli.show.views.shared import (
 
 if TYPE_CHECKING:
     from dsh_cli.config import Recipe
+    from dsh_cli.runs.check import Checked
     from dsh_cli.runs.run import Run
 
 
-def run_info(run: Run) -> View:
-    """What a run is."""
+def run_info(run: Run, checked: Checked | None = None) -> View:
+    """What a run is, and what came of reading all of it."""
+    whole = checked is None or not checked.damaged
     record = _run_record(run) | {
-        "fingerprint": run.fingerprint if run.finished else None,
+        "fingerprint": run.fingerprint if run.finished and whole else None,
         "source": run.source,
         "classes": run.classes,
         "counts": run.counts,
@@ -39,6 +41,10 @@ def run_info(run: Run) -> View:
         "config": vars(run.config),
         "metrics": run.metrics,
         "versions": run.versions,
+        "digests": run.digests is not None,
+        "verified": None
+        if checked is None
+        else {"files": checked.files, "damaged": checked.damaged, "strays": checked.strays},
     }
     config, model = run.config, run.model
     colour = "grey" if model.channels == 1 else "colour"
@@ -50,7 +56,7 @@ def run_info(run: Run) -> View:
         "data": f"{printable(config.data)} ({counts})"
         + ("" if run.source == config.data else f", from {printable(run.source)}"),
         "classes": f"{len(run.classes)}: {listed(run.classes)}"
-        + (f"; held out of the training: {_held_out(run)}" if config.hold_out_classes else ""),
+        + (f"; held out of the training: {_held_out(run, whole)}" if config.hold_out_classes else ""),
         "model": f"{printable(_backbone(config))}, {counted(model.bits, 'bit')}, "
         f"{colour} {model.image_size} x {model.image_size}",
         "loss": f"DSH, margin {config.margin:g}, alpha {config.alpha:g}, {_centers(run)}",
@@ -67,11 +73,19 @@ def run_info(run: Run) -> View:
         rows["distance"] = f"{smallest} between the closest classes{of_all(run)}; at most {bound} possible"
     rows["versions"] = ", ".join(f"{name} {number}" for name, number in run.versions.items())
     rows["disk"] = size_text(run.size)
+    if run.digests is None:
+        command = f"dsh info {printable(str(run.path))} --verify --repair"
+        rows["digests"] = f"none, so damage may not be seen; record them with: {command}"
+    if checked is not None:
+        damaged = len(checked.damaged)
+        rows["verified"] = counted(checked.files, "file") + (f", {damaged} damaged" if damaged else ", all whole")
+        if checked.strays:
+            rows["strays"] = f"{listed(checked.strays)}: not of the run, left by one who was killed"
     return View(lambda width: pairs_table(rows), plain_record(flattened(record)), record)
 
 
-def _held_out(run: Run) -> str:
-    return listed(run.held_out()) if run.finished else str(run.config.hold_out_classes)
+def _held_out(run: Run, whole: bool) -> str:
+    return listed(run.held_out()) if run.finished and whole else str(run.config.hold_out_classes)
 
 
 def of_all(run: Run) -> str:

@@ -1,0 +1,108 @@
+"""A whole run, looked at: every file read, and held against its digest and against what the others say."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dsh_cli.errors import RunError
+from dsh_cli.runs.record import METRICS, digests_now, is_run_file, sweep_states, write_record
+from dsh_cli.runs.run import CENTERS, WEIGHTS, Run, codes_file
+from dsh_cli.runs.storage import check_tensors, read_json
+
+_SCRATCH = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # what `files.written` writes to
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came of looking at a run."""
+
+    run: Run
+    files: int  # that were read
+    damaged: Mapping[str, str]  # what is wrong, by the name of the file; one that is missing is damaged too
+    strays: tuple[str, ...]  # files as a run has them that are not of this one: a writer was killed
+
+
+def check(path: str | os.PathLike[str], repair: bool = False) -> Checked:
+    """Read all of a run but its TensorBoard events, which have checksums of their own.
+
+    Args:
+        path: the run folder.
+        repair: whether to record digests in a run of format 1 that has none and is whole, and to take away states that
+            are not of the run.
+
+    Raises:
+        RunError: there is no run, its `config.json` or `metrics.json` is damaged, or it cannot be repaired because
+            another process is training it.
+    """
+    if not repair:
+        return _checked(Run.open(path))
+    with Run.open(path).held():
+        run = Run.open(path)
+        sweep_states(run.path, run.record)
+        found = _checked(run)
+        if run.digests is not None or found.damaged:
+            return found
+        write_record(run.path, run.metrics or {"finished": False, "epochs_done": 0}, digests_now(run.path, run.record))
+        return _checked(Run.open(path))
+
+
+def _checked(run: Run) -> Checked:
+    names = _files(run)
+    damaged = {}
+    for name in names:
+        try:
+            _read(run, name)
+        except RunError as error:
+            damaged[name] = str(error)
+    return Checked(run, len(names) + 2, damaged, _strays(run, {*names, "config.json", METRICS}))
+
+
+def _files(run: Run) -> list[str]:
+    """The files that the run has, or must have, but for the two that were read to open it."""
+    names = ["splits.json"]
+    if run.finished:
+        names += [WEIGHTS, *map(codes_file, run.counts)]
+    if run.has_centers:
+        names.append(CENTERS)
+    more = {*(run.digests or ()), *run.record.states(run.path)} - {*names, "config.json"}
+    return [*names, *sorted(more)]
+
+
+def _read(run: Run, name: str) -> None:
+    """Read one file, as it is and as it is used.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    digest = run.record.digest(name)
+    if name.endswith(".json"):
+        read_json(run.path, name, digest)
+        if name == run.names_file:
+            run.names()
+        return
+    check_tensors(run.path, name, digest)
+    if name == WEIGHTS:
+        run.load_model()
+    elif name == CENTERS:
+        run.centers()
+    elif name.startswith("codes/"):
+        split = name.removeprefix("codes/").removesuffix(".safetensors")
+        run.codes(split, "relaxed")
+        run.thumbnails(split, [])
+
+
+def _strays(run: Run, names: set[str]) -> tuple[str, ...]:
+    """Files as runs have them, and what they are written to, that are not of this run."""
+    found = []
+    for folder in ("", "codes"):
+        there = os.listdir(run.path / folder) if os.path.isdir(run.path / folder) else []
+        for file in there:
+            name = f"{folder}/{file}".lstrip("/")
+            scratch = _SCRATCH.fullmatch(file)
+            target = f"{folder}/{scratch[1]}".lstrip("/") if scratch else name
+            if name not in names and is_run_file(target):
+                found.append(name)
+    return tuple(sorted(found))
