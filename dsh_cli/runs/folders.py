@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
 from dsh_cli.files import saving
-from dsh_cli.runs.run import FORMAT, LOCK, Run, require_readable
+from dsh_cli.runs.run import FORMAT, LOCK, Run, require_reachable
 from dsh_cli.runs.storage import OR_ELSE, write_json
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def find_run(path: str | None = None) -> Run:
 
 def list_runs(root: Path = RUNS) -> tuple[list[Run], list[str]]:
     """The runs under a folder, oldest first; and what is wrong with each folder that looks like one and is none."""
-    require_readable(root)
+    require_reachable(root)
     runs, problems = [], []
     for folder in sorted(root.glob("*/")):
         if os.access(folder, os.X_OK) and not (folder / "config.json").exists():

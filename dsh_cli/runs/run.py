@@ -74,13 +74,13 @@ _METRICS = {
 }
 
 
-def require_readable(folder: Path) -> None:
-    """Refuse a folder whose files cannot be looked at.
+def require_reachable(folder: Path) -> None:
+    """Refuse a folder whose files cannot be reached.
 
     Raises:
         RunError: this user may not.
     """
-    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+    if folder.is_dir() and not os.access(folder, os.X_OK):
         raise RunError(f"{folder}: permission denied; run dsh as a user who may read it, or change who may")
 
 
@@ -143,7 +143,7 @@ class Run:
         folder = Path(path)
         if not os.fspath(path) or not os.path.isdir(folder):  # which, unlike pathlib's, is not troubled by any name
             raise RunError(f"no run folder at {os.fspath(path) or repr('')}; list the runs there are with: dsh info")
-        require_readable(folder)
+        require_reachable(folder)
         if not (folder / "config.json").is_file():
             raise RunError(f"{folder} is not a run folder (it has no config.json); make one with: dsh train")
         head = read_json(folder, "config.json")
