@@ -34,6 +34,8 @@ class Folders:
 
         Links are followed below folders added from, as they were when pictures were added, and out of no named one.
         """
+        if "\0" in path:  # no file has such a name, and looking for one is an error
+            return None
         absolute, real = os.path.abspath(path), os.path.realpath(path)
         if str(Path(absolute).parent) in self.beside or _is_below(absolute, self.added):
             return absolute

@@ -17,6 +17,7 @@ from PIL import Image
 from rich.panel import Panel
 from rich.text import Text
 
+import dsh_cli
 from dsh_cli.codes.bits import from_hex
 from dsh_cli.index.index import Index, ReadyCodes
 from dsh_cli.runs.run import Run
@@ -262,3 +263,15 @@ def test_json_has_no_control_characters() -> None:
     view = View(lambda width: "", [], {HOSTILE: HOSTILE})
     assert view.json.isascii() and OBEYED.search(view.json) is None
     assert json.loads(view.json) == {HOSTILE: HOSTILE}
+
+
+def test_nothing_in_the_package_goes_around_the_console() -> None:
+    """Rich's own console reads markup, and so do columns and spinners that are given a string to parse."""
+    package = Path(dsh_cli.__file__).parent
+    for file in package.rglob("*.py"):
+        text, name = file.read_text(), file.relative_to(package).as_posix()
+        if name != "show/console.py":
+            assert not re.search(r"from rich(\.console)? import [^\n]*\b(Console|print)\b|import rich\b", text), name
+        assert "from_markup" not in text and not re.search(r"Spinner\([^)]*text=(?!Text)", text), name
+        if name.startswith(("show/", "cli/")) and name != "cli/shared.py":
+            assert not re.search(r"sys\.std(out|err)\.(write|buffer)|\btyper\.(echo|secho)\b", text), name

@@ -26,6 +26,7 @@ def test_what_is_below_a_folder_added_is_shown_and_of_files_what_is_beside_them(
         ("photos/../b.png", None),
         ("photos2/b.png", None),
         ("photos", None),
+        ("photos/a\0b.png", None),
     ):
         assert known.place(path) == (place and str(tmp_path / place)), path
 
