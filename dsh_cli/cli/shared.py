@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from dsh_cli.config import Device
-from dsh_cli.errors import DISK_FULL, DshError, UsageError, worded
+from dsh_cli.errors import DISK_FULL, DshError, UsageError, lacking_memory, worded
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -69,6 +69,12 @@ class DshGroup(TyperGroup):
             raise typer.Exit(130) from interrupt
         except BrokenPipeError:
             _end_quietly()
+        except Exception as error:
+            if (asked := lacking_memory(error)) is None:
+                raise
+            error.__traceback__ = None  # and what its frames hold
+            complain(_out_of_memory(asked, ctx.command.commands.get(ctx.invoked_subcommand, ctx.command)))
+            raise typer.Exit(1) from None
 
 
 app = typer.Typer(
@@ -263,6 +269,15 @@ def _flags() -> dict[str, str]:
                 names[parameter.name] = max(parameter.opts, key=len)
                 names |= {f"{parameter.name}=False": flag for flag in parameter.secondary_opts}
     return names
+
+
+def _out_of_memory(asked: str, command: Any) -> str:
+    """What to say where there is no memory for what was asked for, and what of the command takes less."""
+    commands = [command, *getattr(command, "commands", {}).values()]
+    has = {parameter.name for one in commands for parameter in one.params}
+    lower = [f"`{name}`" for name in ("batch_size", "memory", "image_size", "workers") if name in has]
+    less = f"lower {' or '.join(lower)}, " if lower else ""
+    return f"out of memory: there is no room for {asked}; {less}end other programs, or raise the limit (see: ulimit -v)"
 
 
 def _end_quietly() -> NoReturn:
