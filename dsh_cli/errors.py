@@ -58,6 +58,27 @@ class Interrupted(DshError):
     exit_code = 130
 
 
+_NO_MEMORY = re.compile(
+    r"(?:can't|unable to|cannot|tried to) allocate|bad_alloc|out of memory|start new thread|failed to map segment", re.I
+)
+_ASKED = re.compile(r"allocate ([\d.]+) (bytes|[KMGTP]iB)")
+
+
+def lacking_memory(error: BaseException) -> str | None:
+    """What was asked for, as far as an error says it, where it says that there is no memory for it; None elsewhere.
+
+    Libraries say so in errors of many kinds. No room for another thread's stack is one of them.
+    """
+    said = str(error)
+    lacks = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if not lacks and not (isinstance(error, (RuntimeError, ImportError)) and _NO_MEMORY.search(said)):
+        return None
+    if asked := _ASKED.search(said):
+        number, unit = asked.groups()
+        return f"{float(number) / 1e6:,.1f} MB" if unit == "bytes" else f"{number} {unit}"
+    return "another thread" if "thread" in said else "more"
+
+
 def worded(message: str, names: Mapping[str, str]) -> str:
     """A message with other names for the fields it names, such as "`bits`" or "`compile=False`"; unknown ones stay."""
     return _FIELD.sub(lambda found: names.get(found[0].strip("`"), found[0]), message)

@@ -17,7 +17,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from dsh_cli.config import Device
-from dsh_cli.errors import DISK_FULL, DshError, UsageError, reason, worded
+from dsh_cli.errors import DISK_FULL, DshError, UsageError, lacking_memory, reason, worded
 from dsh_cli.show.console import Console
 from dsh_cli.show.views.shared import printable
 
@@ -81,10 +81,14 @@ class DshGroup(TyperGroup):
         except BrokenPipeError:
             _end_quietly()
         except BaseException as error:
-            if not _is_interrupt(error):
+            if _is_interrupt(error):
+                complain("stopped by Ctrl-C")
+                sys.exit(_STOPPED)
+            if (asked := lacking_memory(error)) is None:
                 raise
-            complain("stopped by Ctrl-C")
-            sys.exit(_STOPPED)
+            error.__traceback__ = None  # and what its frames hold
+            complain(_out_of_memory(asked, ctx.command.commands.get(ctx.invoked_subcommand, ctx.command)))
+            sys.exit(1)
 
 
 app = typer.Typer(
@@ -299,6 +303,15 @@ def _flags() -> dict[str, str]:
 def _is_interrupt(error: BaseException | None) -> bool:
     """Whether Ctrl-C is what happened: where modules are being read, Python makes other errors of it."""
     return isinstance(error, KeyboardInterrupt) or (error is not None and _is_interrupt(error.__cause__))
+
+
+def _out_of_memory(asked: str, command: Any) -> str:
+    """What to say where there is no memory for what was asked for, and what of the command takes less."""
+    commands = [command, *getattr(command, "commands", {}).values()]
+    has = {parameter.name for one in commands for parameter in one.params}
+    lower = [f"`{name}`" for name in ("batch_size", "memory", "image_size", "workers") if name in has]
+    less = f"lower {' or '.join(lower)}, " if lower else ""
+    return f"out of memory: there is no room for {asked}; {less}end other programs, or raise the limit (see: ulimit -v)"
 
 
 def _end_quietly() -> NoReturn:

@@ -418,6 +418,8 @@ def _place(run: Path, name: str) -> Iterator[Path]:
         if path.parent != run:
             path.parent.mkdir(exist_ok=True)
         sweep(path)  # whoever writes holds the run
+        for left in path.parent.glob(".tmp??????"):  # safetensors writes to such a place first
+            left.unlink(missing_ok=True)
     with written(path, OR_ELSE, run) as scratch:
         yield scratch
 
