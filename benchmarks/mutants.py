@@ -25,6 +25,7 @@ import resource
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -201,10 +202,14 @@ def noticed(name: str, tree: ast.Module, tests: Sequence[str], seconds: int, sho
         sys.meta_path.insert(0, Finder(f"dsh_cli.{name}", ROOT / "dsh_cli" / f"{name.replace('.', '/')}.py", tree))
         with tempfile.TemporaryDirectory() as folder:
             options = ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", f"--basetemp={folder}/t"]
+            options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # hypothesis is imported already
             code = 1
             try:
                 code = int(pytest.main([*options, *(str(ROOT / "tests" / test) for test in tests)]))
+            except BaseException:
+                traceback.print_exc()
             finally:
+                sys.stdout.flush()
                 os._exit(min(code, 1))
     _, status, usage = os.wait4(pid, 0)
     return status != 0, usage.ru_utime + usage.ru_stime
@@ -214,7 +219,7 @@ def measure(name: str, most: int, seed: int, at: Sequence[int]) -> None:
     """Try the faults of a module, and print those that nobody notices."""
     source = (ROOT / "dsh_cli" / f"{name.replace('.', '/')}.py").read_text()
     tests = TESTS[name]
-    failed, took = noticed(name, ast.parse(source), tests, 600)
+    failed, took = noticed(name, ast.parse(source), tests, 600, bool(at))
     if failed:
         sys.exit(f"{name}: its tests fail without a fault")
     limit = max(_SECONDS, round(3 * took))
