@@ -25,6 +25,7 @@ import resource
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -201,34 +202,42 @@ def noticed(name: str, tree: ast.Module, tests: Sequence[str], seconds: int, sho
         sys.meta_path.insert(0, Finder(f"dsh_cli.{name}", ROOT / "dsh_cli" / f"{name.replace('.', '/')}.py", tree))
         with tempfile.TemporaryDirectory() as folder:
             options = ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", f"--basetemp={folder}/t"]
+            options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # hypothesis is imported already
             code = 1
             try:
                 code = int(pytest.main([*options, *(str(ROOT / "tests" / test) for test in tests)]))
+            except BaseException:
+                traceback.print_exc()
             finally:
+                sys.stdout.flush()
                 os._exit(min(code, 1))
     _, status, usage = os.wait4(pid, 0)
     return status != 0, usage.ru_utime + usage.ru_stime
 
 
-def measure(name: str, most: int, seed: int, at: Sequence[int]) -> None:
+def measure(name: str, most: int, seed: int, longest: float, at: Sequence[int]) -> None:
     """Try the faults of a module, and print those that nobody notices."""
     source = (ROOT / "dsh_cli" / f"{name.replace('.', '/')}.py").read_text()
     tests = TESTS[name]
-    failed, took = noticed(name, ast.parse(source), tests, 600)
+    failed, took = noticed(name, ast.parse(source), tests, 600, bool(at))
     if failed:
         sys.exit(f"{name}: its tests fail without a fault")
     limit = max(_SECONDS, round(3 * took))
     everything = list(mutants(source))
-    drawn = sorted(at or random.Random(seed).sample(range(len(everything)), min(most, len(everything))))
-    started, survived = time.perf_counter(), 0
+    drawn = at or random.Random(seed).sample(range(len(everything)), min(most, len(everything)))
+    started, tried, survived = time.perf_counter(), 0, []
     for number in drawn:
-        line, what, tree = everything[number]
-        if not noticed(name, tree, tests, limit, bool(at))[0]:
-            survived += 1
-            print(f"  {name}:{line} (--at {number})  {what}", flush=True)
-    killed = len(drawn) - survived
+        if time.perf_counter() - started > longest:
+            break
+        tried += 1
+        if not noticed(name, everything[number][2], tests, limit, bool(at))[0]:
+            survived.append(number)
+    for number in sorted(survived):
+        line, what, _ = everything[number]
+        print(f"  {name}:{line} (--at {number})  {what}")
+    killed = tried - len(survived)
     print(
-        f"{name}: {killed} of {len(drawn)} killed, {killed / len(drawn):.1%} ({len(everything)} there are), "
+        f"{name}: {killed} of {tried} killed, {killed / max(1, tried):.1%} ({len(everything)} there are), "
         f"{time.perf_counter() - started:.0f} s",
         flush=True,
     )
@@ -240,6 +249,7 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of {', '.join(TESTS)}; all")
     parser.add_argument("--most", type=int, default=150, help="faults of a module")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=600, help="for a module, after which no other fault is tried")
     parser.add_argument("--at", type=int, nargs="+", default=[], help="numbers of faults")
     arguments = parser.parse_args()
     sys.dont_write_bytecode = True
@@ -255,7 +265,7 @@ def main() -> None:
 
     torch.set_num_threads(1)  # threads do not survive a fork
     for module in arguments.modules or TESTS:
-        measure(module, arguments.most, arguments.seed, arguments.at)
+        measure(module, arguments.most, arguments.seed, arguments.seconds, arguments.at)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,10 @@ def table(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show the code of each class, its variants, and how far apart the classes are."""
+    """Show the code of each class, its variants, and how far apart the classes are.
+
+    JSON has the distances between all classes up to 1,000 of them, and above that null.
+    """
     from dsh_cli.analysis.classes import class_table
     from dsh_cli.show.views.table import class_codes
 

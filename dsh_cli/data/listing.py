@@ -14,6 +14,8 @@ from dsh_cli.errors import DataError, reason
 from dsh_cli.pictures import find
 
 LABEL_FILES = (".csv", ".tsv", ".txt")
+_DIGITS = 1000  # of a class name that is a number: Python reads no more than 4,300
+_SHOWN = 1000  # characters of what a line says, in an error
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,14 @@ def list_labels(file: Path) -> Listing:
     for number, path, label, split in _label_rows(file):
         where = f"{file}, line {number}"
         if not label:
-            raise DataError(f"{where}: no label for {path!r}; name its class, or remove the line")
+            raise DataError(f"{where}: no label for {path[-_SHOWN:]!r}; name its class, or remove the line")
         if split not in ("", *SPLITS):
-            raise DataError(f"{where}: split {split!r}; it is one of {', '.join(SPLITS)}, or empty for train")
+            raise DataError(f"{where}: split {split[:_SHOWN]!r}; it is one of {', '.join(SPLITS)}, or empty for train")
         path = os.path.normpath(file.parent / path)
         if path in lines:
             raise DataError(f"{where}: {path} stands in line {lines[path]} already; remove one of the two")
         if not os.path.isfile(path):
-            raise DataError(f"{where}: no picture at {path}; paths are relative to the folder of the file")
+            raise DataError(f"{where}: no picture at {path[-_SHOWN:]}; paths are relative to the folder of the file")
         lines[path] = number
         parts.setdefault(split or "train", []).append((path, label))
     if not parts:
@@ -99,7 +101,9 @@ def _label_rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
                         )
                 fields = {name: cells[i].strip() for name, i in columns.items() if i < len(cells)}
                 if not fields.get("path") or "label" not in fields:
-                    raise DataError(f"{file}, line {reader.line_num}: {','.join(cells)!r} is not path,label[,split]")
+                    raise DataError(
+                        f"{file}, line {reader.line_num}: {','.join(cells)[:_SHOWN]!r} is not path,label[,split]"
+                    )
                 yield reader.line_num, fields["path"], fields["label"], fields.get("split", "").lower()
         except (OSError, csv.Error) as error:
             raise DataError(f"{file}, line {reader.line_num}: {error}; each line is path,label") from error
@@ -108,7 +112,7 @@ def _label_rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
 def sort_classes(names: Iterable[str]) -> list[str]:
     """Class names in order: as numbers where all of them are, else as text."""
     found = list(names)
-    numeric = all(name.isdecimal() for name in found)
+    numeric = all(name.isdecimal() and len(name) <= _DIGITS for name in found)
     return sorted(found, key=lambda name: (int(name), name) if numeric else (0, name))
 
 
