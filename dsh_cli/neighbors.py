@@ -62,6 +62,7 @@ class Database:
     thumbnails: Callable[[Sequence[int]], NDArray[np.uint8]] | None = None  # (r, h, w, channels); None: in their files
     narrowed: bool = False  # whether some were left out for their label
     folder: str = ""  # where files are looked for whose paths are relative
+    note: str | None = None  # what is to be told of an index, such as damage
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -156,6 +157,7 @@ def index_database(
         describe=lambda wanted: [(row.path, row.label) for row in index.rows(np.array(wanted, np.int64))],
         narrowed=bool(labels or not_labels),
         folder=relative_to,
+        note=index.note,
     )
     return _not_empty(database, f"index {uri}", "see: dsh index info " + uri)
 

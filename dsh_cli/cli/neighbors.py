@@ -86,6 +86,8 @@ def neighbors(
     search = Search(split, index, tuple(label or ()), tuple(not_label or ()), k, radius, html, relative_to)
     search.check()
     finder = search.finder(find_run(model, quiet), queries)
+    if finder.database.note:
+        complain(finder.database.note, "warning")
     if k is not None and k > len(finder.database):
         notice(f"the {finder.database.name} has only {len(finder.database):,} to choose from", quiet)
     if not _show_all(finder.find(arguments(queries, null), device, workers), html, form, quiet):
