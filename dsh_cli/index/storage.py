@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,29 +79,44 @@ def _standing(folder: str, uri: str, listed: list[tuple[int, Path]], every: bool
     return Standing(whole, tuple(damaged), readable)
 
 
-def look_at_remote(uri: str) -> None:
-    """Refuse an index in object storage of which a version leads elsewhere.
+def look_at_remote(uri: str, every: bool) -> None:
+    """Refuse an index in object storage of which the newest version, or any, leads elsewhere.
 
     Raises:
-        IndexStateError: as said; or it cannot be reached.
-        OSError: Lance's, as the next.
+        IndexStateError: as said.
+        OSError: Lance's, as the next: it cannot be reached.
         ValueError: what is there cannot be read.
         RuntimeError: as said.
     """
     from lance.file import LanceFileSession
 
     session = LanceFileSession(uri)
+    listed = [
+        (_number(match[1]), name)
+        for name in session.list(VERSIONS)
+        if (match := _MANIFEST.fullmatch(os.path.basename(name)))
+    ]
     with tempfile.TemporaryDirectory() as scratch:
-        for name in session.list(VERSIONS):
-            if found := _MANIFEST.fullmatch(os.path.basename(name)):
-                copy = Path(scratch, found[0])
-                session.download_file(name, copy)
-                _parsed(copy.read_bytes(), uri)
+        for number, name in sorted(listed, reverse=True)[: None if every else 1]:
+            copy = Path(scratch, str(number))
+            session.download_file(name, copy)
+            _parsed(copy.read_bytes(), uri)
 
 
 def unreachable(uri: str, why: str) -> IndexStateError:
     """What is there may well be whole, but cannot be reached."""
     return IndexStateError(f"cannot read index {uri}: {why}; see to its permissions, disk or network, and try again")
+
+
+def drop(manifests: Sequence[Path]) -> None:
+    """Take away versions that are not whole, so that the one before them is the newest.
+
+    Raises:
+        OSError: as the system says.
+    """
+    for manifest in manifests:
+        manifest.unlink()
+        sync_folder(manifest.parent)
 
 
 def count_versions(folder: str) -> int:
@@ -211,19 +226,24 @@ def _parsed(data: bytes, uri: str) -> Version:
     size = int.from_bytes(data[start : start + 4], "little")
     if data[-4:] != b"LANC" or start + 4 + size != len(data) - 16:
         raise ValueError("no manifest")
+    fields = list(_fields(data[start + 4 : -16]))
+    for field, value in fields:
+        match field:
+            case 6 if _int(value) >= 0:  # index_section, where it begins
+                raise _outside(uri, "an index of Lance's own")
+            case 18 if _bytes(value):  # base_paths
+                raise _outside(uri, "a base path")
+            case 20 if _bytes(value):  # branch
+                raise _outside(uri, "a branch")
     number, named = 0, list[tuple[str, int | None, bytes]]()
-    for field, value in _fields(data[start + 4 : -16]):
+    for field, value in fields:
         match field:
             case 2:  # fragments
                 named += _files_of_fragment(_bytes(value), uri)
             case 3:  # version
                 number = _int(value)
-            case 6 if _int(value):  # index_section
-                raise _outside(uri, "an index of Lance's own")
             case 12:  # transaction_file
                 _name(_bytes(value), uri)
-            case 18 | 20 if _bytes(value):  # base_paths, branch
-                raise _outside(uri, "a base path" if field == 18 else "a branch")
     return Version(number, tuple(named))
 
 

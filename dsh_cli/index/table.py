@@ -194,9 +194,8 @@ class Table:
             path = _local(self.uri)
             if path is not None:
                 self._synced = storage.files(path, *_SYNCED)
-                for manifest in standing.damaged:
-                    if standing.whole is not None:
-                        manifest.unlink()
+                if standing.whole is not None:
+                    storage.drop(standing.damaged)
             if not self.has_checks:
                 self.rewrite()
             yield
@@ -335,6 +334,8 @@ class Table:
                 self._sync(path, "_transactions", storage.VERSIONS)
                 if new:
                     storage.sync_folder(Path(os.path.realpath(path)).parent)
+                if storage.look_at(path, self.uri, every=False).whole != self.version:
+                    raise OSError(f"what pylance {lance.__version__} wrote cannot be read again")
 
     def _sync(self, path: str, *parts: str) -> None:
         """Make files written since, and the folders they are in, outlast a loss of power."""
@@ -369,17 +370,18 @@ class Table:
         import pyarrow as pa
 
         assert self._dataset is not None
+        columns = _schema(8, self.has_checks).names
         with _reaching(self.uri):
             fragments = self._dataset.get_fragments()
         for fragment in fragments:
             left = fragment.count_rows()
             try:
                 with _reaching(self.uri):
-                    for batch in fragment.to_batches():
+                    for batch in fragment.to_batches(columns=columns):
                         left -= len(batch)
                         yield pa.Table.from_batches([batch]), len(batch), ""
             except IndexStateError as error:
-                yield None, left, str(error.__cause__)
+                yield None, left, _said(error.__cause__ or error)
 
     def _whole(self, part: pa.Table) -> NDArray[np.bool_]:
         """Which rows are what was written, as far as can be told."""
@@ -504,7 +506,7 @@ def _open(uri: str, every: bool = False, salvage: bool = False) -> tuple[lance.L
     with _reaching(uri):
         try:
             if path is None:
-                storage.look_at_remote(uri)
+                storage.look_at_remote(uri, every)
             dataset = lance.dataset(uri, version=number)
         except ValueError as error:
             if re.search(r"was not found: Not found: .*_versions\b", str(error)):
@@ -573,8 +575,7 @@ def _reaching(uri: str, doing: str = "read") -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        said = re.split(r", /(?:home|rustc)/", " ".join(str(error).split()))[0]
-        said = said if len(said) <= 300 else said[:299] + "…"
+        said = _said(error)
         if doing == "write":
             raise IndexStateError(
                 f"index {uri} cannot be written ({said}); free space, or choose another place"
@@ -584,6 +585,12 @@ def _reaching(uri: str, doing: str = "read") -> Iterator[None]:
         raise IndexStateError(
             f"index {uri} is damaged ({said}); keep what is left with: dsh index verify {uri} `repair`"
         ) from error
+
+
+def _said(error: BaseException) -> str:
+    """What an error of Lance's says, in one line, without where in its source."""
+    said = re.split(r", /(?:home|rustc)/", " ".join(str(error).split()))[0]
+    return said if len(said) <= 300 else said[:299] + "…"
 
 
 def _schema(width: int, checks: bool = True) -> pa.Schema:
