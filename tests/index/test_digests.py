@@ -210,6 +210,20 @@ def test_rows_that_are_lost_or_come_back_are_told() -> None:
     assert report.rows == 17 == len(Index.open("i").codes())
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"code_check", b"code_chesk"), (b"dsh.format\x12\x012", b"dsh.format\x12\x011")]
+)
+def test_an_index_that_lost_the_word_that_it_has_digests_is_not_read_as_one_without(old: bytes, new: bytes) -> None:
+    filled("i", 9)
+    lance.dataset("i").update({"code": "X'0110'"}, where="number = 3")
+    newest = storage._manifests("i")[0][1]
+    data = newest.read_bytes()
+    assert old in data
+    newest.write_bytes(data.replace(old, new))
+    with pytest.raises(IndexStateError, match="damaged"):
+        Index.open("i").codes()
+
+
 def test_what_is_damaged_is_not_written_again_as_if_it_were_whole(digits_run: Path) -> None:
     run = Run.open(digits_run)
     os.mkdir("in")
