@@ -183,6 +183,8 @@ def verify(
             repair,
             lambda: _waiting(uri, quiet),
         )
+    if repair and opened.note:
+        notice(f"made the last whole version of {uri} the newest", quiet)
     _finish(report, form)
 
 

@@ -397,7 +397,7 @@ class Index:
         counts = Counts()
         damage = self._repair(counts, waiting) if repair else self._table.damage()
         for lost in damage:
-            path = f"{lost.count:,} rows" if lost.path is None else lost.path
+            path = lost.path or (f"{lost.count:,} rows" if lost.count else self.uri)
             counts.failed.append(Failure(path, lost.what + (", taken out" if repair and lost.count else "")))
         if sample == 0 or (not repair and any(lost.path is None for lost in damage)):
             return self._report(counts, checked=0)

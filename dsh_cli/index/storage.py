@@ -21,7 +21,7 @@ VERSIONS = "_versions"
 _NEWEST = (1 << 64) - 1  # less the number of a version, of 20 digits, is its name, so that the newest is listed first
 _MANIFEST = re.compile(r"(\d+)\.manifest")
 _PATH = re.compile(rb"[/\\:%]|\.\.")  # what no name of a file in a folder of Lance's has
-_LARGEST = 1 << 24  # bytes of a manifest, with some 100 for each file of rows
+_LARGEST = 1 << 21  # bytes of a manifest, with some 100 for each commit of rows: read in seconds, whatever they are
 
 
 @dataclass(frozen=True)
@@ -191,11 +191,15 @@ def _version(path: Path, number: int, uri: str) -> Version | None:
 
     Raises:
         OSError: that cannot be told.
-        IndexStateError: it leads out of the index.
+        IndexStateError: it leads out of the index, or is too large to be one.
     """
     try:
         with path.open("rb") as file:
-            version = _parsed(file.read(_LARGEST), uri)
+            if os.fstat(file.fileno()).st_size > _LARGEST:
+                raise IndexStateError(
+                    f"index {uri} is not of dsh: {path} has more than {_LARGEST >> 20} MiB; choose another name"
+                )
+            version = _parsed(file.read(), uri)
     except (FileNotFoundError, ValueError):
         return None
     return version if version.number == number else None
@@ -226,8 +230,8 @@ def _parsed(data: bytes, uri: str) -> Version:
     size = int.from_bytes(data[start : start + 4], "little")
     if data[-4:] != b"LANC" or start + 4 + size != len(data) - 16:
         raise ValueError("no manifest")
-    fields = list(_fields(data[start + 4 : -16]))
-    for field, value in fields:
+    message = data[start + 4 : -16]
+    for field, value in _fields(message):
         match field:
             case 6 if _int(value) >= 0:  # index_section, where it begins
                 raise _outside(uri, "an index of Lance's own")
@@ -236,7 +240,7 @@ def _parsed(data: bytes, uri: str) -> Version:
             case 20 if _bytes(value):  # branch
                 raise _outside(uri, "a branch")
     number, named = 0, list[tuple[str, int | None, bytes]]()
-    for field, value in fields:
+    for field, value in _fields(message):
         match field:
             case 2:  # fragments
                 named += _files_of_fragment(_bytes(value), uri)

@@ -95,7 +95,7 @@ class Table:
         """
         dataset, standing = _open(uri, salvage=salvage)
         note = None
-        if standing.damaged:
+        if standing.damaged and standing.whole is not None:
             note = (
                 f"the newest version of index {uri} is not whole; this is version {standing.whole}, the last that is; "
                 f"make it the newest with: dsh index verify {uri} `repair`"
@@ -194,9 +194,10 @@ class Table:
             self._take(dataset)
             path = _local(self.uri)
             if path is not None:
-                self._synced = storage.files(path, *_SYNCED)
-                if standing.whole is not None:
-                    storage.drop(standing.damaged)
+                with _reaching(self.uri, "write"):
+                    self._synced = storage.files(path, *_SYNCED)
+                    if standing.whole is not None:
+                        storage.drop(standing.damaged)
             if not self.has_checks:
                 self.rewrite()
             yield
@@ -375,9 +376,10 @@ class Table:
         with _reaching(self.uri):
             fragments = self._dataset.get_fragments()
         for fragment in fragments:
-            left = fragment.count_rows()
+            left = 0
             try:
                 with _reaching(self.uri):
+                    left = fragment.count_rows()
                     for batch in fragment.to_batches(columns=columns):
                         left -= len(batch)
                         yield pa.Table.from_batches([batch]), len(batch), ""

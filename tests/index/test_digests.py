@@ -206,7 +206,9 @@ def test_rows_that_are_lost_or_come_back_are_told() -> None:
     with pytest.raises(IndexStateError, match="it has not the rows that were written"):
         Index.open("i").codes()
     report = Index.open("i").verify(None, sample=0, repair=True)
-    assert [failure.error for failure in report.failed] == ["rows were lost, or others came back"]
+    assert [(failure.path, failure.error) for failure in report.failed] == [
+        ("i", "rows were lost, or others came back")
+    ]
     assert report.rows == 17 == len(Index.open("i").codes())
 
 

@@ -1,5 +1,6 @@
 """An index on disk: nothing in it leads elsewhere, each commit outlasts a loss of power, and what is whole is kept."""
 
+import contextlib
 import errno
 import os
 import re
@@ -14,6 +15,8 @@ from typing import Any
 import lance
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dsh_cli.errors import IndexStateError
 from dsh_cli.index import storage
@@ -171,6 +174,38 @@ def test_what_lance_alone_makes_is_refused() -> None:
     assert "an index of Lance's own" in one_line_error(dsh("index", "info", "i"), 1)
 
 
+@pytest.fixture(scope="module")
+def a_manifest(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    uri = str(tmp_path_factory.mktemp("manifest") / "i")
+    add(uri, 0)
+    add(uri, 4)
+    return manifests(uri)[0].read_bytes()
+
+
+@given(data=st.data())
+def test_a_manifest_of_any_bytes_is_read_damaged_or_refused(a_manifest: bytes, data: st.DataObject) -> None:
+    whole = bytearray(a_manifest)
+    start = int.from_bytes(whole[-16:-8], "little")
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(whole) - 1))
+        whole[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    size = len(whole) - start - 20
+    if size >= 0 and data.draw(st.booleans()):  # else nearly all are cut off
+        whole[start : start + 4] = size.to_bytes(4, "little")
+    with contextlib.suppress(ValueError, IndexStateError):
+        storage._parsed(bytes(whole), "i")
+
+
+def test_a_manifest_too_large_to_be_one_is_refused_and_not_dropped() -> None:
+    add("i", 0)
+    add("i", 4)
+    newest = manifests("i")[0]
+    os.truncate(newest, storage._LARGEST + 1)
+    for line in (["info", "i"], ["verify", "i", "--sample", 0, "--repair"]):
+        assert f"{newest} has more than 2 MiB" in one_line_error(dsh("index", *line), 1)
+    assert newest.exists()
+
+
 @pytest.mark.parametrize("older", [False, True])
 def test_a_writer_looks_through_all_versions(older: bool) -> None:
     add("i", 0)
@@ -278,7 +313,7 @@ def test_an_index_whose_newest_version_is_lost_opens_at_the_last_whole_one(
     shutil.copytree("i", "j")
     assert dsh("index", "verify", "j", "--sample", 0).stderr.count("warning: ") == 1
     repaired = dsh("index", "verify", "j", "--sample", 0, "--repair")
-    assert (repaired.exit_code, repaired.stderr) == (0, "")
+    assert (repaired.exit_code, repaired.stderr) == (0, "made the last whole version of j the newest\n")
     assert Index.open("j").note is None and paths("j") == whole[:4]
     add("i", 4, 5)  # goes on from there
     assert Index.open("i").note is None and paths("i") == [*whole, "/p/8"]
