@@ -54,6 +54,8 @@ def look_at(folder: str, uri: str, every: bool) -> Standing:
     """
     try:
         _require_no_links(folder, uri)
+        if os.path.isdir(os.path.join(folder, "_refs", "branches")):  # which Lance cleans up in too
+            raise _outside(uri, "a branch")
         while True:
             listed = _manifests(folder)
             found = _standing(folder, uri, listed, every)

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsh_cli.errors import IndexStateError
-from dsh_cli.index import storage
+from dsh_cli.index import storage, table
 from dsh_cli.index.index import Index, ReadyCodes
 from tests.support.commands import dsh, dsh_json, one_line_error, unmeasured
 
@@ -170,6 +170,11 @@ def test_what_lance_alone_makes_is_refused() -> None:
     add("i", 0)
     lance.dataset("i").shallow_clone("clone", 1)
     assert "base path" in one_line_error(dsh("index", "info", "clone"), 1)
+    shutil.copytree("i", "branched")
+    lance.dataset("branched").create_branch("name")
+    assert "a folder of other things (tree)" in one_line_error(dsh("index", "info", "branched"), 1)
+    shutil.rmtree("branched/tree")
+    assert "has a branch in it" in one_line_error(dsh("index", "info", "branched"), 1)
     lance.dataset("i").create_scalar_index("number", "BTREE")
     assert "an index of Lance's own" in one_line_error(dsh("index", "info", "i"), 1)
 
@@ -374,3 +379,21 @@ def test_what_cannot_be_reached_is_not_called_damaged(code: int, suffix: str, mo
         with pytest.raises(IndexStateError, match="cannot read"):
             add("i", 8)
     assert sorted(map(str, Path("i").rglob("*"))) == kept and len(paths("i")) == 8
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "LanceError(IO): Unable to open /i/data/x.lance: Permission denied (os error 13), /rustc/48a/core.rs:250:5",
+        "Generic S3 error: error sending request for url (http://bucket)",
+        "operation timed out",
+        "Input/output error (os error 5)",
+    ],
+)
+def test_nor_is_what_lance_could_not_reach(said: str) -> None:
+    unreached = r"cannot read index i: .*see to its permissions, disk or network"
+    with pytest.raises(IndexStateError, match=unreached), table._reaching("i"):
+        raise OSError(said)
+    damaged = r"i is damaged \(bad page\); keep what is left with: dsh index verify i "
+    with pytest.raises(IndexStateError, match=damaged), table._reaching("i"):
+        raise OSError("bad page, /home/runner/x.rs:1")
