@@ -64,6 +64,7 @@ class Database:
     narrowed: bool = False  # whether some were left out for their label
     folder: str = ""  # where files are looked for whose paths are relative
     shown: Folders = Folders()  # where pictures in files may be shown from
+    note: str | None = None  # what is to be told of an index, such as damage
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -166,6 +167,7 @@ def index_database(
         narrowed=bool(labels or not_labels),
         folder=relative_to,
         shown=added_from(uri).and_named([*filter(None, [relative_to]), *pictures]),
+        note=index.note,
     )
     return _not_empty(database, f"index {uri}", "see: dsh index info " + uri)
 

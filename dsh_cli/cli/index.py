@@ -30,7 +30,7 @@ from dsh_cli.errors import UsageError
 from dsh_cli.show.console import Console
 
 if TYPE_CHECKING:
-    from dsh_cli.index.index import Progress, Report
+    from dsh_cli.index.index import Index, Progress, Report
 
 index = typer.Typer(
     help="Keep the codes of pictures in an index, which dsh neighbors --index looks in.",
@@ -85,8 +85,9 @@ def add(
     from dsh_cli.index.index import Index
     from dsh_cli.show.views.shared import counted
 
+    opened = _told(Index.open(uri))
     with _bar(quiet) as progress:
-        report = Index.open(uri).add(
+        report = opened.add(
             run, arguments(paths, null), labels, relative_to, device, workers, progress, lambda: _waiting(uri, quiet)
         )
     if report.unlabelled:
@@ -119,7 +120,9 @@ def remove(
 
     from dsh_cli.index.index import Index
 
-    report = Index.open(uri).remove(arguments(paths or [], null), missing, relative_to, lambda: _waiting(uri, quiet))
+    report = _told(Index.open(uri)).remove(
+        arguments(paths or [], null), missing, relative_to, lambda: _waiting(uri, quiet)
+    )
     _finish(report, form)
 
 
@@ -130,15 +133,25 @@ def info(uri: _Index, form: Format = None, as_json: Json = False) -> None:
 
     from dsh_cli.index.index import Index
 
-    _finish(Index.open(uri).report(), form)
+    _finish(_told(Index.open(uri)).report(), form)
 
 
 @index.command(epilog="Example: [bold]dsh index verify pictures.lance --sample 1000[/]")
 def verify(
     uri: _Index,
     model: Model = None,
-    sample: Annotated[int | None, option("So many pictures, at random.", "all", min=1)] = None,
+    sample: Annotated[
+        int | None, option("So many pictures, at random; with 0 rows alone, which needs no run.", "all", min=0)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample.", min=0)] = 0,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Make the last whole version the newest, take out rows that are damaged, and give digests to rows "
+            "without.",
+        ),
+    ] = False,
     relative_to: _RelativeTo = None,
     device: Where = "auto",
     workers: Workers = None,
@@ -146,14 +159,32 @@ def verify(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read and encode pictures again, and say what differs: missing, changed content, changed code."""
+    """Look for damaged rows; read and encode pictures again, and say what differs: missing, or content or code changed.
+
+    What was damaged and taken out comes in again with dsh index add.
+    """
     form = form_of(form, as_json)
-    run = find_run(model, quiet)
+    run = None if sample == 0 else find_run(model, quiet)
 
     from dsh_cli.index.index import Index
 
+    opened = Index.open(uri, salvage=repair)
+    if not repair:
+        _told(opened)
     with _bar(quiet) as progress:
-        report = Index.open(uri).verify(run, sample, seed, relative_to, device, workers, progress)
+        report = opened.verify(
+            run,
+            sample,
+            seed,
+            relative_to,
+            device,
+            workers,
+            progress,
+            repair,
+            lambda: _waiting(uri, quiet),
+        )
+    if repair and opened.note:
+        notice(f"made the last whole version of {uri} the newest", quiet)
     _finish(report, form)
 
 
@@ -170,9 +201,16 @@ def export(
 
     from dsh_cli.index.index import Index
 
-    report = Index.open(uri).export(parquet)
+    report = _told(Index.open(uri)).export(parquet)
     notice(f"wrote {parquet}", quiet)
     _finish(report, form)
+
+
+def _told(opened: Index) -> Index:
+    """Say that newer versions are damaged, if they are."""
+    if opened.note:
+        complain(opened.note, "warning")
+    return opened
 
 
 def _finish(report: Report, form: Form) -> None:

@@ -95,6 +95,8 @@ def neighbors(
     search = Search(split, index, of, without, k, radius, html, relative_to, tuple(pictures or ()))
     search.check()
     finder = search.finder(find_run(model, quiet), queries)
+    if finder.database.note:
+        complain(finder.database.note, "warning")
     if k is not None and k > len(finder.database):
         notice(f"the {finder.database.name} has only {len(finder.database):,} to choose from", quiet)
     if not _show_all(finder.find(arguments(queries, null), device, workers), html, form, quiet):

@@ -21,7 +21,7 @@ from dsh_cli.files import written
 from dsh_cli.index import origins
 from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_at, matches
 from dsh_cli.index.rows import Counts, Entry, Failure, Known, Writer, among
-from dsh_cli.index.table import DIGEST, Table, fixed, order_of
+from dsh_cli.index.table import DIGEST, Damage, Table, fixed
 from dsh_cli.pictures import find
 from dsh_cli.pictures.decode import Picture
 
@@ -63,6 +63,7 @@ class Report:
     removed: int = 0
     unlabelled: int = 0  # pictures that the labels asked for say nothing of
     checked: int | None = None  # pictures `verify` looked at
+    digests: bool = True  # whether each row carries one, by which damage shows
     failed: tuple[Failure, ...] = ()
 
 
@@ -85,13 +86,18 @@ class Index:
         self.uri, self._table = table.uri, table
 
     @classmethod
-    def open(cls, uri: str | os.PathLike[str]) -> Index:
-        """The last committed version; where there is none yet, an empty index.
+    def open(cls, uri: str | os.PathLike[str], salvage: bool = False) -> Index:
+        """The last committed version that is whole; where there is none yet, an empty index.
+
+        Args:
+            uri: where it is.
+            salvage: where no version is whole, the last of which rows may be left, for `verify` to repair.
 
         Raises:
-            IndexStateError: there is something else, or the index is damaged or of a newer format.
+            IndexStateError: there is something else; it holds links, or names files elsewhere; it cannot be reached; or
+                it is damaged or of a newer format.
         """
-        return cls(Table.open(os.fspath(uri)))
+        return cls(Table.open(os.fspath(uri), salvage))
 
     def __len__(self) -> int:
         return self._table.rows
@@ -111,21 +117,32 @@ class Index:
         """Number of the version; 0 before the first commit."""
         return self._table.version
 
+    @property
+    def note(self) -> str | None:
+        """That newer versions are damaged, and what to do; None where none are."""
+        return self._table.note
+
     def codes(self) -> Packed:
-        """All codes, (n, ceil(bits / 8)), in the order of adding."""
+        """All codes, (n, ceil(bits / 8)), in the order of adding.
+
+        Raises:
+            IndexStateError: they are not what was written.
+        """
         if not len(self):
             return np.zeros((0, 0), np.uint8)
-        table = self._table.read(["number", "code"])
-        codes = fixed(table["code"])
-        order = order_of(table)
+        column, order = self._table.whole("code")
+        codes = fixed(column)
         return codes if order is None else codes[order]
 
     def labels(self) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-        """(n,) labels in the order of adding, -1 where unknown, and the classes these are numbers of."""
-        table = self._table.read(["number", "label"])
-        coded = table["label"].combine_chunks().dictionary_encode()
+        """(n,) labels in the order of adding, -1 where unknown, and the classes these are numbers of.
+
+        Raises:
+            IndexStateError: they are not what was written.
+        """
+        column, order = self._table.whole("label")
+        coded = column.combine_chunks().dictionary_encode()
         labels = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        order = order_of(table)
         classes = tuple(os.fsdecode(label) for label in coded.dictionary.to_pylist())
         return labels if order is None else labels[order], classes
 
@@ -134,6 +151,7 @@ class Index:
 
         Raises:
             IndexError: there is no such row.
+            IndexStateError: a row is not what was written.
         """
         chosen = np.asarray(numbers, np.int64)
         if (chosen < 0).any():
@@ -343,37 +361,60 @@ class Index:
 
     def verify(
         self,
-        run: Run,
+        run: Run | None,
         sample: int | None = None,
         seed: int = 0,
         relative_to: str | None = None,
         device: str = "auto",
         workers: int | None = None,
         progress: Progress | None = None,
+        repair: bool = False,
+        waiting: Callable[[], None] | None = None,
     ) -> Report:
-        """Read and encode pictures again, and say what differs: `failed` has their paths, and what it is.
+        """Look for rows that are not what was written; read and encode pictures again, and say what differs.
+
+        `failed` has the paths of such rows and pictures, and what it is.
 
         Args:
-            run: the one that made the codes.
-            sample: look at so many, chosen by the seed; None: all.
+            run: the one that made the codes; None with a sample of 0.
+            sample: look at so many pictures, chosen by the seed; None: all.
             seed: of the sample.
             relative_to: the folder to which the paths in the index are relative, if they are.
             device: where pictures are encoded.
             workers: threads that read and encode them; None: one a processor.
             progress: told of the pictures done.
+            repair: make the last version that is whole the newest, take out rows that are not what was written, and
+                give a digest to those that have none.
+            waiting: as in `add`, where it repairs.
 
         Raises:
-            IndexStateError: there is no index, or it is of another model or damaged.
+            UsageError: there are pictures to look at, and no run.
+            IndexStateError: there is no index, it is of another model, or nothing of it can be read.
         """
+        self._require_commit()
+        if run is not None:
+            self.require(run)
+        elif sample != 0:
+            raise UsageError("`model`: pictures are encoded by a run, and none is given; or have a `sample` of 0")
+        counts = Counts()
+        damage = self._repair(counts, waiting) if repair else self._table.damage()
+        for lost in damage:
+            path = lost.path or (f"{lost.count:,} rows" if lost.count else self.uri)
+            counts.failed.append(Failure(path, lost.what + (", taken out" if repair and lost.count else "")))
+        if sample == 0 or (not repair and any(lost.path is None for lost in damage)):
+            return self._report(counts, checked=0)
+        assert run is not None
+        self._require_base(relative_to)
+        whole = np.ones(len(self), bool)
+        if not repair:
+            whole[[lost.place for lost in damage]] = False
+        rows = np.flatnonzero(whole[self._table.places()])
+        if sample is not None and sample < len(rows):
+            rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
+        codes = fixed(self._table.read(["code"])["code"])[self._table.places()]
+
         from dsh_cli.network.encoding import Encoder
 
-        self._require_commit()
-        self.require(run)
-        self._require_base(relative_to)
-        rows = np.arange(len(self))
-        if sample is not None and sample < len(rows):
-            rows = np.sort(np.random.default_rng(seed).choice(len(rows), sample, replace=False))
-        counts, codes = Counts(), self.codes()
         encoder = Encoder(run.load_model(device))
 
         def listed() -> Iterator[tuple[int, Row]]:
@@ -437,6 +478,16 @@ class Index:
 
     # Inside
 
+    def _repair(self, counts: Counts, waiting: Callable[[], None] | None) -> list[Damage]:
+        """Keep what is whole, and make that the newest version; gives what was not."""
+        with self._table.writing(waiting, salvage=True):
+            damage, before = self._table.damage(), len(self)
+            if damage:
+                self._table.rewrite()
+            self._table.tidy()
+            counts.removed = before - len(self)
+        return damage
+
     def _require_commit(self) -> None:
         if not self.version:
             raise IndexStateError(f"there is no index {self.uri}; make it with: dsh index add {self.uri} FOLDER")
@@ -482,6 +533,7 @@ class Index:
             removed=counts.removed,
             unlabelled=counts.unlabelled,
             checked=checked,
+            digests=self._table.has_checks,
             failed=tuple(counts.failed),
         )
 

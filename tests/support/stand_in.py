@@ -17,6 +17,7 @@ class StandIn:
 
     def __init__(self, codes: Packed, rows: list[SimpleNamespace], bits: int = 8) -> None:
         self.bits, self._codes, self._rows, self.refuses = bits, codes, rows, False
+        self.note: str | None = None
 
     def __len__(self) -> int:
         return len(self._rows)

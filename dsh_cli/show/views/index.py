@@ -21,6 +21,7 @@ def index_report(report: Report) -> View:
         "model": report.model,
         "version": report.version,
         "versions": report.versions,
+        "digests": report.digests,
         **{name: getattr(report, name) for name in _DONE},
     }
     if report.checked is not None:
@@ -39,6 +40,8 @@ def index_report(report: Report) -> View:
     }
     if not report.version:
         rows = {"index": rows["index"], "holds": "nothing: there is no such index yet"}
+    if not report.digests:
+        rows["digests"] = f"none, so damage does not show; dsh index verify {rows['index']} --repair adds them"
     if done:
         rows["done"] = ", ".join(done)
     plain = plain_record({**record, "failed": len(failed)})

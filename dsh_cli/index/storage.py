@@ -1,0 +1,352 @@
+"""The files of an index, looked at before Lance opens them: nothing leads elsewhere, and which version is whole.
+
+A version of a Lance table is a manifest in `_versions`, which names the files it consists of. It is read here, as far
+as that goes, by the field numbers of Lance's `table.proto`: Lance itself follows a path that a manifest names, to
+wherever it leads.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsh_cli.errors import IndexStateError, reason
+
+VERSIONS = "_versions"
+
+_NEWEST = (1 << 64) - 1  # less the number of a version, of 20 digits, is its name, so that the newest is listed first
+_MANIFEST = re.compile(r"(\d+)\.manifest")
+_PATH = re.compile(rb"[/\\:%]|\.\.")  # what no name of a file in a folder of Lance's has
+_LARGEST = 1 << 21  # bytes of a manifest, with some 100 for each commit of rows: read in seconds, whatever they are
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version as its manifest says."""
+
+    number: int
+    files: tuple[tuple[str, int | None, bytes], ...]  # path below the index, bytes where known, and how it ends
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where an index stands on disk."""
+
+    whole: int | None  # the newest version that is whole
+    damaged: tuple[Path, ...] = ()  # manifests of newer versions, which are not
+    readable: int | None = None  # the newest whose manifest is whole, of which rows may be left
+
+
+def look_at(folder: str, uri: str, every: bool) -> Standing:
+    """Which version of a local index is whole: its manifest, and all files that this one names.
+
+    Args:
+        folder: where it lies.
+        uri: what messages call it.
+        every: look through all versions, as before a change, which cleans up after those that are old.
+
+    Raises:
+        IndexStateError: a link, or a path in a manifest, leads out of it; or it cannot be reached.
+    """
+    try:
+        _require_no_links(folder, uri)
+        if os.path.isdir(os.path.join(folder, "_refs", "branches")):  # which Lance cleans up in too
+            raise _outside(uri, "a branch")
+        while True:
+            listed = _manifests(folder)
+            found = _standing(folder, uri, listed, every)
+            if not found.damaged or _manifests(folder) == listed:  # else another process has gone on meanwhile
+                return found
+    except OSError as error:
+        raise unreachable(uri, f"{reason(error)}, {error.filename}") from error
+
+
+def _standing(folder: str, uri: str, listed: list[tuple[int, Path]], every: bool) -> Standing:
+    whole, readable, damaged = None, None, list[Path]()
+    for number, path in listed:
+        if whole is not None and not every:
+            break
+        version = _version(path, number, uri)
+        if version is not None and readable is None:
+            readable = number
+        if whole is None:
+            if version is not None and _has_files(folder, version):
+                whole = number
+            else:
+                damaged.append(path)
+    return Standing(whole, tuple(damaged), readable)
+
+
+def look_at_remote(uri: str, every: bool) -> None:
+    """Refuse an index in object storage of which the newest version, or any, leads elsewhere.
+
+    Raises:
+        IndexStateError: as said.
+        OSError: Lance's, as the next: it cannot be reached.
+        ValueError: what is there cannot be read.
+        RuntimeError: as said.
+    """
+    from lance.file import LanceFileSession
+
+    session = LanceFileSession(uri)
+    listed = [
+        (_number(match[1]), name)
+        for name in session.list(VERSIONS)
+        if (match := _MANIFEST.fullmatch(os.path.basename(name)))
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, name in sorted(listed, reverse=True)[: None if every else 1]:
+            copy = Path(scratch, str(number))
+            session.download_file(name, copy)
+            _parsed(copy.read_bytes(), uri)
+
+
+def unreachable(uri: str, why: str) -> IndexStateError:
+    """What is there may well be whole, but cannot be reached."""
+    return IndexStateError(f"cannot read index {uri}: {why}; see to its permissions, disk or network, and try again")
+
+
+def drop(manifests: Sequence[Path]) -> None:
+    """Take away versions that are not whole, so that the one before them is the newest.
+
+    Raises:
+        OSError: as the system says.
+    """
+    for manifest in manifests:
+        manifest.unlink()
+        sync_folder(manifest.parent)
+
+
+def count_versions(folder: str) -> int:
+    """How many versions there are."""
+    return len(_manifests(folder))
+
+
+def files(folder: str, *parts: str) -> set[str]:
+    """All files in folders of an index."""
+    found = set[str]()
+    for part in parts:
+        place = os.path.join(folder, part)
+        if os.path.isdir(place):
+            found.update(os.path.join(place, name) for name in os.listdir(place))
+    return found
+
+
+def sync(paths: Iterable[str]) -> None:
+    """Make files, and then the folders that have them, outlast a loss of power.
+
+    Raises:
+        OSError: as the system says.
+    """
+    folders = set()
+    for path in map(Path, sorted(paths)):
+        with path.open("r+b") as file:
+            os.fsync(file.fileno())
+        folders.add(path.parent)
+    for folder in sorted(folders):
+        sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlast a loss of power, where the system can."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _require_no_links(folder: str, uri: str) -> None:
+    """Refuse what is neither file nor folder, for what it may lead to, or wait for."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False) and not getattr(entry, "is_junction", bool)():
+                _require_no_links(entry.path, uri)
+            elif not entry.is_file(follow_symlinks=False):
+                kind = "a link" if entry.is_symlink() else "no file"
+                raise IndexStateError(
+                    f"{entry.path} is {kind}, and nothing in an index is reached through one; "
+                    f"take it out of {uri}, and see where that index came from"
+                )
+
+
+def _manifests(folder: str) -> list[tuple[int, Path]]:
+    """Numbers of the versions and their manifests, the newest first."""
+    place = Path(folder, VERSIONS)
+    if not place.is_dir():
+        return []
+    found = [(_number(match[1]), place / name) for name in os.listdir(place) if (match := _MANIFEST.fullmatch(name))]
+    return sorted(found, reverse=True)
+
+
+def _number(name: str) -> int:
+    return _NEWEST - int(name) if len(name) == len(str(_NEWEST)) else int(name)
+
+
+def _version(path: Path, number: int, uri: str) -> Version | None:
+    """A version by its manifest; None where that is damaged, or gone.
+
+    Raises:
+        OSError: that cannot be told.
+        IndexStateError: it leads out of the index, or is too large to be one.
+    """
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > _LARGEST:
+                raise IndexStateError(
+                    f"index {uri} is not of dsh: {path} has more than {_LARGEST >> 20} MiB; choose another name"
+                )
+            version = _parsed(file.read(), uri)
+    except (FileNotFoundError, ValueError):
+        return None
+    return version if version.number == number else None
+
+
+def _has_files(folder: str, version: Version) -> bool:
+    """Whether the files of a version are there, each as long as it was and with its end."""
+    for name, size, end in version.files:
+        try:
+            with Path(folder, name).open("rb") as file:
+                actual = os.fstat(file.fileno()).st_size
+                file.seek(max(0, actual - len(end)))
+                if not actual or actual != (size or actual) or file.read(len(end)) != end:
+                    return False
+        except FileNotFoundError:
+            return False
+    return True
+
+
+def _parsed(data: bytes, uri: str) -> Version:
+    """A manifest: messages of lengths told before them, of which the last is the version, and where that begins.
+
+    Raises:
+        ValueError: it is damaged.
+        IndexStateError: it leads out of the index.
+    """
+    start = int.from_bytes(data[-16:-8], "little")
+    size = int.from_bytes(data[start : start + 4], "little")
+    if data[-4:] != b"LANC" or start + 4 + size != len(data) - 16:
+        raise ValueError("no manifest")
+    message = data[start + 4 : -16]
+    for field, value in _fields(message):
+        match field:
+            case 6 if _int(value) >= 0:  # index_section, where it begins
+                raise _outside(uri, "an index of Lance's own")
+            case 18 if _bytes(value):  # base_paths
+                raise _outside(uri, "a base path")
+            case 20 if _bytes(value):  # branch
+                raise _outside(uri, "a branch")
+    number, named = 0, list[tuple[str, int | None, bytes]]()
+    for field, value in _fields(message):
+        match field:
+            case 2:  # fragments
+                named += _files_of_fragment(_bytes(value), uri)
+            case 3:  # version
+                number = _int(value)
+            case 12:  # transaction_file
+                _name(_bytes(value), uri)
+    return Version(number, tuple(named))
+
+
+def _files_of_fragment(data: bytes, uri: str) -> Iterator[tuple[str, int | None, bytes]]:
+    fragment = 0
+    deletions = None
+    for field, value in _fields(data):
+        match field:
+            case 1:  # id
+                fragment = _int(value)
+            case 2:  # files
+                yield _data_file(_bytes(value), uri)
+            case 3:  # deletion_file
+                deletions = _bytes(value)
+            case 6 | 8 | 10 | 11 if _bytes(value):  # external_row_ids, external versions, overlays
+                raise _outside(uri, "files of a kind that dsh does not write")
+    if deletions is not None:
+        yield _deletion_file(deletions, fragment, uri)
+
+
+def _data_file(data: bytes, uri: str) -> tuple[str, int | None, bytes]:
+    name, size = "", None
+    for field, value in _fields(data):
+        match field:
+            case 1:  # path
+                name = _name(_bytes(value), uri)
+            case 6:  # file_size_bytes, 0 where unknown
+                size = _int(value) or None
+            case 7:  # base_id, and there is no base path
+                raise ValueError("a base that is not there")
+    if not name:
+        raise ValueError("a file without a name")
+    return os.path.join("data", name), size, b"LANC"
+
+
+def _deletion_file(data: bytes, fragment: int, uri: str) -> tuple[str, int | None, bytes]:
+    parts = {1: 0, 2: 0, 3: 0}  # file_type, read_version, id
+    for field, value in _fields(data):
+        if field in parts:
+            parts[field] = _int(value)
+        elif field == 7:  # base_id, and there is no base path
+            raise ValueError("a base that is not there")
+    suffix, end = (".bin", b"") if parts[1] else (".arrow", b"ARROW1")
+    return os.path.join("_deletions", f"{fragment}-{parts[2]}-{parts[3]}{suffix}"), None, end
+
+
+def _name(name: bytes, uri: str) -> str:
+    """The name of a file in a folder of the index; no path."""
+    if _PATH.search(name):
+        raise _outside(uri, f"a file named {name.decode(errors='backslashreplace')}")
+    return name.decode()
+
+
+def _outside(uri: str, what: str) -> IndexStateError:
+    return IndexStateError(
+        f"index {uri} has {what} in it, which may lead out of its folder, and is not opened; "
+        "make an index of your own with: dsh index add"
+    )
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Numbers and values of the fields of a Protocol Buffers message."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+            yield key >> 3, value
+            continue
+        size = {1: 8, 5: 4}.get(kind)
+        if size is None:
+            if kind != 2:
+                raise ValueError("no such kind of field")
+            size, at = _varint(data, at)
+        if at + size > len(data):
+            raise ValueError("cut off")
+        yield key >> 3, data[at : at + size]
+        at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for place, byte in enumerate(data[at : at + 10]):
+        value |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return value, at + place + 1
+    raise ValueError("cut off")
+
+
+def _int(value: int | bytes) -> int:
+    if isinstance(value, bytes):
+        raise ValueError("no number")
+    return value
+
+
+def _bytes(value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        raise ValueError("no message")
+    return value
