@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -98,7 +99,9 @@ def _strays(run: Run, names: set[str]) -> tuple[str, ...]:
     """Files as runs have them, and what they are written to, that are not of this run."""
     found = []
     for folder in ("", "codes"):
-        there = os.listdir(run.path / folder) if os.path.isdir(run.path / folder) else []
+        there: list[str] = []
+        with contextlib.suppress(OSError):  # reading the files has said so
+            there = os.listdir(run.path / folder)
         for file in there:
             name = f"{folder}/{file}".lstrip("/")
             scratch = _SCRATCH.fullmatch(file)

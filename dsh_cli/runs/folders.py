@@ -190,7 +190,10 @@ def _new_folder(config: Recipe, now: datetime) -> Path:
 
 def _has_states(path: Path) -> bool:
     """Whether there is, or may be, a state to go on from in a folder."""
-    return os.path.isdir(path) and any(map(is_state, os.listdir(path)))
+    try:
+        return any(map(is_state, os.listdir(path)))
+    except OSError:
+        return True
 
 
 def _take_back(path: Path) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dsh_cli.config import SPLITS, UNSEEN
+from dsh_cli.files import saving
 from dsh_cli.runs.schema import require, shown
 from dsh_cli.runs.storage import (
+    OR_ELSE,
     Digest,
     digest_of,
     digest_tensors,
@@ -137,7 +139,9 @@ def write_record(run: Path, metrics: Mapping[str, Any], digests: Mapping[str, Di
 def sweep_states(run: Path, record: Record) -> None:
     """Take away states that are not of a run: of one that is finished, or left by a writer who was killed."""
     if record.digests is not None or record.finished:
-        remove(run, [name for name in os.listdir(run) if is_state(name) and name not in (record.digests or ())])
+        with saving(run, OR_ELSE):
+            there = os.listdir(run)
+        remove(run, [name for name in there if is_state(name) and name not in (record.digests or ())])
 
 
 def digests_now(run: Path, record: Record) -> dict[str, Digest]:

@@ -49,6 +49,8 @@ def _is(value: object, kind: Any) -> bool:
         return value in arguments
     if origin in (Union, UnionType):
         return any(_is(value, argument) for argument in arguments)
+    if kind == list[str]:  # which may be millions of names
+        return isinstance(value, list) and set(map(type, value)) <= {str}
     if origin is list:
         return isinstance(value, list) and all(_is(item, arguments[0]) for item in value)
     if origin is dict:

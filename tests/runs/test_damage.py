@@ -470,6 +470,8 @@ def test_what_may_not_be_read_is_one_line(digits_run: Path, nobody: Path, file: 
         if file in ("config.json", "metrics.json", "."):
             found, problems = list_runs(nobody / "runs")
             assert not found and len(problems) == 1
+        else:
+            assert any("permission denied" in problem for problem in check(run).damaged.values())
     finally:
         os.seteuid(was)
         os.chmod(run / file, 0o755)
