@@ -144,16 +144,16 @@ def in_shell(command: str) -> subprocess.CompletedProcess[str]:
 )
 def test_what_may_not_be_read_is_one_line(part: str, commands: list[str], tmp_path: Path) -> None:
     """Each in a process of its own, of a user who may not."""
-    privileges.require()
+    if os.geteuid() == 0 and sys.platform != "linux":
+        pytest.skip("modes of files do not keep root out")
     (small_run(tmp_path / "run") / "model.safetensors").write_bytes(b"any")
     shutil.copytree("run", "runs/one")
     os.mkdir("photos")
     os.chmod(part, 0)
     try:
         for command in commands:
-            done = subprocess.run(
-                [*PROGRAM, *command.split()], capture_output=True, text=True, preexec_fn=privileges.drop
-            )
+            program = privileges.kept_out([*PROGRAM, *command.split()])
+            done = subprocess.run(program, capture_output=True, text=True)
             lines = done.stderr.splitlines()
             assert "Traceback" not in done.stderr, done.stderr
             assert done.returncode == 1, done
