@@ -1,6 +1,9 @@
 """Where there is no memory, one line says so, and what would take less."""
 
 import errno
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,3 +62,13 @@ def test_the_line_names_what_of_the_command_takes_less(
     line = one_line_error(dsh(*command), 1)
     said = f"error: out of memory: there is no room for 7.45 GiB; {lower}end other programs, or raise the limit"
     assert line == f"{said} (see: ulimit -v)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+def test_a_limit_of_the_address_space_ends_a_training_in_one_line(tmp_path: Path) -> None:
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_AS, (800 << 20, 800 << 20))"
+    script = f"{limited}; from dsh_cli.cli import app; app(['train', 'digits', '--quiet', '--out', 'run'])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == "", done.stderr
+    assert done.stderr.startswith("error: out of memory: there is no room for ") and done.stderr.count("\n") == 1
+    assert "; lower --batch-size or " in done.stderr and not (tmp_path / "run").exists()
