@@ -80,6 +80,8 @@ def main() -> None:
                 work()
                 outcomes["read"] += 1
             except ImageError as error:
+                if "ends the process" in str(error):  # by a crash, or for want of memory
+                    print(f"{name}: {error}", flush=True)
                 outcomes[" ".join(str(error).split(" (")[0].split()[:4])] += 1
             except BaseException:
                 wrong = traceback.format_exc()

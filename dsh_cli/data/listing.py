@@ -11,6 +11,7 @@ from pathlib import Path
 from dsh_cli.config import SPLITS
 from dsh_cli.data.dataset import Skipped
 from dsh_cli.errors import DataError, reason
+from dsh_cli.files import open_regular
 from dsh_cli.pictures import find
 
 LABEL_FILES = (".csv", ".tsv", ".txt")
@@ -78,7 +79,7 @@ def _label_rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
     """Line number, path, label and split of each row."""
     try:
         # bytes that are not UTF-8 may be part of a path
-        opened = file.open(newline="", encoding="utf-8-sig", errors="surrogateescape")
+        opened = os.fdopen(open_regular(file), newline="", encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise DataError(f"{file} cannot be read ({reason(error)}); name another file of path,label") from error
     with opened as text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,8 +17,10 @@ from dsh_cli.config import TrainConfig
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.download import CIFAR_FILES, IDX_FILES, NAMED_SETS, locate
 from dsh_cli.errors import DataError, reason
+from dsh_cli.files import open_regular
 
 MEMORY = 8 << 30  # bytes of a named set, at most
+_MOST = 1 << 28  # bytes of one of its files, of which the largest has 45 MiB
 
 _DIGITS = tuple("0123456789")
 _FASHION = (
@@ -93,8 +96,12 @@ def _read_bytes(path: Path) -> bytes:
     """A file of a named set, plain or gzipped."""
     file = path if path.is_file() else path.with_name(f"{path.name}.gz")
     try:
-        data = file.read_bytes()
-        return data if file is path else gzip.decompress(data)
+        with os.fdopen(open_regular(file), "rb") as opened:
+            plain = opened if file is path else gzip.GzipFile(fileobj=opened)
+            data = plain.read(_MOST + 1)
+        if len(data) > _MOST:
+            raise OSError(f"more than {_MOST >> 20} MiB, unpacked")
+        return data
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file} is damaged ({reason(error)}); delete it and try again") from error
 

@@ -23,7 +23,7 @@ _AHEAD, _AHEAD_BYTES = 1024, 64 << 20  # pictures read before they are asked for
 class Intake:
     """How files become pictures: (size, size, channels) each, by so many workers, through a cache or not.
 
-    Workers are threads, since the decoders release the interpreter's lock: nothing is spawned, pickled or left behind.
+    Workers are threads, since the decoders release the interpreter's lock: nothing is pickled or left behind.
     """
 
     size: int

@@ -15,6 +15,7 @@ from PIL import Image
 
 from dsh_cli.config import TrainConfig
 from dsh_cli.data import download
+from dsh_cli.data import named as named_sets
 from dsh_cli.data.listing import list_folder, list_labels
 from dsh_cli.data.splits import Splits, load_splits
 from dsh_cli.errors import DataError
@@ -442,3 +443,20 @@ def test_sets_too_small_for_a_protocol_are_refused(monkeypatch: pytest.MonkeyPat
         load_splits(TrainConfig(data="digits", protocol="cifar10"))
     with pytest.raises(DataError, match="class 'pear' of .* fewer than 2"):
         draw(monkeypatch, 9, 4, data=str(photos), protocol="cifar10-1")
+
+
+def test_a_file_that_unpacks_to_more_than_a_set_has_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name in download.IDX_FILES:
+        (folder / f"{name}.gz").write_bytes(gzip.compress(bytes(2000)))
+    monkeypatch.setattr(named_sets, "_MOST", 1000)
+    with pytest.raises(DataError, match="ubyte.gz is damaged .more than 0 MiB, unpacked"):
+        load_splits(TrainConfig(data="mnist", data_root=str(tmp_path)))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_in_place_of_a_label_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "labels.csv")
+    with pytest.raises(DataError, match="labels.csv cannot be read .not a regular file"):
+        load_splits(TrainConfig(data=str(tmp_path / "labels.csv")))

@@ -101,15 +101,13 @@ def test_a_process_that_was_ended_is_replaced() -> None:
 
 def test_a_crash_is_an_error_of_the_picture_and_the_next_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     data = odd.encoded(odd.picture("RGB"), "WEBP")
-    hear = bounded._Process._hear
 
-    def crash(process: bounded._Process) -> tuple[bytes, bool, bytes]:
+    def crash(process: bounded._Process, *_: bytes) -> None:
         process._process.send_signal(signal.SIGSEGV)
         process._process.wait()
-        return hear(process)
 
     with monkeypatch.context() as patch, pytest.raises(ImageError, match="ends the process that reads it"):
-        patch.setattr(bounded._Process, "_hear", crash)
+        patch.setattr(bounded._Process, "_say", crash)
         decode.decode(data, 8, 3)
     assert decode.decode(data, 8, 3).shape == (8, 8, 3)
 

@@ -3,12 +3,14 @@
 import os
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dsh_cli.config import Recipe, TrainConfig
 from dsh_cli.errors import RunError, UsageError
+from dsh_cli.pictures.cache import PictureCache
 from dsh_cli.runs.run import Run
 from dsh_cli.training.recipe import Request, changed
 from tests.support.imports import HEAVY, loaded_after
@@ -179,6 +181,21 @@ def test_a_request_is_of_the_defaults_or_like_a_run(run: str) -> None:
         Request({"bits": 0}, like=run).opened()
     with pytest.raises(RunError, match="no run folder at none"):
         Request({"bits": 0}, like="none").opened()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_resumed_run_uses_the_cache_it_names_only_where_one_is(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training that began it has made one; a stranger's run shall not make files anywhere."""
+    config = replace(RECIPE, cache=str(tmp_path / "kept"))
+    if there:
+        PictureCache(tmp_path / "kept", 8, 1)._db.close()
+    stranger = SimpleNamespace(config=config, require_unfinished=lambda: None)
+    monkeypatch.setattr(Run, "open", lambda path: stranger)
+    opened, _ = Request({}, resume="run").opened()
+    assert opened == (config if there else replace(config, cache="auto"))
+    assert (tmp_path / "kept").exists() == there
 
 
 def test_an_unfinished_run_goes_on_with_its_own_recipe(run: str) -> None:
