@@ -42,7 +42,16 @@ TESTS = {
     "training.terms": ["training/test_terms.py"],
     "training.objective": ["training/test_objective.py"],
 }
-LIBRARIES = ("numpy", "scipy.optimize", "faiss", "numba", "torch", "torchvision", "safetensors.numpy", "PIL.Image")
+LIBRARIES: tuple[str, ...] = (
+    "numpy",
+    "scipy.optimize",
+    "faiss",
+    "numba",
+    "torch",
+    "torchvision",
+    "safetensors.numpy",
+    "PIL.Image",
+)
 LIBRARIES += ("hypothesis.extra.numpy", "typer.testing", "rich.table", "sklearn.datasets", "filelock", "pytest")
 _SECONDS = 10  # of a processor for a fault, at least; and three times what the tests take without one
 
@@ -176,7 +185,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """Where the module is."""
         if fullname != self.name:
             return None
-        return importlib.util.spec_from_file_location(fullname, self.file, loader=self)  # type: ignore[arg-type]
+        return importlib.util.spec_from_file_location(fullname, self.file, loader=self)
 
     def create_module(self, spec: object) -> None:
         """As all modules are made."""

@@ -182,7 +182,7 @@ def _embedding(figure: Figure, embedding: Embedding, run: str, split: str, point
     for (colour, marker), labels in alike.items():
         rows = dots & np.isin(codes.labels, labels)
         axes.scatter(*embedding.points[rows].T, s=sizes[rows], c=colour, marker=marker, linewidths=0, alpha=0.8)
-    nowhere = [[]] * embedding.how.dims
+    nowhere: list[list[float]] = [[]] * embedding.how.dims
     shown = [
         axes.scatter(*nowhere, s=40, c=colour, marker=marker, label=_plain(short(class_name(codes.classes, label))))
         for label, (colour, marker) in islice(styles.items(), _LEGEND)
