@@ -12,7 +12,6 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
 from pathlib import Path
 
 from dsh_cli.errors import DISK_FULL, DshError, reason
@@ -57,18 +56,23 @@ def written(file: str | os.PathLike[str], or_else: str, folder: Path | None = No
                 scratch.unlink()
 
 
-def open_regular(path: str | os.PathLike[str]) -> int:
+def open_regular(path: str | os.PathLike[str], follow: bool = True) -> int:
     """A descriptor to read a regular file by, without waiting for whoever may write to a pipe in its place.
 
     It is looked at before, for a device can do something when it is opened, and once it is open, for something else
     may have been put there in between.
 
+    Args:
+        path: of the file.
+        follow: whether a link in its place is followed; else it is no regular file.
+
     Raises:
         OSError: it cannot be opened, or is none; `reason` says so.
         ValueError: there is a NUL in the name.
     """
-    _require_regular(os.stat(path), path)
-    flags = ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NONBLOCK")  # not every system has all of them
+    _require_regular(os.stat(path, follow_symlinks=follow), path)
+    # not every system has all of them
+    flags = ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NONBLOCK", *(() if follow else ("O_NOFOLLOW",)))
     descriptor = os.open(path, sum((getattr(os, flag, 0) for flag in flags), os.O_RDONLY))
     try:
         _require_regular(os.fstat(descriptor), path)
@@ -98,20 +102,6 @@ def require_no_links(path: Path, folder: Path) -> None:
                 f"{folder / part} is a link, and nothing in {folder} is reached through one; "
                 "put what it leads to in its place, if you trust it"
             )
-
-
-def regular(path: str | os.PathLike[str]) -> BufferedReader:
-    """A regular file, opened to be read: whatever else lies there is neither waited for nor read, nor a link followed.
-
-    Raises:
-        OSError: it cannot be opened, or is something else.
-    """
-    flags = ("O_NONBLOCK", "O_NOFOLLOW", "O_BINARY")  # as far as the system has them
-    descriptor = os.open(path, os.O_RDONLY | sum(getattr(os, flag, 0) for flag in flags))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # looked at when it is open, for it may have been changed
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-    return os.fdopen(descriptor, "rb")
 
 
 def _scratch(target: Path) -> Path:

@@ -52,3 +52,11 @@ def make(kind: str, path: Path) -> None:
         path.symlink_to("/dev/zero")
     elif kind == "folder":
         path.mkdir()
+
+
+def test_a_link_is_no_file_where_none_is_to_be_followed(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("x")
+    os.close(files.open_regular(tmp_path / "link"))
+    with pytest.raises(OSError, match="not a regular file"):
+        files.open_regular(tmp_path / "link", follow=False)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.errors import DshError, RunError, reason
-from dsh_cli.files import regular, require_no_links, saving, sweep, written
+from dsh_cli.files import open_regular, require_no_links, saving, sweep, written
 from dsh_cli.runs.schema import shown
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def opened(run: Path, name: str) -> Iterator[BufferedReader]:
     path = file_of(run, name)
     with damage_to(run, name):
         try:
-            file = regular(path)
+            file = os.fdopen(open_regular(path, follow=False), "rb")
         except FileNotFoundError as error:
             raise RunError(f"{path} is missing; {_or_again(run, name)}") from error
         except OSError as error:

@@ -6,7 +6,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -116,11 +115,11 @@ def test_listing_runs_opens_each_once(digits_run: Path, tmp_path: Path, monkeypa
     shutil.copytree(digits_run, tmp_path / "runs" / "a")
     reads: list[str] = []
 
-    def read(path: Path) -> BufferedReader:
+    def read(path: Path, follow: bool) -> int:
         reads.append(path.name)
-        return files.regular(path)
+        return files.open_regular(path, follow)
 
-    monkeypatch.setattr(storage, "regular", read)
+    monkeypatch.setattr(storage, "open_regular", read)
     assert dsh("info").exit_code == 0
     assert sorted(reads) == ["config.json", "metrics.json"]
 

@@ -10,7 +10,6 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsh_cli.files import regular
 from dsh_cli.runs.schema import require
 from dsh_cli.runs.storage import Tensors, digest_file, digest_tensors, parsed
 
@@ -59,7 +58,7 @@ def test_what_the_library_writes_is_read_whole_and_in_part(kinds: dict[str, Any]
     rng = np.random.default_rng(0)
     arrays = {name: rng.integers(0, 2, shape).astype(kind) for name, (kind, shape) in kinds.items()}
     path.write_bytes(safetensors.numpy.save(arrays))
-    with regular(path) as file:
+    with path.open("rb") as file:
         tensors = Tensors(file)
         assert set(tensors.tensors) == set(arrays)
         for name, array in arrays.items():
@@ -75,7 +74,7 @@ def test_what_the_library_writes_is_read_whole_and_in_part(kinds: dict[str, Any]
 def test_other_bytes_are_read_as_the_library_reads_them_or_refused(start: int, stop: int, new: bytes) -> None:
     path = Path("tensors")
     path.write_bytes(SOUND[: min(start, stop)] + new + SOUND[max(start, stop) :])
-    with regular(path) as file:
+    with path.open("rb") as file:
         try:
             tensors = Tensors(file)
         except ValueError:
