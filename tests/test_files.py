@@ -32,7 +32,7 @@ def test_what_is_no_file_is_refused_at_once_and_left_closed(
     if swapped_in:  # the look before saw a file
         (tmp_path / "file").touch()
         seen = os.stat(tmp_path / "file")
-        monkeypatch.setattr(os, "stat", lambda path: seen)
+        monkeypatch.setattr(os, "stat", lambda path, **how: seen)
     before = len(os.listdir("/dev/fd"))
     with pytest.raises(OSError) as error:
         files.open_regular(path)
