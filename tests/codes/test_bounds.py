@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from dsh_cli.codes.bounds import _TABLE, class_distance_bound
+from dsh_cli.codes.bounds import _TABLE, _sphere_packing, class_distance_bound
 from tests.support.values import there
 
 
@@ -66,3 +66,25 @@ def test_small_cases_equal_exhaustive_search() -> None:
                 for rest in itertools.combinations(range(1, 2**n), classes - 1)
             )
             assert there(class_distance_bound(n, classes)).distance == best, (n, classes)
+
+
+def test_the_table_is_that_of_its_source_read_by_length() -> None:
+    by_length = {
+        6: {4: 4}, 7: {4: 8}, 8: {4: 16}, 9: {4: 20, 6: 4}, 10: {4: 40, 6: 6}, 11: {4: 72, 6: 12},
+        12: {4: 144, 6: 24, 8: 4}, 13: {4: 256, 6: 32, 8: 4}, 14: {4: 512, 6: 64, 8: 8},
+        15: {4: 1024, 6: 128, 8: 16, 10: 4}, 16: {4: 2048, 6: 256, 8: 32, 10: 4}, 17: {8: 36, 10: 6},
+        18: {8: 64, 10: 10}, 19: {8: 128, 10: 20}, 20: {8: 256, 10: 40}, 21: {8: 512}, 22: {8: 1024},
+        23: {8: 2048}, 24: {8: 4096},
+    }  # fmt: skip
+    assert {(n, d): size for n, row in by_length.items() for d, size in row.items()} == _TABLE
+
+
+def test_hammings_bound_counts_the_words_of_a_ball() -> None:
+    for n in range(2, 40):
+        for d in range(2, n + 1, 2):
+            assert _sphere_packing(n, d) == 2 ** (n - 1) // sum(comb(n - 1, i) for i in range(d // 2))
+
+
+def test_classes_that_need_all_words_are_named_so() -> None:
+    assert there(class_distance_bound(3, 9)).source == "more classes than codes"
+    assert there(class_distance_bound(3, 2)).source == "length of the code"
