@@ -1,5 +1,6 @@
 """DSH's objective term by term, and another in its place: what the loop, the terminal and TensorBoard make of it."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +58,9 @@ def run_of(folder: Path, bits: int = 8, **recipe: Any) -> Run:
     }
     config = Recipe(**{**asked, **recipe})
     folder.mkdir()
-    return Run(folder, config, ModelConfig("dsh-cnn", bits, 1, 8), ("a", "b", "c", "d"), "", "made", {}, {}, {})
+    (folder / "config.json").touch()
+    model, classes = ModelConfig("dsh-cnn", bits, 1, 8), ("a", "b", "c", "d")
+    return Run(folder, config, model, classes, "", "made", {}, {}, {}, place=os.stat(folder))
 
 
 def objective_of(run: Run, dataset: Dataset, batches: int = 4) -> DshObjective:
