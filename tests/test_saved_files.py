@@ -17,7 +17,7 @@ TRAIN = [*DIGITS, "--backbone", "small-resnet", "--epochs", "2"]
 
 
 def saved_in_order(moved: list[str], run: Path) -> list[str]:
-    """The names of the files of a run, but TensorBoard's, in the order of saving, without the number that a state has."""
+    """The files of a run, but TensorBoard's, in the order of saving, without the number that a state has."""
     names = [str(Path(path).relative_to(run)) for path in moved]
     return ["state.safetensors" if n.startswith("state") else n for n in names if not n.startswith("tensorboard/")]
 

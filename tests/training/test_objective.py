@@ -1,6 +1,5 @@
 """DSH's objective term by term, and another in its place: what the loop, the terminal and TensorBoard make of it."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +18,11 @@ from dsh_cli.codes.bits import unpack
 from dsh_cli.codes.centers import assign, construct
 from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.data.dataset import Dataset
+from dsh_cli.data.splits import Splits
 from dsh_cli.errors import RunError
 from dsh_cli.network.encoding import Encoder
 from dsh_cli.network.model import HashNet
+from dsh_cli.runs.folders import created
 from dsh_cli.runs.run import Run
 from dsh_cli.show.progress import Lines, epoch_line
 from dsh_cli.show.tensorboard import TensorBoard
@@ -36,6 +37,10 @@ from tests.support.values import there
 @pytest.fixture
 def digits() -> Dataset:
     """Thirty pictures of three of four classes; the fourth is held out."""
+    return made()
+
+
+def made() -> Dataset:
     images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1), np.uint8)
     labels = np.array([0, 1, 3])[np.arange(30) % 3]
     return Dataset(images, labels, ("a", "b", "c", "d"), tuple(map(str, range(30))), "made")
@@ -57,10 +62,8 @@ def run_of(folder: Path, bits: int = 8, **recipe: Any) -> Run:
         "centers": "auto",
     }
     config = Recipe(**{**asked, **recipe})
-    folder.mkdir()
-    (folder / "config.json").touch()
-    model, classes = ModelConfig("dsh-cnn", bits, 1, 8), ("a", "b", "c", "d")
-    return Run(folder, config, model, classes, "", "made", {}, {}, {}, place=os.stat(folder))
+    with created(config, ModelConfig("dsh-cnn", bits, 1, 8), Splits(made(), made(), made()), folder) as run:
+        return run
 
 
 def objective_of(run: Run, dataset: Dataset, batches: int = 4) -> DshObjective:
