@@ -9,7 +9,7 @@
     mtime_ns  when it was last changed
 
 The table's metadata has the bits and the fingerprint of the run that made the codes. Every change is one commit of
-Lance: readers see it whole or not at all. Writers of a local index wait for each other at a lock beside it, which
+Lance: readers see it whole or not at all. Writers of a local index wait for each other at a lock on its folder, which
 the system frees when its process ends. In object storage there is no such lock: let one process write at a time.
 """
 
@@ -18,10 +18,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ DIGEST = 16  # bytes of a hash
 
 _FRAGMENTS = 16  # files of a table from which they are made into fewer
 _KEPT = timedelta(hours=1)  # old versions stay so long, for those who still read them
+_ON_DISK = ("file", "file+uring", "file-object-store")  # schemes by which Lance reaches a local folder
 _OF_LANCE = {"data", "_versions", "_transactions", "_deletions", "_indices", "_refs", "_branches"}
 
 
@@ -46,6 +48,7 @@ class Table:
 
     def __init__(self, uri: str, dataset: lance.LanceDataset | None) -> None:
         self.uri = uri
+        self._require_lock: Callable[[], None] = lambda: None
         self._take(dataset)
 
     def _take(self, dataset: lance.LanceDataset | None) -> None:
@@ -106,7 +109,7 @@ class Table:
     @contextmanager
     def writing(self, waiting: Callable[[], None] | None) -> Iterator[None]:
         """Be the only writer, on the newest version."""
-        with _locked(self.uri, waiting):
+        with _locked(self.uri, waiting) as self._require_lock:
             self._take(_open(self.uri))
             yield
 
@@ -116,8 +119,9 @@ class Table:
 
         # a table without rows may be of another model
         mode = "create" if self._dataset is None else "append" if self.rows else "overwrite"
+        self._require_lock()
         with _reaching(self.uri, "write"):
-            self._take(lance.write_dataset(table, self.uri, mode=mode))
+            self._take(lance.write_dataset(table, _local(self.uri) or self.uri, mode=mode))
 
     def merge(self, table: pa.Table) -> None:
         """Replace rows that have the same number, and append the others, in one commit."""
@@ -138,6 +142,7 @@ class Table:
         """Few files, and no old versions but those that someone may still read."""
         if self._dataset is None:
             return
+        self._require_lock()
         with _reaching(self.uri, "write"):
             fragments = self._dataset.get_fragments()
             # Lance finds rows by number slowly in a fragment that others were removed from: 2.7 ms a row, not 0.02.
@@ -151,6 +156,7 @@ class Table:
 
     def _again(self) -> lance.LanceDataset:
         """The newest version for a change: Lance moves the one it changes, and places are told by the old one."""
+        self._require_lock()
         dataset = _open(self.uri)
         assert dataset is not None
         return dataset
@@ -204,8 +210,6 @@ def order_of(table: pa.Table) -> NDArray[np.int64] | None:
 
 def _open(uri: str) -> lance.LanceDataset | None:
     """The table at a URI; None where none has been committed."""
-    if not uri:
-        raise UsageError("the index has an empty name")
     path = _local(uri)
     if path is not None:
         if not os.path.lexists(path):
@@ -224,7 +228,7 @@ def _open(uri: str) -> lance.LanceDataset | None:
 
     with _reaching(uri):
         try:
-            dataset = lance.dataset(uri)
+            dataset = lance.dataset(path or uri)
         except ValueError as error:
             if re.search(r"was not found: Not found: .*_versions\b", str(error)):
                 return None
@@ -249,41 +253,107 @@ def _about(metadata: dict[bytes, bytes], uri: str) -> tuple[int, str]:
 
 
 def _local(uri: str) -> str | None:
-    """The path of a local index; None for object storage."""
-    if uri.startswith("file://"):
-        return uri.removeprefix("file://")
-    return None if "://" in uri else uri
+    """The path of a local index, absolute and without links: the same however it is named. None in object storage.
+
+    Raises:
+        UsageError: it is no name of an index.
+    """
+    if not uri:
+        raise UsageError("the index has an empty name")
+    scheme, colon, path = uri.partition(":")
+    if colon and scheme.lower() in _ON_DISK:
+        # as RFC 8089 has it; Lance would drop a host, and what follows ? or #
+        found = re.fullmatch(r"(?://(?:localhost)?|(?!//))(/[^?#]*)", path, re.IGNORECASE)
+        if found is None:
+            raise UsageError(f"{uri}: such a URI is file:///PATH, with %3F and %23 for ? and #; or give the path alone")
+        path = os.fsdecode(unquote_to_bytes(found[1]))
+    elif "://" in uri:
+        return None
+    else:
+        path = uri
+    try:
+        path = os.path.realpath(path)
+        path.encode()
+    except ValueError as error:
+        raise UsageError(f"{uri}: the name of an index is text in UTF-8; choose another name") from error
+    return path
 
 
 @contextmanager
-def _locked(uri: str, waiting: Callable[[], None] | None) -> Iterator[None]:
-    """Hold the lock beside a local index. The system frees it when the process ends, however it ends."""
+def _locked(uri: str, waiting: Callable[[], None] | None) -> Iterator[Callable[[], None]]:
+    """Be the only one who writes a local index; yields what refuses to go on where that is no longer so.
+
+    Its folder is locked, which is one however it is named, and of which a second writer cannot have another. Where
+    the system locks no folders (Windows, NFS) a file beside it is.
+    """
     path = _local(uri)
     if path is None:
-        yield
+        yield lambda: None
         return
+    held, there = path, os.path.isdir(path)
+
+    def require() -> None:
+        with suppress(OSError):
+            if os.path.samestat(status, os.stat(held)):
+                return
+        raise IndexStateError(
+            f"{held} was removed or replaced while index {uri} was written; run the same command again"
+        )
+
+    with ExitStack() as stack:
+        try:
+            if not _lock_folder(path, waiting, stack):
+                held = f"{path}.lock"
+                _lock_file(held, waiting, stack)
+            status = os.stat(held)
+        except (OSError, NotImplementedError) as error:
+            raise IndexStateError(
+                f"cannot write index {uri}: {reason(error)} (its lock {held}); choose another place"
+            ) from error
+        try:
+            yield require
+        finally:
+            if not there:
+                with suppress(OSError):  # there is something in it
+                    Path(path).rmdir()
+
+
+def _lock_folder(path: str, waiting: Callable[[], None] | None, stack: ExitStack) -> bool:
+    """Make a folder and lock it; whether the system can. It is free when its process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    while True:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError), ExitStack() as attempt:  # others may remove it
+            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            attempt.callback(os.close, folder)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is not None:
+                    waiting()
+                    waiting = None
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            except OSError:
+                return False
+            if os.path.samestat(os.fstat(folder), os.stat(path)):
+                stack.push(attempt.pop_all())
+                return True
+
+
+def _lock_file(path: str, waiting: Callable[[], None] | None, stack: ExitStack) -> None:
     import filelock
 
-    if not uri:
-        raise UsageError("the index has an empty name")
-    real = os.path.realpath(path)
-    lock = filelock.FileLock(f"{real}.lock")
+    lock = filelock.FileLock(path)
     try:
-        Path(real).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            if waiting is not None:
-                waiting()
-            lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise IndexStateError(
-            f"cannot write index {uri}: {reason(error)} (its lock {real}.lock); choose another place"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if waiting is not None:
+            waiting()
+        lock.acquire()
+    stack.callback(lock.release)
 
 
 @contextmanager
