@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -106,6 +107,10 @@ def remove(
         ),
     ] = None,
     missing: Annotated[bool, typer.Option("--missing", help="Also pictures whose files are gone.")] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help="Also where it looks as if a disk of theirs is not mounted; else it asks."),
+    ] = False,
     relative_to: _RelativeTo = None,
     null: Null = False,
     form: Format = None,
@@ -119,7 +124,10 @@ def remove(
 
     from dsh_cli.index.index import Index
 
-    report = Index.open(uri).remove(arguments(paths or [], null), missing, relative_to, lambda: _waiting(uri, quiet))
+    ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
+    report = Index.open(uri).remove(
+        arguments(paths or [], null), missing, relative_to, lambda: _waiting(uri, quiet), yes, ask
+    )
     _finish(report, form)
 
 
@@ -184,6 +192,11 @@ def _finish(report: Report, form: Form) -> None:
     show(index_report(report), form)
     if report.failed:
         raise typer.Exit(1)
+
+
+def _ask(said: str) -> bool:
+    complain(f"{said}; is their disk not mounted? Take them out? [y/N]", "warning")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")  # Typer's own would write to stdout
 
 
 def _waiting(uri: str, quiet: bool) -> None:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed
 from dsh_cli.config import MAX_BITS
-from dsh_cli.errors import ImageError, IndexStateError, UsageError
+from dsh_cli.errors import DshError, ImageError, IndexStateError, UsageError
 from dsh_cli.files import written
-from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_at, matches
+from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_at, lost, matches
 from dsh_cli.index.rows import Counts, Entry, Failure, Known, Writer, among
 from dsh_cli.index.table import DIGEST, Table, fixed, order_of
 from dsh_cli.pictures import find
@@ -297,6 +297,8 @@ class Index:
         missing: bool = False,
         relative_to: str | None = None,
         waiting: Callable[[], None] | None = None,
+        yes: bool = False,
+        ask: Callable[[str], bool] | None = None,
     ) -> Report:
         """Take pictures out of the index; their files are left alone.
 
@@ -306,9 +308,13 @@ class Index:
             missing: also those whose files are gone.
             relative_to: the folder to which the paths in the index are relative, if they are.
             waiting: as in `add`.
+            yes: also where what is missing looks like a disk that is not there: all pictures, or all of a folder that
+                has more than a tenth of them, or near which no other picture is there on its disk.
+            ask: told what looks so, where `yes` is not given; whether to go on.
 
         Raises:
             IndexStateError: there is no index, or it is damaged or cannot be written.
+            DshError: what is missing looks like a disk that is not there.
         """
         Index.open(self.uri)._require_commit()  # before a lock is made beside it
         with self._table.writing(waiting):
@@ -330,8 +336,13 @@ class Index:
                         f"`missing`: {os.fsdecode(loose)} in index {self.uri} is not an absolute path; "
                         "name the folder to which it is relative with `relative_to`"
                     )
-                base = relative_to or ""
-                chosen |= np.fromiter((gone(os.path.join(base, os.fsdecode(p))) for p in paths), bool, len(paths))
+                names = [os.path.join(os.path.abspath(relative_to or ""), os.fsdecode(path)) for path in paths]
+                are_gone = np.fromiter(map(gone, names), bool, len(names)) & ~chosen
+                if not yes and are_gone.any():
+                    self._require_disks(
+                        [n for n, c in zip(names, chosen, strict=True) if not c], are_gone[~chosen], ask
+                    )
+                chosen |= are_gone
             self._table.delete(table["number"].to_numpy()[chosen])
             counts.removed = int(chosen.sum())
             self._table.tidy()
@@ -457,6 +468,22 @@ class Index:
                 f"the paths in index {self.uri}, such as {first.path}, are relative to a folder that it does not know; "
                 "name it with `relative_to`"
             )
+
+    def _require_disks(self, names: list[str], missing: NDArray[np.bool_], ask: Callable[[str], bool] | None) -> None:
+        """Refuse to take for gone what may be on a disk that is not there.
+
+        Raises:
+            DshError: it may, and the answer is no.
+        """
+        folders = lost(names, missing)
+        if not folders:
+            return
+        folder, count = max(folders.items(), key=lambda item: item[1])
+        what = f"all {count:,} below {folder}" if count < len(names) else "all there are"
+        more = f" and those of {len(folders) - 1:,} more" if len(folders) > 1 else ""
+        said = f"{missing.sum():,} of {len(names):,} pictures in index {self.uri} are missing, {what}{more}"
+        if ask is None or not ask(said):
+            raise DshError(f"{said}; mount their disk if it is not, or take them out with `yes`")
 
     def _require(self, model: str, bits: int, what: str) -> None:
         if not len(self) or (model, bits) == (self.model, self.bits):
