@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed
+from dsh_cli.config import MAX_BITS
 from dsh_cli.errors import IndexStateError, UsageError, reason
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 FORMAT = 1  # of the table; a reader refuses a larger number
 DIGEST = 16  # bytes of a hash
 
+_NUMBERS = 1 << 62  # rows are numbered below it
+_MANY = 1 << 20  # rows that need no second look before memory is asked for
 _FRAGMENTS = 16  # files of a table from which they are made into fewer
 _KEPT = timedelta(hours=1)  # old versions stay so long, for those who still read them
 _ON_DISK = ("file", "file+uring", "file-object-store")  # schemes by which Lance reaches a local folder
@@ -59,7 +62,9 @@ class Table:
         if dataset is not None:
             with _reaching(self.uri):
                 self.rows = dataset.count_rows()
-                self.bits, self.model = _about(dataset.schema.metadata or {}, self.uri)
+                schema = dataset.schema
+            self.bits, self.model = _about(schema, self.uri)
+            self._require_bytes(dataset)
 
     @classmethod
     def open(cls, uri: str) -> Table:
@@ -90,14 +95,53 @@ class Table:
             return pa.table({name: pa.array([], _schema(8)[0].type if name == "number" else pa.binary())
                              for name in columns})  # fmt: skip
         with _reaching(self.uri):
-            return self._dataset.to_table(columns=columns)
+            # what is wrong with a file is an error when a row of it is taken, and may be an abort in Lance's streams
+            sizes = [fragment.count_rows() for fragment in self._dataset.get_fragments()]
+            self._dataset.take(np.cumsum([0, *sizes])[:-1], columns=columns)
+            table = self._dataset.to_table(columns=columns)
+        self._check(table)
+        return table
 
     def at(self, places: NDArray[np.int64], columns: list[str]) -> pa.Table:
         """Columns of rows by where they lie in the table."""
         if self._dataset is None:
             return self.read(columns)
         with _reaching(self.uri):
-            return self._dataset.take(places, columns=columns)
+            table = self._dataset.take(places, columns=columns)
+        self._check(table)
+        return table
+
+    def _require_bytes(self, dataset: lance.LanceDataset) -> None:
+        """Refuse to make room for more rows than can be in the files of a local index.
+
+        Raises:
+            IndexStateError: the table says that it has more.
+        """
+        path = _local(self.uri)
+        if path is None or self.rows < _MANY:
+            return
+        with _reaching(self.uri):
+            names = [file.path for fragment in dataset.get_fragments() for file in fragment.data_files()]
+            if self.rows > sum(Path(path, "data", name).stat().st_size for name in names):  # a row has bytes, not bits
+                raise _strange(self.uri, f"{self.rows:,} rows in files too small for them")
+
+    def _check(self, table: pa.Table) -> None:
+        """Refuse rows that no dsh has written.
+
+        Raises:
+            IndexStateError: there are some.
+        """
+        for field, column in zip(table.schema, table.columns, strict=True):
+            if column.null_count and not field.nullable:
+                raise _strange(self.uri, f"a row without {field.name}")
+            if field.name == "number":
+                numbers = column.to_numpy()
+                order = np.sort(numbers)
+                if len(order) and (order[0] < 0 or order[-1] >= _NUMBERS or (order[1:] == order[:-1]).any()):
+                    raise _strange(self.uri, "two rows of one number, or numbers that no row has")
+            spare = (1 << (-self.bits % 8)) - 1
+            if field.name == "code" and spare and (fixed(column)[:, -1] & spare).any():
+                raise _strange(self.uri, f"a code of more than {self.bits} bits")
 
     def places(self) -> NDArray[np.int64]:
         """Where the rows lie in the table, in the order of adding."""
@@ -233,23 +277,46 @@ def _open(uri: str) -> lance.LanceDataset | None:
             if re.search(r"was not found: Not found: .*_versions\b", str(error)):
                 return None
             raise
-    _about(dataset.schema.metadata or {}, uri)
+        schema = dataset.schema
+    _about(schema, uri)
     return dataset
 
 
-def _about(metadata: dict[bytes, bytes], uri: str) -> tuple[int, str]:
-    """Bits and model, by the metadata of a table."""
+def _about(schema: pa.Schema, uri: str) -> tuple[int, str]:
+    """Bits and model of a table.
+
+    Raises:
+        IndexStateError: it is not an index, or of a newer format, or has other columns than an index has.
+    """
     try:
-        about = {name.decode(): value.decode() for name, value in metadata.items() if name.startswith(b"dsh.")}
-        kind, bits, model = int(about["dsh.format"]), int(about["dsh.bits"]), about["dsh.model"]
+        about = {name.decode(): value.decode() for name, value in (schema.metadata or {}).items()}
+        kind, bits, model = about["dsh.format"], about["dsh.bits"], about["dsh.model"]
+        if not (re.fullmatch("[1-9][0-9]{0,3}", kind) and re.fullmatch("[1-9][0-9]{0,3}", bits)):
+            raise ValueError
+        if int(bits) > MAX_BITS:
+            raise ValueError
     except (KeyError, ValueError) as error:
         raise IndexStateError(f"{uri} is a Lance table, but not an index of dsh; choose another name") from error
-    if kind > FORMAT:
+    if int(kind) > FORMAT:
         raise IndexStateError(
             f"index {uri} has format {kind}, newer than {FORMAT}, the newest this dsh reads; "
             "upgrade with: pip install --upgrade dsh-cli"
         )
-    return bits, model
+    ours, theirs = _columns(_schema(-(-int(bits) // 8))), _columns(schema)
+    for name in {**ours, **theirs}:
+        if ours.get(name) != theirs.get(name):
+            raise _strange(uri, f"column {name}: {theirs.get(name, 'none')}, not {ours.get(name, 'none')}")
+    return int(bits), model
+
+
+def _columns(schema: pa.Schema) -> dict[str, str]:
+    """Names of columns, and what is in them."""
+    return {field.name: f"{field.type}{'' if field.nullable else ' not null'}" for field in schema}
+
+
+def _strange(uri: str, what: str) -> IndexStateError:
+    """An error that says that no dsh has written what is there."""
+    return IndexStateError(f"{uri} is no index of dsh, or a damaged one ({what}); choose another name")
 
 
 def _local(uri: str) -> str | None:
@@ -361,7 +428,10 @@ def _reaching(uri: str, doing: str = "read") -> Iterator[None]:
     """Lance's errors, in one line. Only its own calls belong inside."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
+    except BaseException as error:
+        # a panic of Lance's is of a type of its own, and no Exception
+        if not isinstance(error, (OSError, ValueError, RuntimeError, MemoryError)) and not _is_panic(error):
+            raise
         said = re.split(r", /(?:home|rustc)/", " ".join(str(error).split()))[0]
         said = said if len(said) <= 300 else said[:299] + "…"
         what = "is damaged or cannot be read" if doing == "read" else "cannot be written"
@@ -371,6 +441,10 @@ def _reaching(uri: str, doing: str = "read") -> Iterator[None]:
             else "free space, or choose another place"
         )
         raise IndexStateError(f"index {uri} {what} ({said}); {hint}") from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"
 
 
 def _schema(width: int) -> pa.Schema:
