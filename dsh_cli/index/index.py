@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed
 from dsh_cli.config import MAX_BITS
-from dsh_cli.errors import DshError, ImageError, IndexStateError, UsageError
+from dsh_cli.errors import DshError, ImageError, IndexStateError, UsageError, VersionGone
 from dsh_cli.files import written
 from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_at, lost, matches
 from dsh_cli.index.rows import Counts, Entry, Failure, Known, Writer, among
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _COMMIT_ROWS = 1 << 16  # rows a commit, at most
 _READY_ROWS = 1 << 18  # rows a commit where codes are ready, at least
 
+_ROW = ["path", "label", "size", "mtime_ns", "hash"]  # what is known of a row
+
+T = TypeVar("T")
 Progress = Callable[[int, int], None]  # pictures done, pictures in all
 
 
@@ -78,10 +81,13 @@ class Index:
     """An index as it was when it was opened, and after each change made through it.
 
     Its rows are numbered from 0 in the order of adding. A URI is a local path or one of Lance's for object storage.
+
+    Versions are kept for an hour after they were replaced. Where that which is read is gone, the first reading
+    of `codes`, `labels` or `rows` goes on with the newest, and a later one, which must fit it, raises `VersionGone`.
     """
 
     def __init__(self, table: Table) -> None:
-        self.uri, self._table = table.uri, table
+        self.uri, self._table, self._was_read = table.uri, table, False
 
     @classmethod
     def open(cls, uri: str | os.PathLike[str]) -> Index:
@@ -112,21 +118,11 @@ class Index:
 
     def codes(self) -> Packed:
         """All codes, (n, ceil(bits / 8)), in the order of adding."""
-        if not len(self):
-            return np.zeros((0, 0), np.uint8)
-        table = self._table.read(["number", "code"])
-        codes = fixed(table["code"])
-        order = order_of(table)
-        return codes if order is None else codes[order]
+        return self._read(self._codes)
 
     def labels(self) -> tuple[NDArray[np.int64], tuple[str, ...]]:
         """(n,) labels in the order of adding, -1 where unknown, and the classes these are numbers of."""
-        table = self._table.read(["number", "label"])
-        coded = table["label"].combine_chunks().dictionary_encode()
-        labels = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        order = order_of(table)
-        classes = tuple(os.fsdecode(label) for label in coded.dictionary.to_pylist())
-        return labels if order is None else labels[order], classes
+        return self._read(self._labels)
 
     def rows(self, numbers: Sequence[int] | NDArray[np.int64]) -> list[Row]:
         """Some rows by their place in the order of adding.
@@ -137,18 +133,7 @@ class Index:
         chosen = np.asarray(numbers, np.int64)
         if (chosen < 0).any():
             raise IndexError("rows are numbered from 0")
-        places = self._table.places()[chosen]
-        table = self._table.at(places, ["path", "label", "size", "mtime_ns", "hash"])
-        return [
-            Row(
-                path=os.fsdecode(path),
-                label=None if label is None else os.fsdecode(label),
-                size=size,
-                mtime_ns=mtime_ns,
-                hash=None if digest is None else digest.hex(),
-            )
-            for path, label, size, mtime_ns, digest in zip(*(column.to_pylist() for column in table), strict=True)
-        ]
+        return self._read(lambda: _rows(self._table.at(self._table.places()[chosen], _ROW)))
 
     def require(self, run: Run) -> None:
         """Refuse the codes of another model; an empty index takes any.
@@ -170,7 +155,7 @@ class Index:
 
     def report(self) -> Report:
         """What the index holds."""
-        return self._report(Counts())
+        return self._again(lambda: self._report(Counts()))
 
     # Changing
 
@@ -376,19 +361,13 @@ class Index:
         """
         from dsh_cli.network.encoding import Encoder
 
-        self._require_commit()
-        self.require(run)
-        self._require_base(relative_to)
-        rows = np.arange(len(self))
-        if sample is not None and sample < len(rows):
-            rows = np.sort(np.random.default_rng(seed).choice(len(rows), sample, replace=False))
-        counts, codes = Counts(), self.codes()
+        rows, codes, table = self._again(lambda: self._to_verify(run, sample, seed, relative_to))
+        counts = Counts()
         encoder = Encoder(run.load_model(device))
 
         def listed() -> Iterator[tuple[int, Row]]:
             for start in range(0, len(rows), _COMMIT_ROWS):
-                some = rows[start : start + _COMMIT_ROWS]
-                yield from zip(some.tolist(), self.rows(some), strict=True)
+                yield from zip(rows[start:].tolist(), _rows(table.slice(start, _COMMIT_ROWS)), strict=False)
 
         def read(numbered: tuple[int, Row]) -> tuple[tuple[bytes | None, str], Picture | None]:
             try:
@@ -406,7 +385,7 @@ class Index:
                 counts.failed.append(Failure(row.path, found))
             if progress:
                 progress(done, len(rows))
-        return self._report(counts, checked=len(rows))
+        return self._again(lambda: self._report(counts, checked=len(rows)))
 
     def export(self, file: str | os.PathLike[str]) -> Report:
         """Write all rows, in the order of adding, as a Parquet file, whole or not at all.
@@ -419,6 +398,53 @@ class Index:
             IndexStateError: there is no index, or it is empty or damaged.
             DshError: it cannot be written.
         """
+        return self._again(lambda: self._export(file))
+
+    # Inside
+
+    def _read(self, reading: Callable[[], T]) -> T:
+        """Read; where the version is gone and nothing of it has been read, the newest."""
+        found = reading() if self._was_read else self._again(reading)
+        self._was_read = True
+        return found
+
+    def _again(self, reading: Callable[[], T]) -> T:
+        """Read; where the version is gone, all from the beginning with the newest."""
+        while True:
+            try:
+                return reading()
+            except VersionGone:
+                self._table, self._was_read = Table.open(self.uri), False
+
+    def _codes(self) -> Packed:
+        if not len(self):
+            return np.zeros((0, 0), np.uint8)
+        table = self._table.read(["number", "code"])
+        codes = fixed(table["code"])
+        order = order_of(table)
+        return codes if order is None else codes[order]
+
+    def _labels(self) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+        table = self._table.read(["number", "label"])
+        coded = table["label"].combine_chunks().dictionary_encode()
+        labels = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        order = order_of(table)
+        classes = tuple(os.fsdecode(label) for label in coded.dictionary.to_pylist())
+        return labels if order is None else labels[order], classes
+
+    def _to_verify(
+        self, run: Run, sample: int | None, seed: int, relative_to: str | None
+    ) -> tuple[NDArray[np.int64], Packed, pa.Table]:
+        """The rows to look at, all codes, and what else is known of those rows, of one version."""
+        self._require_commit()
+        self.require(run)
+        self._require_base(relative_to)
+        rows = np.arange(len(self))
+        if sample is not None and sample < len(rows):
+            rows = np.sort(np.random.default_rng(seed).choice(len(rows), sample, replace=False))
+        return rows, self._codes(), self._table.at(self._table.places()[rows], _ROW)
+
+    def _export(self, file: str | os.PathLike[str]) -> Report:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -442,9 +468,7 @@ class Index:
                 paths, labels = rows["path"], rows["label"]
                 columns = [_text(paths), paths, _text(labels), *rows.columns[2:]]
                 writer.write_table(pa.table(columns, schema=schema))
-        return self.report()
-
-    # Inside
+        return self._report(Counts())
 
     def _require_commit(self) -> None:
         if not self.version:
@@ -458,7 +482,7 @@ class Index:
         """
         if relative_to is not None and not os.path.isdir(relative_to):
             raise UsageError(f"`relative_to` {relative_to}: no such folder")
-        first = self.rows([0])[0] if len(self) else None
+        first = _rows(self._table.at(self._table.places()[:1], _ROW))[0] if len(self) else None
         if first is None or first.hash is None:  # codes that came ready have paths of any kind
             return
         if os.path.isabs(first.path) and relative_to is not None:
@@ -509,6 +533,20 @@ class Index:
             checked=checked,
             failed=tuple(counts.failed),
         )
+
+
+def _rows(table: pa.Table) -> list[Row]:
+    """Rows of a table of the columns `_ROW`."""
+    return [
+        Row(
+            path=os.fsdecode(path),
+            label=None if label is None else os.fsdecode(label),
+            size=size,
+            mtime_ns=mtime_ns,
+            hash=None if digest is None else digest.hex(),
+        )
+        for path, label, size, mtime_ns, digest in zip(*(column.to_pylist() for column in table.columns), strict=True)
+    ]
 
 
 def _grouped(batches: Iterable[ReadyCodes], bits: int) -> Iterator[tuple[list[bytes], Packed, list[bytes | None]]]:

@@ -19,9 +19,10 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed
 from dsh_cli.config import MAX_BITS
-from dsh_cli.errors import IndexStateError, UsageError, reason
+from dsh_cli.errors import IndexStateError, UsageError, VersionGone, reason
 
 if TYPE_CHECKING:
     import lance
@@ -41,7 +42,7 @@ DIGEST = 16  # bytes of a hash
 _NUMBERS = 1 << 62  # rows are numbered below it
 _MANY = 1 << 20  # rows that need no second look before memory is asked for
 _FRAGMENTS = 16  # files of a table from which they are made into fewer
-_KEPT = timedelta(hours=1)  # old versions stay so long, for those who still read them
+_KEPT = timedelta(hours=1)  # versions stay so long after they were replaced, for those who still read them
 _ON_DISK = ("file", "file+uring", "file-object-store")  # schemes by which Lance reaches a local folder
 _OF_LANCE = {"data", "_versions", "_transactions", "_deletions", "_indices", "_refs", "_branches"}
 
@@ -84,7 +85,7 @@ class Table:
         """How many are kept."""
         if self._dataset is None:
             return 0
-        with _reaching(self.uri):
+        with self._reading():
             return len(self._dataset.versions())
 
     def read(self, columns: list[str]) -> pa.Table:
@@ -94,7 +95,7 @@ class Table:
         if self._dataset is None:
             return pa.table({name: pa.array([], _schema(8)[0].type if name == "number" else pa.binary())
                              for name in columns})  # fmt: skip
-        with _reaching(self.uri):
+        with self._reading():
             # what is wrong with a file is an error when a row of it is taken, and may be an abort in Lance's streams
             sizes = [fragment.count_rows() for fragment in self._dataset.get_fragments()]
             self._dataset.take(np.cumsum([0, *sizes])[:-1], columns=columns)
@@ -106,10 +107,24 @@ class Table:
         """Columns of rows by where they lie in the table."""
         if self._dataset is None:
             return self.read(columns)
-        with _reaching(self.uri):
+        with self._reading():
             table = self._dataset.take(places, columns=columns)
         self._check(table)
         return table
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Tell a version that is gone from one that is damaged. Only Lance's own calls belong inside."""
+        try:
+            with _reaching(self.uri):
+                yield
+        except IndexStateError as error:
+            newest = _open(self.uri)
+            if newest is None or newest.version == self.version:
+                raise
+            raise VersionGone(
+                f"version {self.version} of index {self.uri} is gone, for it was replaced; open the index again"
+            ) from error
 
     def _require_bytes(self, dataset: lance.LanceDataset) -> None:
         """Refuse to make room for more rows than can be in the files of a local index.
@@ -195,8 +210,16 @@ class Table:
                     target_rows_per_fragment=1 << 20, materialize_deletions_threshold=0.0
                 )
                 self._take(_open(self.uri))
+            kept = self._dataset.versions()
+            replaced = [
+                old["version"]
+                for old, new in pairwise(kept)
+                if cast(datetime, new["timestamp"]) <= datetime.now() - _KEPT
+            ]
             # under the lock what belongs to no version was left by a process that was killed
-            self._dataset.cleanup_old_versions(older_than=_KEPT, delete_unverified=_local(self.uri) is not None)
+            self._dataset.cleanup_old_versions(
+                versions=[*replaced, self.version], delete_unverified=_local(self.uri) is not None
+            )
 
     def _again(self) -> lance.LanceDataset:
         """The newest version for a change: Lance moves the one it changes, and places are told by the old one."""
