@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from dsh_cli.runs.run import Run
 
-_COMMIT_ROWS = 1 << 16  # rows a commit, at most
+_COMMIT_ROWS = 1 << 14  # rows a commit, at most; until then they wait in memory
 _READY_ROWS = 1 << 18  # rows a commit where codes are ready, at least
 
 _ROW = ["path", "label", "size", "mtime_ns", "hash"]  # what is known of a row
@@ -215,7 +215,8 @@ class Index:
                     if found.entry is None:
                         writer.counts.failed.append(Failure(name, found.error))
                     elif (key := hash(found.entry.path)) not in seen:
-                        seen.add(key)
+                        if len(given) > 1:  # below one path each is found once
+                            seen.add(key)
                         writer.counts.unlabelled += labels not in (None, "none") and found.entry.label is None
                         if found.changed:
                             found.entry.packed = packed
@@ -367,7 +368,8 @@ class Index:
 
         def listed() -> Iterator[tuple[int, Row]]:
             for start in range(0, len(rows), _COMMIT_ROWS):
-                yield from zip(rows[start:].tolist(), _rows(table.slice(start, _COMMIT_ROWS)), strict=False)
+                some = rows[start : start + _COMMIT_ROWS].tolist()
+                yield from zip(some, _rows(table.slice(start, _COMMIT_ROWS)), strict=True)
 
         def read(numbered: tuple[int, Row]) -> tuple[tuple[bytes | None, str], Picture | None]:
             try:
