@@ -77,7 +77,9 @@ def test_a_folder_of_it_that_is_a_link_is_refused_and_what_it_leads_to_left_alon
         ["neighbors", "0xf0", "--index", "i", "--model", digits_run],
     ):
         said = one_line_error(dsh(*line), 1)
-        assert said.startswith(f"error: i/{name} is a link, and nothing in an index is reached through one; take it")
+        assert said.startswith(
+            f"error: {os.path.abspath('i')}/{name} is a link, and nothing in an index is reached through one; take it"
+        )
     with pytest.raises(IndexStateError, match="is a link"):  # laid after it was opened
         index.add_codes([ReadyCodes(["/p/9"], np.zeros((1, 1), np.uint8))], 8, "m")
     with pytest.raises(IndexStateError, match="is a link"):
