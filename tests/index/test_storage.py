@@ -396,6 +396,22 @@ def test_nor_is_what_lance_could_not_reach(said: str) -> None:
     unreached = r"cannot read index i: .*see to its permissions, disk or network"
     with pytest.raises(IndexStateError, match=unreached), table._reaching("i"):
         raise OSError(said)
+    with pytest.raises(IndexStateError, match="there is no memory for"), table._reaching("i"):
+        raise MemoryError
     damaged = r"i is damaged \(bad page\); keep what is left with: dsh index verify i "
     with pytest.raises(IndexStateError, match=damaged), table._reaching("i"):
         raise OSError("bad page, /home/runner/x.rs:1")
+
+
+@pytest.mark.parametrize("error", [OSError("operation timed out"), MemoryError()])
+def test_nor_does_a_repair_take_it_out(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    add("i", 0)
+    add("i", 4)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lance.LanceFragment, "to_batches", fail)
+        assert "index i" in one_line_error(dsh("index", "verify", "i", "--sample", 0, "--repair"), 1)
+    assert len(paths("i")) == 8

@@ -84,6 +84,19 @@ def test_a_damaged_version_is_not_taken_for_one_cleaned_away() -> None:
     assert not isinstance(caught.value, VersionGone)
 
 
+def test_nor_is_one_that_is_damaged_while_the_one_before_it_is_whole() -> None:
+    put("m", 0)
+    kept = set(Path("i/data").iterdir())
+    Index.open("i").add_codes([ReadyCodes(["/more"], np.zeros((1, 1), np.uint8))], 8, "m")
+    reader = Index.open("i")
+    for file in set(Path("i/data").iterdir()) - kept:
+        file.write_bytes(b"")
+    with pytest.raises(IndexStateError, match="damaged") as caught:
+        reader.codes()
+    assert not isinstance(caught.value, VersionGone)
+    assert len(Index.open("i")) == 4
+
+
 @pytest.mark.usefixtures("cleaned")
 def test_neighbors_go_on_with_the_newest(run: Run) -> None:
     put(run.fingerprint, 0)
