@@ -52,6 +52,10 @@ class IndexStateError(DshError):
     """An index is of another model, damaged, or cannot be written."""
 
 
+class VersionGone(IndexStateError):
+    """The version of an index that was read is gone, for it was replaced; the newest can be read."""
+
+
 class Interrupted(DshError):
     """Ctrl-C during a training; the message says how to go on."""
 

@@ -18,7 +18,7 @@ from dsh_cli.analysis.classes import ClassTable, NearestClass, class_table, near
 from dsh_cli.codes import nearest
 from dsh_cli.codes.bits import Packed, looks_like_code, parse, to_hex
 from dsh_cli.codes.sets import CodeSet
-from dsh_cli.errors import DshError, UsageError
+from dsh_cli.errors import DshError, UsageError, VersionGone
 from dsh_cli.index.origins import Folders, added_from
 from dsh_cli.pictures import find
 from dsh_cli.runs.run import Run
@@ -65,6 +65,7 @@ class Database:
     folder: str = ""  # where files are looked for whose paths are relative
     shown: Folders = Folders()  # where pictures in files may be shown from
     note: str | None = None  # what is to be told of an index, such as damage
+    newest: Callable[[], Database] | None = None  # the same in an index as it is now, where that version is gone
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -150,12 +151,19 @@ def index_database(
     """
     from dsh_cli.index.index import Index
 
+    def newest() -> Database:
+        return index_database(uri, run, labels, not_labels, relative_to, pictures)
+
     index = Index.open(uri)
     index.require_rows()
     index.require(run)
     packed, rows = index.codes(), np.arange(len(index))
+    index.require(run)  # where the codes read are those of a newer version
     if labels or not_labels:
-        rows = _of_labels(*index.labels(), labels, not_labels, f"index {uri}")
+        try:
+            rows = _of_labels(*index.labels(), labels, not_labels, f"index {uri}")
+        except VersionGone:
+            return newest()
         packed = packed[rows]
     database = Database(
         name=f"index {uri}",
@@ -168,6 +176,7 @@ def index_database(
         folder=relative_to,
         shown=added_from(uri).and_named([*filter(None, [relative_to]), *pictures]),
         note=index.note,
+        newest=newest,
     )
     return _not_empty(database, f"index {uri}", "see: dsh index info " + uri)
 
@@ -282,12 +291,21 @@ class Finder:
         source = encoded(self.run, queries, device, workers)
         # all within a radius may be the whole database, so not for many queries at once
         while batch := list(islice(source, 1 if self.k is None else _BATCH)):
-            answers = self._answers([query for query in batch if query.packed is not None])
+            answers = iter(self._answers([query for query in batch if query.packed is not None]))
             for query in batch:
                 yield query if query.packed is None else next(answers)
 
-    def _answers(self, queries: Sequence[Query]) -> Iterator[Answer]:
-        """One for each query, all of which have codes."""
+    def _answers(self, queries: Sequence[Query]) -> list[Answer]:
+        """One for each query, all of which have codes; all of one version of an index."""
+        while True:
+            try:
+                return list(self._looked_up(queries))
+            except VersionGone:
+                if self.database.newest is None:
+                    raise
+                self.database = self.database.newest()
+
+    def _looked_up(self, queries: Sequence[Query]) -> Iterator[Answer]:
         if not queries:
             return
         packed = np.stack([query.packed for query in queries if query.packed is not None])

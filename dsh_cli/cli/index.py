@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -107,6 +108,10 @@ def remove(
         ),
     ] = None,
     missing: Annotated[bool, typer.Option("--missing", help="Also pictures whose files are gone.")] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help="Also where it looks as if a disk of theirs is not mounted; else it asks."),
+    ] = False,
     relative_to: _RelativeTo = None,
     null: Null = False,
     form: Format = None,
@@ -120,8 +125,9 @@ def remove(
 
     from dsh_cli.index.index import Index
 
+    ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
     report = _told(Index.open(uri)).remove(
-        arguments(paths or [], null), missing, relative_to, lambda: _waiting(uri, quiet)
+        arguments(paths or [], null), missing, relative_to, lambda: _waiting(uri, quiet), yes, ask
     )
     _finish(report, form)
 
@@ -222,6 +228,11 @@ def _finish(report: Report, form: Form) -> None:
     show(index_report(report), form)
     if report.failed:
         raise typer.Exit(1)
+
+
+def _ask(said: str) -> bool:
+    complain(f"{said}; is their disk not mounted? Take them out? [y/N]", "warning")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")  # Typer's own would write to stdout
 
 
 def _waiting(uri: str, quiet: bool) -> None:

@@ -6,6 +6,7 @@ import fnmatch
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 
 from dsh_cli.errors import ImageError, UsageError, reason
 from dsh_cli.index.rows import Entry, Known
-from dsh_cli.index.table import DIGEST
+from dsh_cli.index.schema import DIGEST
 from dsh_cli.pictures import decode
 from dsh_cli.pictures.decode import Picture
+
+_SHARE = 0.1  # of the pictures of an index: a folder with more of them is not taken out unasked
 
 Labeller = Callable[[str, str], str | None]  # given path and file -> label
 
@@ -133,3 +136,42 @@ def gone(path: str) -> bool:
     except (OSError, ValueError):
         return False
     return False
+
+
+def lost(names: Sequence[str], missing: NDArray[np.bool_]) -> dict[Path, int]:
+    """Folders that look like a disk that is not there, and how many pictures of an index each has.
+
+    All pictures of such a folder are missing, and not all of the folder above it. Either they are many, or nothing
+    says that its disk is there: below the folder above no picture is there on the disk that the folder would be on.
+
+    Args:
+        names: absolute paths.
+        missing: (n,) whether each is gone.
+    """
+    gone: Counter[Path] = Counter()  # pictures, below each folder
+    disks: dict[Path, set[int | None]] = {}  # of pictures that are there, below each folder
+    for (folder, is_gone), count in Counter((Path(n).parent, g) for n, g in zip(names, missing, strict=True)).items():
+        disk = None if is_gone else _disk(folder)
+        for above in (folder, *folder.parents):
+            if is_gone:
+                gone[above] += count
+            else:
+                disks.setdefault(above, set()).add(disk)
+    found = {}
+    for folder, count in gone.items():
+        above = folder.parent
+        if folder in disks or (above not in disks and above != folder):
+            continue
+        top = above == above.parent  # what else is on the first disk says nothing of others
+        if count > _SHARE * len(names) or top or _disk(folder) not in disks[above]:
+            found[folder] = count
+    return found
+
+
+def _disk(folder: Path) -> int | None:
+    """The disk of a folder, where it is gone that on which it would be; None behind a link that leads nowhere."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    try:
+        return there.stat().st_dev
+    except OSError:
+        return None

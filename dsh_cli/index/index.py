@@ -9,19 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed
 from dsh_cli.config import MAX_BITS
-from dsh_cli.errors import ImageError, IndexStateError, UsageError
+from dsh_cli.errors import DshError, ImageError, IndexStateError, UsageError, VersionGone
 from dsh_cli.files import written
 from dsh_cli.index import origins
-from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_at, matches
+from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_at, lost, matches
 from dsh_cli.index.rows import Counts, Entry, Failure, Known, Writer, among
-from dsh_cli.index.table import DIGEST, Damage, Table, fixed
+from dsh_cli.index.schema import DIGEST, fixed
+from dsh_cli.index.table import Damage, Table
 from dsh_cli.pictures import find
 from dsh_cli.pictures.decode import Picture
 
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
 
     from dsh_cli.runs.run import Run
 
-_COMMIT_ROWS = 1 << 16  # rows a commit, at most
+_COMMIT_ROWS = 1 << 14  # rows a commit, at most; until then they wait in memory
 _READY_ROWS = 1 << 18  # rows a commit where codes are ready, at least
 
+_ROW = ["path", "label", "size", "mtime_ns", "hash"]  # what is known of a row
+
+T = TypeVar("T")
 Progress = Callable[[int, int], None]  # pictures done, pictures in all
 
 
@@ -80,10 +84,13 @@ class Index:
     """An index as it was when it was opened, and after each change made through it.
 
     Its rows are numbered from 0 in the order of adding. A URI is a local path or one of Lance's for object storage.
+
+    Versions are kept for an hour after they were replaced. Where that which is read is gone, the first reading
+    of `codes`, `labels` or `rows` goes on with the newest, and a later one, which must fit it, raises `VersionGone`.
     """
 
     def __init__(self, table: Table) -> None:
-        self.uri, self._table = table.uri, table
+        self.uri, self._table, self._was_read = table.uri, table, False
 
     @classmethod
     def open(cls, uri: str | os.PathLike[str], salvage: bool = False) -> Index:
@@ -128,11 +135,7 @@ class Index:
         Raises:
             IndexStateError: they are not what was written.
         """
-        if not len(self):
-            return np.zeros((0, 0), np.uint8)
-        column, order = self._table.whole("code")
-        codes = fixed(column)
-        return codes if order is None else codes[order]
+        return self._read(self._codes)
 
     def labels(self) -> tuple[NDArray[np.int64], tuple[str, ...]]:
         """(n,) labels in the order of adding, -1 where unknown, and the classes these are numbers of.
@@ -140,11 +143,7 @@ class Index:
         Raises:
             IndexStateError: they are not what was written.
         """
-        column, order = self._table.whole("label")
-        coded = column.combine_chunks().dictionary_encode()
-        labels = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        classes = tuple(os.fsdecode(label) for label in coded.dictionary.to_pylist())
-        return labels if order is None else labels[order], classes
+        return self._read(self._labels)
 
     def rows(self, numbers: Sequence[int] | NDArray[np.int64]) -> list[Row]:
         """Some rows by their place in the order of adding.
@@ -156,18 +155,7 @@ class Index:
         chosen = np.asarray(numbers, np.int64)
         if (chosen < 0).any():
             raise IndexError("rows are numbered from 0")
-        places = self._table.places()[chosen]
-        table = self._table.at(places, ["path", "label", "size", "mtime_ns", "hash"])
-        return [
-            Row(
-                path=os.fsdecode(path),
-                label=None if label is None else os.fsdecode(label),
-                size=size,
-                mtime_ns=mtime_ns,
-                hash=None if digest is None else digest.hex(),
-            )
-            for path, label, size, mtime_ns, digest in zip(*(column.to_pylist() for column in table), strict=True)
-        ]
+        return self._read(lambda: _rows(self._table.at(self._table.places()[chosen], _ROW)))
 
     def require(self, run: Run) -> None:
         """Refuse the codes of another model; an empty index takes any.
@@ -189,7 +177,7 @@ class Index:
 
     def report(self) -> Report:
         """What the index holds."""
-        return self._report(Counts())
+        return self._again(lambda: self._report(Counts()))
 
     # Changing
 
@@ -250,7 +238,8 @@ class Index:
                     if found.entry is None:
                         writer.counts.failed.append(Failure(name, found.error))
                     elif (key := hash(found.entry.path)) not in seen:
-                        seen.add(key)
+                        if len(given) > 1:  # below one path each is found once
+                            seen.add(key)
                         writer.counts.unlabelled += labels not in (None, "none") and found.entry.label is None
                         if found.changed:
                             found.entry.packed = packed
@@ -317,6 +306,8 @@ class Index:
         missing: bool = False,
         relative_to: str | None = None,
         waiting: Callable[[], None] | None = None,
+        yes: bool = False,
+        ask: Callable[[str], bool] | None = None,
     ) -> Report:
         """Take pictures out of the index; their files are left alone.
 
@@ -326,9 +317,13 @@ class Index:
             missing: also those whose files are gone.
             relative_to: the folder to which the paths in the index are relative, if they are.
             waiting: as in `add`.
+            yes: also where what is missing looks like a disk that is not there: all pictures, or all of a folder that
+                has more than a tenth of them, or near which no other picture is there on its disk.
+            ask: told what looks so, where `yes` is not given; whether to go on.
 
         Raises:
             IndexStateError: there is no index, or it is damaged or cannot be written.
+            DshError: what is missing looks like a disk that is not there.
         """
         Index.open(self.uri)._require_commit()  # before a lock is made beside it
         with self._table.writing(waiting):
@@ -350,8 +345,13 @@ class Index:
                         f"`missing`: {os.fsdecode(loose)} in index {self.uri} is not an absolute path; "
                         "name the folder to which it is relative with `relative_to`"
                     )
-                base = relative_to or ""
-                chosen |= np.fromiter((gone(os.path.join(base, os.fsdecode(p))) for p in paths), bool, len(paths))
+                names = [os.path.join(os.path.abspath(relative_to or ""), os.fsdecode(path)) for path in paths]
+                are_gone = np.fromiter(map(gone, names), bool, len(names)) & ~chosen
+                if not yes and are_gone.any():
+                    self._require_disks(
+                        [n for n, c in zip(names, chosen, strict=True) if not c], are_gone[~chosen], ask
+                    )
+                chosen |= are_gone
             self._table.delete(table["number"].to_numpy()[chosen])
             counts.removed = int(chosen.sum())
             self._table.tidy()
@@ -397,30 +397,21 @@ class Index:
         elif sample != 0:
             raise UsageError("`model`: pictures are encoded by a run, and none is given; or have a `sample` of 0")
         counts = Counts()
-        damage = self._repair(counts, waiting) if repair else self._table.damage()
-        for lost in damage:
-            path = lost.path or (f"{lost.count:,} rows" if lost.count else self.uri)
-            counts.failed.append(Failure(path, lost.what + (", taken out" if repair and lost.count else "")))
-        if sample == 0 or (not repair and any(lost.path is None for lost in damage)):
-            return self._report(counts, checked=0)
-        assert run is not None
-        self._require_base(relative_to)
-        whole = np.ones(len(self), bool)
-        if not repair:
-            whole[[lost.place for lost in damage]] = False
-        rows = np.flatnonzero(whole[self._table.places()])
-        if sample is not None and sample < len(rows):
-            rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
-        codes = fixed(self._table.read(["code"])["code"])[self._table.places()]
+        if repair:
+            counts.failed += _failures(self._repair(counts, waiting), self.uri, ", taken out")
+        damage, table = self._again(lambda: self._to_verify(run, sample, seed, relative_to, repair))
+        counts.failed += _failures(damage, self.uri)
+        if run is None or not len(table):
+            return self._again(lambda: self._report(counts, checked=0))
+        codes = fixed(table["code"])
 
         from dsh_cli.network.encoding import Encoder
 
         encoder = Encoder(run.load_model(device))
 
         def listed() -> Iterator[tuple[int, Row]]:
-            for start in range(0, len(rows), _COMMIT_ROWS):
-                some = rows[start : start + _COMMIT_ROWS]
-                yield from zip(some.tolist(), self.rows(some), strict=True)
+            for start in range(0, len(table), _COMMIT_ROWS):
+                yield from enumerate(_rows(table.select(_ROW).slice(start, _COMMIT_ROWS)), start)
 
         def read(numbered: tuple[int, Row]) -> tuple[tuple[bytes | None, str], Picture | None]:
             try:
@@ -437,8 +428,8 @@ class Index:
             elif found := _differences(row, codes[number], digest, packed):
                 counts.failed.append(Failure(row.path, found))
             if progress:
-                progress(done, len(rows))
-        return self._report(counts, checked=len(rows))
+                progress(done, len(table))
+        return self._again(lambda: self._report(counts, checked=len(table)))
 
     def export(self, file: str | os.PathLike[str]) -> Report:
         """Write all rows, in the order of adding, as a Parquet file, whole or not at all.
@@ -451,6 +442,55 @@ class Index:
             IndexStateError: there is no index, or it is empty or damaged.
             DshError: it cannot be written.
         """
+        return self._again(lambda: self._export(file))
+
+    # Inside
+
+    def _read(self, reading: Callable[[], T]) -> T:
+        """Read; where the version is gone and nothing of it has been read, the newest."""
+        found = reading() if self._was_read else self._again(reading)
+        self._was_read = True
+        return found
+
+    def _again(self, reading: Callable[[], T]) -> T:
+        """Read; where the version is gone, all from the beginning with the newest."""
+        while True:
+            try:
+                return reading()
+            except VersionGone:
+                self._table, self._was_read = Table.open(self.uri), False
+
+    def _codes(self) -> Packed:
+        if not len(self):
+            return np.zeros((0, 0), np.uint8)
+        column, order = self._table.whole("code")
+        codes = fixed(column)
+        return codes if order is None else codes[order]
+
+    def _labels(self) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+        column, order = self._table.whole("label")
+        coded = column.combine_chunks().dictionary_encode()
+        labels = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        classes = tuple(os.fsdecode(label) for label in coded.dictionary.to_pylist())
+        return labels if order is None else labels[order], classes
+
+    def _to_verify(
+        self, run: Run | None, sample: int | None, seed: int, relative_to: str | None, repaired: bool
+    ) -> tuple[list[Damage], pa.Table]:
+        """What is not what was written, and what is known of the rows whose pictures to look at, of one version."""
+        damage = [] if repaired else self._table.damage()
+        rows = np.zeros(0, np.int64)
+        if run is not None and sample != 0 and all(lost.path is not None for lost in damage):
+            self.require(run)
+            self._require_base(relative_to)
+            whole = np.ones(len(self), bool)
+            whole[[lost.place for lost in damage]] = False
+            rows = np.flatnonzero(whole[self._table.places()])
+            if sample is not None and sample < len(rows):
+                rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
+        return damage, self._table.at(self._table.places()[rows], [*_ROW, "code"])
+
+    def _export(self, file: str | os.PathLike[str]) -> Report:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -474,9 +514,7 @@ class Index:
                 paths, labels = rows["path"], rows["label"]
                 columns = [_text(paths), paths, _text(labels), *rows.columns[2:]]
                 writer.write_table(pa.table(columns, schema=schema))
-        return self.report()
-
-    # Inside
+        return self._report(Counts())
 
     def _repair(self, counts: Counts, waiting: Callable[[], None] | None) -> list[Damage]:
         """Keep what is whole, and make that the newest version; gives what was not."""
@@ -500,7 +538,7 @@ class Index:
         """
         if relative_to is not None and not os.path.isdir(relative_to):
             raise UsageError(f"`relative_to` {relative_to}: no such folder")
-        first = self.rows([0])[0] if len(self) else None
+        first = _rows(self._table.at(self._table.places()[:1], _ROW))[0] if len(self) else None
         if first is None or first.hash is None:  # codes that came ready have paths of any kind
             return
         if os.path.isabs(first.path) and relative_to is not None:
@@ -510,6 +548,22 @@ class Index:
                 f"the paths in index {self.uri}, such as {first.path}, are relative to a folder that it does not know; "
                 "name it with `relative_to`"
             )
+
+    def _require_disks(self, names: list[str], missing: NDArray[np.bool_], ask: Callable[[str], bool] | None) -> None:
+        """Refuse to take for gone what may be on a disk that is not there.
+
+        Raises:
+            DshError: it may, and the answer is no.
+        """
+        folders = lost(names, missing)
+        if not folders:
+            return
+        folder, count = max(folders.items(), key=lambda item: item[1])
+        what = f"all {count:,} below {folder}" if count < len(names) else "all there are"
+        more = f" and those of {len(folders) - 1:,} more" if len(folders) > 1 else ""
+        said = f"{missing.sum():,} of {len(names):,} pictures in index {self.uri} are missing, {what}{more}"
+        if ask is None or not ask(said):
+            raise DshError(f"{said}; mount their disk if it is not, or take them out with `yes`")
 
     def _require(self, model: str, bits: int, what: str) -> None:
         if not len(self) or (model, bits) == (self.model, self.bits):
@@ -536,6 +590,28 @@ class Index:
             digests=self._table.has_checks,
             failed=tuple(counts.failed),
         )
+
+
+def _rows(table: pa.Table) -> list[Row]:
+    """Rows of a table of the columns `_ROW`."""
+    return [
+        Row(
+            path=os.fsdecode(path),
+            label=None if label is None else os.fsdecode(label),
+            size=size,
+            mtime_ns=mtime_ns,
+            hash=None if digest is None else digest.hex(),
+        )
+        for path, label, size, mtime_ns, digest in zip(*(column.to_pylist() for column in table.columns), strict=True)
+    ]
+
+
+def _failures(damage: Iterable[Damage], uri: str, then: str = "") -> list[Failure]:
+    """What to say of rows that are not what was written, and what was done with them."""
+    return [
+        Failure(lost.path or (f"{lost.count:,} rows" if lost.count else uri), lost.what + (then if lost.count else ""))
+        for lost in damage
+    ]
 
 
 def _grouped(batches: Iterable[ReadyCodes], bits: int) -> Iterator[tuple[list[bytes], Packed, list[bytes | None]]]:

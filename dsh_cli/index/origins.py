@@ -19,6 +19,7 @@ from platformdirs import user_state_path
 
 from dsh_cli.errors import DshError
 from dsh_cli.files import written
+from dsh_cli.index.place import local
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,7 @@ def _record(uri: str) -> Path:
 
 def _key(uri: str) -> str:
     """One name for an index, however it is called."""
-    local = uri.removeprefix("file://")
-    return uri if "://" in local else os.path.realpath(local)
+    return local(uri) or uri
 
 
 def _is_below(path: str, folders: frozenset[str]) -> bool:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed
-from dsh_cli.index.table import DIGEST, Table, fixed, of_rows
+from dsh_cli.index.schema import DIGEST, fixed
+from dsh_cli.index.table import Table, of_rows
 
 _COMMIT_SECONDS, _COMMIT_SHARE = 10.0, 0.05  # seconds of work lost to a kill, at most, or this share of what was done
 

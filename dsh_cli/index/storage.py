@@ -121,9 +121,16 @@ def drop(manifests: Sequence[Path]) -> None:
         sync_folder(manifest.parent)
 
 
-def count_versions(folder: str) -> int:
-    """How many versions there are."""
-    return len(_manifests(folder))
+def versions(folder: str, uri: str) -> list[int]:
+    """Numbers of the versions there are, whole or not, the newest first.
+
+    Raises:
+        IndexStateError: they cannot be reached.
+    """
+    try:
+        return [number for number, _ in _manifests(folder)]
+    except OSError as error:
+        raise unreachable(uri, f"{reason(error)}, {error.filename}") from error
 
 
 def files(folder: str, *parts: str) -> set[str]:

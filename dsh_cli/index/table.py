@@ -1,19 +1,9 @@
-"""The Lance table of an index: its columns, opened, locked, read, and changed by one commit at a time.
+"""The Lance table of an index: opened, read, and changed by one commit at a time. Its columns are `schema.py`'s.
 
-    number    order of adding; kept when a row is updated
-    path      bytes as the file system has them: absolute, or relative to a folder chosen when adding
-    label     bytes; null where unknown
-    code      ceil(bits / 8) bytes
-    hash      16 bytes, BLAKE2b of the file; with size and mtime_ns null where a code came without its file
-    size      bytes of the file
-    mtime_ns  when it was last changed
-
-and `code_check`, `label_check` and `file_check`, digests of these; see `digests.py`. Tables of format 1 have none.
-
-The table's metadata has the bits and the fingerprint of the run that made the codes. Every change is one commit of
-Lance: readers see it whole or not at all, and a loss of power leaves it or the one before, for its files are synced
-before it, and it is before the next. Writers of a local index wait for each other at a lock beside it, which
-the system frees when its process ends. In object storage there is no such lock: let one process write at a time.
+Every change is one commit of Lance: readers see it whole or not at all, and a loss of power leaves it or the one
+before, for its files are synced before it, and it is before the next. Writers of a local index wait for each other at
+a lock on its folder, which the system frees when its process ends. In object storage there is no such lock: let one
+process write at a time.
 """
 
 from __future__ import annotations
@@ -23,28 +13,28 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from itertools import groupby
+from datetime import datetime, timedelta
+from itertools import groupby, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed
-from dsh_cli.errors import IndexStateError, UsageError, reason
+from dsh_cli.errors import IndexStateError, VersionGone, lacking_memory, reason
 from dsh_cli.index import digests, storage
+from dsh_cli.index.place import local, locked
+from dsh_cli.index.schema import DIGEST, about, check, columns, schema, strange
 
 if TYPE_CHECKING:
     import lance
     import pyarrow as pa
 
-FORMAT = 2  # of the table; a reader refuses a larger number
-DIGEST = 16  # bytes of a hash
-
+_MANY = 1 << 20  # rows that need no second look before memory is asked for
 _FRAGMENTS = 16  # files of a table from which they are made into fewer
 _FRAGMENT_ROWS = 1 << 20  # of a file, at most
-_KEPT = timedelta(hours=1)  # old versions stay so long, for those who still read them
+_KEPT = timedelta(hours=1)  # versions stay so long after they were replaced, for those who still read them
 _KEPT_ALWAYS = 2  # versions, so that there is one to go back to
 _TOTAL = "dsh.total"  # property of a commit: the sum of the checks of all rows
 _OF_LANCE = {"data", "_versions", "_transactions", "_deletions", "_indices", "_refs"}
@@ -67,8 +57,10 @@ class Damage:
 class Table:
     """The table at the version it was opened at, and after each change made through it."""
 
-    def __init__(self, uri: str, dataset: lance.LanceDataset | None, note: str | None = None) -> None:
+    def __init__(self, uri: str, path: str | None, dataset: lance.LanceDataset | None, note: str | None = None) -> None:
         self.uri, self.note = uri, note
+        self._path = path  # where a local one lies
+        self._require_lock: Callable[[], None] = lambda: None
         self._synced: set[str] = set()  # files, by a writer
         self._take(dataset)
 
@@ -80,10 +72,8 @@ class Table:
         self.has_checks = True
         if dataset is not None:
             with _reaching(self.uri):
-                self.rows = dataset.count_rows()
-                self.bits, self.model = _about(dataset.schema.metadata or {}, self.uri)
-                # both, so that damage to one of them does not let other damage pass
-                self.has_checks = dataset.schema.metadata[b"dsh.format"] != b"1" or "code_check" in dataset.schema.names
+                self.rows, found = dataset.count_rows(), dataset.schema
+            self.bits, self.model, self.has_checks = about(found, self.uri)
 
     @classmethod
     def open(cls, uri: str, salvage: bool = False) -> Table:
@@ -93,18 +83,19 @@ class Table:
             uri: where it is.
             salvage: take one that is not whole, if none is.
         """
-        dataset, standing = _open(uri, salvage=salvage)
+        path = local(uri)
+        dataset, standing = _open(path, uri, salvage=salvage)
         note = None
         if standing.damaged and standing.whole is not None:
             note = (
                 f"the newest version of index {uri} is not whole; this is version {standing.whole}, the last that is; "
                 f"make it the newest with: dsh index verify {uri} `repair`"
             )
-        return cls(uri, dataset, note)
+        return cls(uri, path, dataset, note)
 
     def snapshot(self) -> Table:
         """The version it stands on, kept when the table is changed."""
-        return Table(self.uri, self._dataset)
+        return Table(self.uri, self._path, self._dataset)
 
     @property
     def version(self) -> int:
@@ -115,19 +106,16 @@ class Table:
         """How many are kept."""
         if self._dataset is None:
             return 0
-        with _reaching(self.uri):
-            path = _local(self.uri)
-            return len(self._dataset.versions()) if path is None else storage.count_versions(path)
+        if self._path is not None:
+            return len(storage.versions(self._path, self.uri))
+        with self._reading():
+            return len(self._dataset.versions())
 
-    def read(self, columns: list[str]) -> pa.Table:
+    def read(self, names: list[str]) -> pa.Table:
         """Columns of all rows, in the order in which they lie in the table."""
-        import pyarrow as pa
-
-        if self._dataset is None:
-            return pa.table({name: pa.array([], _schema(8)[0].type if name == "number" else pa.binary())
-                             for name in columns})  # fmt: skip
-        with _reaching(self.uri):
-            return self._dataset.to_table(columns=columns)
+        table = self._stored(names)
+        check(table, self.bits, self.uri)
+        return table
 
     def whole(self, column: str) -> tuple[pa.ChunkedArray, NDArray[np.int64] | None]:
         """Codes or labels of all rows as they were written, and their order of adding; None where they lie in it.
@@ -135,34 +123,36 @@ class Table:
         Raises:
             IndexStateError: some are not, or rows are lost.
         """
-        if self._dataset is None or not self.has_checks:
-            table = self.read(["number", column])
-        else:
-            check = f"{column}_check"
-            table = self.read(["number", column, check])
-            stored = table[check].to_numpy()
-            self._require(digests.sums(table, check, self._seed) == stored)
+        names = ["number", column]
+        if self._dataset is not None and self.has_checks:
+            names.append(f"{column}_check")
+        table = self._stored(names)
+        if len(names) > 2:
+            stored = table[names[2]].to_numpy()
+            self._require(digests.sums(table, names[2], self._seed) == stored)
             if column == "code" and self._total not in (None, digests.total(stored)):
                 raise self._damaged("it has not the rows that were written")
+        check(table, self.bits, self.uri)
         return table[column], order_of(table)
 
-    def at(self, places: NDArray[np.int64], columns: list[str]) -> pa.Table:
+    def at(self, places: NDArray[np.int64], names: list[str]) -> pa.Table:
         """Columns of rows by where they lie in the table, as they were written.
 
         Raises:
             IndexStateError: some are not.
         """
         if self._dataset is None:
-            return self.read(columns)
-        with _reaching(self.uri):
-            table = self._dataset.take(places, columns=_schema(8).names if self.has_checks else columns)
+            return self.read(names)
+        with self._reading():
+            table = self._dataset.take(places, columns=columns(self.bits).names if self.has_checks else names)
         self._require(self._whole(table))
-        return table.select(columns)
+        check(table, self.bits, self.uri)
+        return table.select(names)
 
     def places(self) -> NDArray[np.int64]:
         """Where the rows lie in the table, in the order of adding."""
         if self._order is None:
-            order = order_of(self.read(["number"]))
+            order = order_of(self._stored(["number"]))
             self._order = np.arange(self.rows) if order is None else order
         return self._order
 
@@ -189,13 +179,12 @@ class Table:
     @contextmanager
     def writing(self, waiting: Callable[[], None] | None, salvage: bool = False) -> Iterator[None]:
         """Be the only writer, on the newest version that is whole, of which all rows have checks."""
-        with _locked(self.uri, waiting):
-            dataset, standing = _open(self.uri, every=True, salvage=salvage)
+        with locked(self._path, self.uri, waiting) as self._require_lock:
+            dataset, standing = _open(self._path, self.uri, every=True, salvage=salvage)
             self._take(dataset)
-            path = _local(self.uri)
-            if path is not None:
-                with _reaching(self.uri, "write"):
-                    self._synced = storage.files(path, *_SYNCED)
+            if self._path is not None:
+                with self._changing():
+                    self._synced = storage.files(self._path, *_SYNCED)
                     if standing.whole is not None:
                         storage.drop(standing.damaged)
             if not self.has_checks:
@@ -208,8 +197,8 @@ class Table:
 
         # a table without rows may be of another model
         mode = "create" if self._dataset is None else "append" if self.rows else "overwrite"
-        with _reaching(self.uri, "write"):
-            change = write_fragments(table, self._dataset or self.uri, mode=mode, return_transaction=True)
+        with self._changing():
+            change = write_fragments(table, self._dataset or self._path or self.uri, mode=mode, return_transaction=True)
         self._commit(change, _total(table), begin=mode != "append")
 
     def merge(self, table: pa.Table) -> None:
@@ -218,7 +207,7 @@ class Table:
         old = self.read(["number", "code_check"])
         replaced = np.isin(old["number"].to_numpy(), table["number"].to_numpy())
         more = _total(table) - _total(old.filter(replaced))
-        with _reaching(self.uri, "write"):
+        with self._changing():
             change, _ = (
                 self._dataset.merge_insert("number")
                 .when_matched_update_all()
@@ -237,7 +226,7 @@ class Table:
         old = self.read(["number", "code_check"])
         gone = np.isin(old["number"].to_numpy(), numbers)
         updated, emptied, place = list[lance.FragmentMetadata](), list[int](), 0
-        with _reaching(self.uri, "write"):
+        with self._changing():
             for fragment in self._dataset.get_fragments():
                 rows = slice(place, place + fragment.count_rows())
                 place = rows.stop
@@ -258,19 +247,18 @@ class Table:
         import pyarrow as pa
         from lance.fragment import write_fragments
 
-        schema = _schema(-(-self.bits // 8)).with_metadata(_metadata(self.bits, self.model))
-        total = 0
+        ours, total = schema(self.bits, self.model), 0
 
         def batches() -> Iterator[pa.RecordBatch]:
             nonlocal total
             for part, _, _ in self._parts():
                 if part is not None:
-                    kept = _checked(part.filter(self._whole(part)), self._seed, schema)
+                    kept = _checked(part.filter(self._whole(part)), self._seed, ours)
                     total += _total(kept)
                     yield from kept.to_batches()
 
-        with _reaching(self.uri, "write"):
-            reader = pa.RecordBatchReader.from_batches(schema, batches())
+        with self._changing():
+            reader = pa.RecordBatchReader.from_batches(ours, batches())
             change = write_fragments(
                 reader,
                 self._dataset,
@@ -284,16 +272,20 @@ class Table:
         """Few files, and no old versions but those that someone may still read, and one to go back to."""
         if self._dataset is None:
             return
-        with _reaching(self.uri, "write"):
+        with self._changing():
             fragments = self._dataset.get_fragments()
             # Lance finds rows by number slowly in a fragment that others were removed from: 2.7 ms a row, not 0.02.
             if len(fragments) > _FRAGMENTS or any(fragment.num_deletions for fragment in fragments):
                 self._compact(fragments)
+            kept = self._dataset.versions()
+            replaced = [
+                old["version"]
+                for old, new in pairwise(kept[: len(kept) + 1 - _KEPT_ALWAYS])
+                if cast(datetime, new["timestamp"]) <= datetime.now() - _KEPT
+            ]
             # under the lock what belongs to no version was left by a process that was killed
             self._dataset.cleanup_old_versions(
-                older_than=_KEPT,
-                retain_versions=_KEPT_ALWAYS,
-                delete_unverified=_local(self.uri) is not None,
+                versions=[*replaced, self.version], delete_unverified=self._path is not None
             )
 
     def _compact(self, fragments: list[lance.LanceFragment]) -> None:
@@ -306,6 +298,7 @@ class Table:
         for unfit, run in groupby(fragments, lambda f: f.num_deletions > 0 or f.physical_rows < _FRAGMENT_ROWS):
             old = list(run)
             if unfit and (len(old) > 1 or old[0].num_deletions):
+                _try(old, columns(self.bits).names)
                 rows = self._dataset.scanner(fragments=old).to_reader()
                 new = write_fragments(rows, self._dataset, mode="append", max_rows_per_file=_FRAGMENT_ROWS)
                 groups.append(lance.LanceOperation.RewriteGroup([fragment.metadata for fragment in old], new))
@@ -322,20 +315,21 @@ class Table:
         """
         import lance
 
-        path = _local(self.uri)
+        path = self._path
         before = 0 if begin else self._total
         # where others may commit between, as in object storage, nobody knows the sum
         if path is not None and before is not None:
             change.transaction_properties = {_TOTAL: f"{before + more & (1 << 64) - 1:x}"}
-        with _reaching(self.uri, "write"):
-            if path is not None:
+        new = self._dataset is None
+        if path is not None:
+            with self._changing():
                 self._sync(path, "data", "_deletions")
-            new = self._dataset is None
-            self._take(lance.LanceDataset.commit(self._dataset or self.uri, change))
+        with self._changing():
+            self._take(lance.LanceDataset.commit(self._dataset or path or self.uri, change))
             if path is not None:
                 self._sync(path, "_transactions", storage.VERSIONS)
                 if new:
-                    storage.sync_folder(Path(os.path.realpath(path)).parent)
+                    storage.sync_folder(Path(path).parent)
                 if storage.look_at(path, self.uri, every=False).whole != self.version:
                     raise OSError(f"what pylance {lance.__version__} wrote cannot be read again")
 
@@ -348,6 +342,44 @@ class Table:
 
     # Inside
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Tell a version that is gone from one that is damaged. Only Lance's own calls belong inside."""
+        try:
+            with _reaching(self.uri):
+                yield
+        except IndexStateError as error:
+            if not self._is_gone():
+                raise
+            raise VersionGone(
+                f"version {self.version} of index {self.uri} is gone, for it was replaced; open the index again"
+            ) from error
+
+    def _is_gone(self) -> bool:
+        """Whether there is another version in place of this one; an older one alone is what damage leaves."""
+        try:
+            newest, _ = _open(self._path, self.uri)
+            if newest is None or newest.version >= self.version or self._path is None:
+                return newest is not None and newest.version != self.version
+            return self.version not in storage.versions(self._path, self.uri)
+        except IndexStateError:
+            return False
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Refuse to write where the lock is gone. Only Lance's own calls belong inside."""
+        self._require_lock()
+        with _reaching(self.uri, "write"):
+            yield
+
+    def _stored(self, names: list[str]) -> pa.Table:
+        """Columns of all rows, whatever is in them."""
+        if self._dataset is None:
+            return columns(8).empty_table().select(names)
+        with self._reading():
+            _try(self._dataset.get_fragments(), names)
+            return self._dataset.to_table(columns=names)
+
     @property
     def _seed(self) -> str:
         """What goes into each check."""
@@ -359,12 +391,10 @@ class Table:
         if self._dataset is None:
             return 0
         try:
-            change = self._dataset.read_transaction(self._dataset.version)
-        except (OSError, ValueError, RuntimeError):
-            return None
-        try:
+            with _reaching(self.uri):
+                change = self._dataset.read_transaction(self._dataset.version)
             return int((change and change.transaction_properties or {})[_TOTAL], 16)
-        except (KeyError, ValueError):
+        except (IndexStateError, KeyError, ValueError):
             return None
 
     def _parts(self) -> Iterator[tuple[pa.Table | None, int, str]]:
@@ -372,18 +402,19 @@ class Table:
         import pyarrow as pa
 
         assert self._dataset is not None
-        columns = _schema(8, self.has_checks).names
+        names = columns(self.bits, self.has_checks).names
         with _reaching(self.uri):
             fragments = self._dataset.get_fragments()
         for fragment in fragments:
             left = 0
             try:
-                with _reaching(self.uri):
+                with self._reading():
                     left = fragment.count_rows()
-                    for batch in fragment.to_batches(columns=columns):
+                    _try([fragment], names)
+                    for batch in fragment.to_batches(columns=names):
                         left -= len(batch)
                         yield pa.Table.from_batches([batch]), len(batch), ""
-            except IndexStateError as error:
+            except _Damaged as error:
                 yield None, left, _said(error.__cause__ or error)
 
     def _whole(self, part: pa.Table) -> NDArray[np.bool_]:
@@ -419,49 +450,33 @@ def of_rows(
     """Rows to be written."""
     import pyarrow as pa
 
-    schema = _schema(packed.shape[1], checks=False)
+    plain = columns(bits, checks=False)
     codes = pa.py_buffer(np.ascontiguousarray(packed))
-    columns = [
+    values = [
         pa.array(numbers),
         pa.array(paths, pa.binary()),
         pa.array(labels, pa.binary()),
-        pa.FixedSizeBinaryArray.from_buffers(schema.field("code").type, len(packed), [None, codes]),
+        pa.FixedSizeBinaryArray.from_buffers(plain.field("code").type, len(packed), [None, codes]),
         pa.array(hashes, pa.binary(DIGEST)),
         pa.array(sizes, pa.int64()),
         pa.array(mtimes, pa.int64()),
     ]
-    whole = _schema(packed.shape[1]).with_metadata(_metadata(bits, model))
-    return _checked(pa.table(columns, schema=schema), f"{bits} {model}", whole)
+    return _checked(pa.table(values, schema=plain), f"{bits} {model}", schema(bits, model))
 
 
-def _checked(rows: pa.Table, about: str, schema: pa.Schema) -> pa.Table:
+def _checked(rows: pa.Table, seed: str, ours: pa.Schema) -> pa.Table:
     """Rows with their checks, by a schema that has both."""
     import pyarrow as pa
 
-    columns = [
-        pa.array(digests.sums(rows, name, about)) if name in digests.COLUMNS else rows[name] for name in schema.names
+    values = [
+        pa.array(digests.sums(rows, name, seed)) if name in digests.COLUMNS else rows[name] for name in ours.names
     ]
-    return pa.table(columns, schema=schema)
+    return pa.table(values, schema=ours)
 
 
 def _total(rows: pa.Table) -> int:
     """The sum of the checks of rows."""
     return digests.total(rows["code_check"].to_numpy())
-
-
-def _metadata(bits: int, model: str) -> dict[str, str]:
-    return {"dsh.format": str(FORMAT), "dsh.bits": str(bits), "dsh.model": model}
-
-
-def fixed(column: pa.ChunkedArray) -> Packed:
-    """A column of n binaries of w bytes as (n, w)."""
-    width = column.type.byte_width
-    parts = [
-        np.frombuffer(chunk.buffers()[1], np.uint8)[chunk.offset * width : (chunk.offset + len(chunk)) * width]
-        for chunk in column.chunks
-    ]
-    joined = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0, np.uint8)
-    return joined.reshape(-1, width)
 
 
 def order_of(table: pa.Table) -> NDArray[np.int64] | None:
@@ -470,106 +485,86 @@ def order_of(table: pa.Table) -> NDArray[np.int64] | None:
     return None if (numbers[1:] > numbers[:-1]).all() else np.argsort(numbers, kind="stable")
 
 
-def _open(uri: str, every: bool = False, salvage: bool = False) -> tuple[lance.LanceDataset | None, storage.Standing]:
-    """The table at a URI, and where it stands; None where none has been committed.
+def _open(
+    path: str | None, uri: str, every: bool = False, salvage: bool = False
+) -> tuple[lance.LanceDataset | None, storage.Standing]:
+    """The table at a place, and where it stands; None where none has been committed.
 
     Args:
-        uri: where it is.
+        path: where it lies; None in object storage.
+        uri: what messages call it.
         every: as in `storage.look_at`.
         salvage: take a version that is not whole, if none is.
     """
-    if not uri:
-        raise UsageError("the index has an empty name")
-    path, standing = _local(uri), storage.Standing(None)
-    if path is not None:
-        if not os.path.lexists(path):
-            return None, standing
-        if not os.path.isdir(path):
-            raise IndexStateError(f"{uri} is a file, not an index; an index is a folder made by: dsh index add")
-        try:
-            if strange := sorted(set(os.listdir(path)) - _OF_LANCE):
-                raise IndexStateError(
-                    f"{uri} is a folder of other things ({strange[0]}), not an index; choose another name"
-                )
-        except OSError as error:
-            raise IndexStateError(f"cannot read index {uri}: {reason(error)}") from error
-
-        standing = storage.look_at(path, uri, every)
-        if not standing.damaged and standing.whole is None:
-            return None, standing
-
     import lance
 
-    number = standing.readable if standing.whole is None and salvage else standing.whole
-    if path is not None and number is None:
-        left = f"delete {uri} and make it again with: dsh index add"
-        if standing.readable is not None:
-            left = f"keep what is left with: dsh index verify {uri} `repair`"
-        raise IndexStateError(f"index {uri} is damaged: none of its versions is whole; {left}")
-    with _reaching(uri):
-        try:
-            if path is None:
-                storage.look_at_remote(uri, every)
-            dataset = lance.dataset(uri, version=number)
-        except ValueError as error:
-            if re.search(r"was not found: Not found: .*_versions\b", str(error)):
-                return None, standing
-            raise
-    _about(dataset.schema.metadata or {}, uri)
-    return dataset, standing
-
-
-def _about(metadata: dict[bytes, bytes], uri: str) -> tuple[int, str]:
-    """Bits and model, by the metadata of a table."""
-    try:
-        about = {name.decode(): value.decode() for name, value in metadata.items() if name.startswith(b"dsh.")}
-        kind, bits, model = int(about["dsh.format"]), int(about["dsh.bits"]), about["dsh.model"]
-    except (KeyError, ValueError) as error:
-        raise IndexStateError(f"{uri} is a Lance table, but not an index of dsh; choose another name") from error
-    if kind > FORMAT:
-        raise IndexStateError(
-            f"index {uri} has format {kind}, newer than {FORMAT}, the newest this dsh reads; "
-            "upgrade with: pip install --upgrade dsh-cli"
-        )
-    return bits, model
-
-
-def _local(uri: str) -> str | None:
-    """The path of a local index; None for object storage."""
-    if uri.startswith("file://"):
-        return uri.removeprefix("file://")
-    return None if "://" in uri else uri
-
-
-@contextmanager
-def _locked(uri: str, waiting: Callable[[], None] | None) -> Iterator[None]:
-    """Hold the lock beside a local index. The system frees it when the process ends, however it ends."""
-    path = _local(uri)
     if path is None:
-        yield
-        return
-    import filelock
-
-    if not uri:
-        raise UsageError("the index has an empty name")
-    real = os.path.realpath(path)
-    lock = filelock.FileLock(f"{real}.lock")
-    try:
-        Path(real).parent.mkdir(parents=True, exist_ok=True)
+        with _reaching(uri):
+            try:
+                storage.look_at_remote(uri, every)
+                return lance.dataset(uri), storage.Standing(None)
+            except ValueError as error:
+                if re.search(r"was not found: Not found: .*_versions\b", str(error)):
+                    return None, storage.Standing(None)
+                raise
+    while True:
+        standing = _look_at(path, uri, every)
+        number = standing.readable if standing.whole is None and salvage else standing.whole
+        if number is None and not standing.damaged:
+            return None, standing
+        if number is None:
+            left = f"delete {uri} and make it again with: dsh index add"
+            if standing.readable is not None:
+                left = f"keep what is left with: dsh index verify {uri} `repair`"
+            raise IndexStateError(f"index {uri} is damaged: none of its versions is whole; {left}")
         try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            if waiting is not None:
-                waiting()
-            lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise IndexStateError(
-            f"cannot write index {uri}: {reason(error)} (its lock {real}.lock); choose another place"
-        ) from error
+            with _reaching(uri):
+                dataset = lance.dataset(path, version=number)
+            if standing.whole is not None:
+                _require_bytes(dataset, path, uri)
+            return dataset, standing
+        except IndexStateError:
+            if _look_at(path, uri, every) == standing:  # else another process has gone on meanwhile
+                raise
+
+
+def _look_at(path: str, uri: str, every: bool) -> storage.Standing:
+    """Which version of what may be a local index is whole."""
+    if not os.path.lexists(path):
+        return storage.Standing(None)
+    if not os.path.isdir(path):
+        raise IndexStateError(f"{uri} is a file, not an index; an index is a folder made by: dsh index add")
     try:
-        yield
-    finally:
-        lock.release()
+        if others := sorted(set(os.listdir(path)) - _OF_LANCE):
+            raise IndexStateError(f"{uri} is a folder of other things ({others[0]}), not an index; choose another name")
+    except OSError as error:
+        raise IndexStateError(f"cannot read index {uri}: {reason(error)}") from error
+    return storage.look_at(path, uri, every)
+
+
+def _require_bytes(dataset: lance.LanceDataset, path: str, uri: str) -> None:
+    """Refuse to make room for more rows than can be in the files of a local index.
+
+    Raises:
+        IndexStateError: the table says that it has more.
+    """
+    with _reaching(uri):
+        rows = dataset.count_rows()
+        if rows < _MANY:
+            return
+        names = [file.path for fragment in dataset.get_fragments() for file in fragment.data_files()]
+        if rows > sum(Path(path, "data", name).stat().st_size for name in names):  # a row has bytes, not bits
+            raise strange(uri, f"{rows:,} rows in files too small for them")
+
+
+def _try(fragments: list[lance.LanceFragment], names: list[str]) -> None:
+    """Take a row of each file: what is wrong with one is an error there, and may be an abort in Lance's streams."""
+    for fragment in fragments:
+        fragment.take([0], columns=names)
+
+
+class _Damaged(IndexStateError):
+    """What was reached is not what was written."""
 
 
 @contextmanager
@@ -577,15 +572,24 @@ def _reaching(uri: str, doing: str = "read") -> Iterator[None]:
     """Lance's errors, in one line. Only its own calls belong inside."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
+    except BaseException as error:
+        # a panic of Lance's is of a type of its own, and no Exception
+        is_panic = type(error).__name__ == "PanicException"
+        if not is_panic and not isinstance(error, (OSError, ValueError, RuntimeError, MemoryError)):
+            raise
         said = _said(error)
+        if (asked := lacking_memory(error)) is not None:
+            raise IndexStateError(
+                f"index {uri} cannot be {'read' if doing == 'read' else 'written'}: there is no memory for {asked}; "
+                "end other programs, or raise the limit (see: ulimit -v)"
+            ) from error
         if doing == "write":
             raise IndexStateError(
                 f"index {uri} cannot be written ({said}); free space, or choose another place"
             ) from error
-        if _UNREACHED.search(said):
+        if _UNREACHED.search(said) and not is_panic:
             raise storage.unreachable(uri, said) from error
-        raise IndexStateError(
+        raise _Damaged(
             f"index {uri} is damaged ({said}); keep what is left with: dsh index verify {uri} `repair`"
         ) from error
 
@@ -594,19 +598,3 @@ def _said(error: BaseException) -> str:
     """What an error of Lance's says, in one line, without where in its source."""
     said = re.split(r", /(?:home|rustc)/", " ".join(str(error).split()))[0]
     return said if len(said) <= 300 else said[:299] + "…"
-
-
-def _schema(width: int, checks: bool = True) -> pa.Schema:
-    import pyarrow as pa
-
-    checked = [pa.field(name, pa.uint32(), False) for name in digests.COLUMNS] if checks else []
-    fields = [
-        pa.field("number", pa.int64(), False),
-        pa.field("path", pa.binary(), False),
-        pa.field("label", pa.binary()),
-        pa.field("code", pa.binary(width), False),
-        pa.field("hash", pa.binary(DIGEST)),
-        pa.field("size", pa.int64()),
-        pa.field("mtime_ns", pa.int64()),
-    ]
-    return pa.schema(fields + checked)

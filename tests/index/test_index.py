@@ -21,8 +21,9 @@ from PIL import Image
 from dsh_cli.codes.bits import pack, to_hex
 from dsh_cli.codes.nearest import nearest
 from dsh_cli.errors import DataError, DshError, ImageError, IndexStateError, UsageError
-from dsh_cli.index import table
+from dsh_cli.index import schema, table
 from dsh_cli.index.index import Index, ReadyCodes, Report, Row
+from dsh_cli.index.place import local, locked
 from dsh_cli.pictures import decode
 from dsh_cli.pictures.decode import Picture
 from dsh_cli.runs.run import Run
@@ -592,7 +593,7 @@ def test_truncated_files_get_one_line(part: str, left: float, run: Run, folder: 
 
 def test_an_index_of_a_newer_format(monkeypatch: pytest.MonkeyPatch, run: Run, folder: str) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(table, "FORMAT", 3)
+        patch.setattr(schema, "FORMAT", 3)
         Index.open("i").add(run, [folder])
     assert "newer than 2" in one_line_error(dsh("index", "info", "i"), 1)
 
@@ -604,13 +605,13 @@ def test_a_read_only_place(run: Run, folder: str, read_only: str) -> None:
 
 
 def test_a_uri_goes_the_way_of_object_storage(run: Run, folder: str, tmp_path: Path) -> None:
-    uri = f"file-object-store://{tmp_path}/i"  # Lance's object storage over a local folder
+    uri = f"shared-memory://{tmp_path.name}/i"  # Lance's object storage in memory
     assert Index.open(uri).add(run, [folder]).rows == 8
     Image.effect_noise((8, 8), 90).save(f"{folder}/one/0001.png")
     assert counts(Index.open(uri).add(run, [folder])) == (0, 1, 7, 0, 0)
-    assert len(contents(uri)) == 8 and not os.path.exists("i.lock")
+    assert len(contents(uri)) == 8 and not os.path.exists("i")
     assert counts(Index.open(uri).remove([f"{folder}/one"])) == (0, 0, 0, 4, 0)
-    assert Index.open(f"file://{tmp_path}/j").add(run, [folder]).rows == 8 and os.path.exists("j.lock")
+    assert Index.open(f"file://{tmp_path}/j").add(run, [folder]).rows == 8
     assert len(Index.open("j")) == 8
 
 
@@ -785,7 +786,7 @@ def test_a_lock_that_is_held_is_waited_for(run: Run, folder: str) -> None:
     held, waiting = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with table._locked("i", None):
+        with locked(local("i"), "i", None):
             held.set()
             waiting.wait(30)
 

@@ -77,7 +77,9 @@ def test_a_folder_of_it_that_is_a_link_is_refused_and_what_it_leads_to_left_alon
         ["neighbors", "0xf0", "--index", "i", "--model", digits_run],
     ):
         said = one_line_error(dsh(*line), 1)
-        assert said.startswith(f"error: i/{name} is a link, and nothing in an index is reached through one; take it")
+        assert said.startswith(
+            f"error: {os.path.abspath('i')}/{name} is a link, and nothing in an index is reached through one; take it"
+        )
     with pytest.raises(IndexStateError, match="is a link"):  # laid after it was opened
         index.add_codes([ReadyCodes(["/p/9"], np.zeros((1, 1), np.uint8))], 8, "m")
     with pytest.raises(IndexStateError, match="is a link"):
@@ -394,6 +396,22 @@ def test_nor_is_what_lance_could_not_reach(said: str) -> None:
     unreached = r"cannot read index i: .*see to its permissions, disk or network"
     with pytest.raises(IndexStateError, match=unreached), table._reaching("i"):
         raise OSError(said)
+    with pytest.raises(IndexStateError, match="there is no memory for"), table._reaching("i"):
+        raise MemoryError
     damaged = r"i is damaged \(bad page\); keep what is left with: dsh index verify i "
     with pytest.raises(IndexStateError, match=damaged), table._reaching("i"):
         raise OSError("bad page, /home/runner/x.rs:1")
+
+
+@pytest.mark.parametrize("error", [OSError("operation timed out"), MemoryError()])
+def test_nor_does_a_repair_take_it_out(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    add("i", 0)
+    add("i", 4)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lance.LanceFragment, "to_batches", fail)
+        assert "index i" in one_line_error(dsh("index", "verify", "i", "--sample", 0, "--repair"), 1)
+    assert len(paths("i")) == 8
