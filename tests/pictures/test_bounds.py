@@ -72,7 +72,6 @@ import os, resource, time
 from dsh_cli import bounded
 from dsh_cli.pictures import decode
 from tests.support import odd_pictures as odd
-from tests.support.privileges import kept_out
 
 bounded.SECONDS = 1
 for name, data in odd.hostile().items():
