@@ -241,7 +241,9 @@ if hasattr(os, "register_at_fork"):
 def _bounds(memory: int, seconds: int) -> Iterator[None]:
     """End this process after too much time; fail what asks for more than so many bytes of address space; 0: any."""
     if memory:
-        resource.setrlimit(resource.RLIMIT_AS, (memory, resource.RLIM_INFINITY))
+        before = soft, hard = resource.getrlimit(resource.RLIMIT_AS)  # of the user, which only root may raise
+        least = memory if soft == resource.RLIM_INFINITY else min(memory, soft)
+        resource.setrlimit(resource.RLIMIT_AS, (least, hard))
     if _HAS_TIMERS:
         signal.setitimer(signal.ITIMER_PROF, 0.7 * seconds)  # of the processor, which others may be using too
     _watch(_by_the_clock(seconds))
@@ -252,7 +254,7 @@ def _bounds(memory: int, seconds: int) -> Iterator[None]:
         if _HAS_TIMERS:
             signal.setitimer(signal.ITIMER_PROF, 0)
         if memory:
-            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def _by_the_clock(seconds: int) -> int:

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from dsh_cli.errors import DISK_FULL, DshError, reason
 
+# of file systems that cannot sync a folder, and of folders that may be written to but not listed
+_NOT_SYNCED = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
+
 STALLED = 30.0  # seconds without an answer before a download counts as failed
 
 
@@ -49,7 +52,7 @@ def written(file: str | os.PathLike[str], or_else: str, folder: Path | None = No
             if os.path.lexists(target):
                 shutil.copymode(target, scratch)
             os.replace(scratch, target)
-            _sync(target.parent)
+            sync_folder(target.parent)
     finally:
         if scratch is not None:
             with contextlib.suppress(OSError):
@@ -119,16 +122,23 @@ def sweep(target: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def _sync(folder: Path) -> None:
-    """Make what was moved into a folder outlast a loss of power, where the system can."""
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlast a loss of power, where the system can.
+
+    Raises:
+        OSError: it could, and failed.
+    """
     if not hasattr(os, "O_DIRECTORY"):
         return
-    with contextlib.suppress(OSError):  # some file systems cannot, and some folders cannot be listed
+    try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_SYNCED:
+            raise
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dsh_cli.codes.bits import Packed
+from dsh_cli.codes.bits import Packed, is_packed
 from dsh_cli.config import MAX_BITS
 from dsh_cli.errors import IndexStateError
 from dsh_cli.index import digests
@@ -94,8 +94,7 @@ def check(rows: pa.Table, bits: int, uri: str) -> None:
             numbers = np.sort(column.to_numpy())
             if len(numbers) and (numbers[0] < 0 or numbers[-1] >= _NUMBERS or (numbers[1:] == numbers[:-1]).any()):
                 raise strange(uri, "two rows of one number, or numbers that no row has")
-        spare = (1 << (-bits % 8)) - 1
-        if field.name == "code" and spare and (fixed(column)[:, -1] & spare).any():
+        if field.name == "code" and not is_packed(fixed(column), bits):
             raise strange(uri, f"a code of more than {bits} bits")
 
 

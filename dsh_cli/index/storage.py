@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsh_cli.errors import IndexStateError, reason
+from dsh_cli.files import sync_folder
 
 VERSIONS = "_versions"
 
@@ -102,7 +103,7 @@ def look_at_remote(uri: str, every: bool) -> None:
         for number, name in sorted(listed, reverse=True)[: None if every else 1]:
             copy = Path(scratch, str(number))
             session.download_file(name, copy)
-            _parsed(copy.read_bytes(), uri)
+            _parsed(_content(copy, name, uri), uri)
 
 
 def unreachable(uri: str, why: str) -> IndexStateError:
@@ -158,16 +159,6 @@ def sync(paths: Iterable[str]) -> None:
         sync_folder(folder)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlast a loss of power, where the system can."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _require_no_links(folder: str, uri: str) -> None:
     """Refuse what is neither file nor folder, for what it may lead to, or wait for."""
     with os.scandir(folder) as entries:
@@ -203,15 +194,25 @@ def _version(path: Path, number: int, uri: str) -> Version | None:
         IndexStateError: it leads out of the index, or is too large to be one.
     """
     try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size > _LARGEST:
-                raise IndexStateError(
-                    f"index {uri} is not of dsh: {path} has more than {_LARGEST >> 20} MiB; choose another name"
-                )
-            version = _parsed(file.read(), uri)
+        version = _parsed(_content(path, str(path), uri), uri)
     except (FileNotFoundError, ValueError):
         return None
     return version if version.number == number else None
+
+
+def _content(path: Path, name: str, uri: str) -> bytes:
+    """The bytes of a manifest.
+
+    Raises:
+        OSError: it cannot be read.
+        IndexStateError: it is too large to be one.
+    """
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size > _LARGEST:
+            raise IndexStateError(
+                f"index {uri} is not of dsh: {name} has more than {_LARGEST >> 20} MiB; choose another name"
+            )
+        return file.read()
 
 
 def _has_files(folder: str, version: Version) -> bool:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed
 from dsh_cli.errors import IndexStateError, VersionGone, lacking_memory, reason
+from dsh_cli.files import sync_folder
 from dsh_cli.index import digests, storage
 from dsh_cli.index.place import local, locked
 from dsh_cli.index.schema import DIGEST, about, check, columns, schema, strange
@@ -329,7 +330,7 @@ class Table:
             if path is not None:
                 self._sync(path, "_transactions", storage.VERSIONS)
                 if new:
-                    storage.sync_folder(Path(path).parent)
+                    sync_folder(Path(path).parent)
                 if storage.look_at(path, self.uri, every=False).whole != self.version:
                     raise OSError(f"what pylance {lance.__version__} wrote cannot be read again")
 
@@ -337,7 +338,7 @@ class Table:
         """Make files written since, and the folders they are in, outlast a loss of power."""
         fresh = storage.files(path, *parts) - self._synced
         storage.sync(fresh)
-        storage.sync_folder(Path(path))
+        sync_folder(Path(path))
         self._synced |= fresh
 
     # Inside
@@ -587,7 +588,8 @@ def _reaching(uri: str, doing: str = "read") -> Iterator[None]:
             raise IndexStateError(
                 f"index {uri} cannot be written ({said}); free space, or choose another place"
             ) from error
-        if _UNREACHED.search(said) and not is_panic:
+        place = (local(uri) or uri.partition("://")[2]).strip("/")  # whose folders may be called anything
+        if _UNREACHED.search(said.replace(place, "")) and not is_panic:
             raise storage.unreachable(uri, said) from error
         raise _Damaged(
             f"index {uri} is damaged ({said}); keep what is left with: dsh index verify {uri} `repair`"

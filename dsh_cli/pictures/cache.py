@@ -195,7 +195,10 @@ class PictureCache:
 
 def holds_pictures(folder: str) -> bool:
     """Whether there is a cache in a folder."""
-    return any(Path(folder).expanduser().glob("pictures-*.sqlite"))
+    try:
+        return any(Path(folder).expanduser().glob("pictures-*.sqlite"))
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: of a user whom this machine does not know
+        return False
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

@@ -39,7 +39,7 @@ def created(
     """The folder of a new run, `out`, or one under `runs/` named after data, bits and time; held while in the context.
 
     It is made by this process alone, and locked before anything is written. Where the context ends by a `DshError`
-    before there is a state to go on from, it is taken back.
+    before there is a state to go on from, or by anything before the folder is a run, it is taken back.
 
     Raises:
         UsageError: `out` is there and holds something.
@@ -78,10 +78,10 @@ def created(
             write_record(path, run.metrics, digests)
             write_json(path, "config.json", head)  # last, for with it the folder is a run
             yield dataclasses.replace(run, digests=digests)
-        except Interrupted:
-            raise  # it is there to go on with, from its first epoch if need be
-        except DshError:
-            if run.in_place and not _has_states(path):
+        except BaseException as error:
+            # by Ctrl-C a run is left to go on with, from its first epoch if need be
+            failed = isinstance(error, DshError) and not isinstance(error, Interrupted)
+            if run.in_place and not _has_states(path) and (failed or not may_be_run(path)):
                 _take_back(path)  # nothing half-written
             raise
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -79,6 +80,8 @@ LOCK = ".lock"  # in the folder of a run, while a process trains it
 FORMAT = 2  # of the run folder; a reader refuses a larger number
 _DIGESTS = 2  # format from which on there are digests
 _LARGEST = 1024  # pixels of the side of a picture, and so the largest network that is built
+# of a file that is gone, of one of which the disk has lost some, and of what is no file
+_LOST = (errno.ENOENT, errno.EIO, errno.EINVAL, errno.EISDIR)
 WEIGHTS, CENTERS, NAMES = "model.safetensors", "centers.safetensors", "codes/names.json"
 _EPOCHS_DONE: dict[str, Kind] = {"epochs_done": ("I64", ())}  # in every state
 # what config.json says, and of what type
@@ -420,7 +423,7 @@ class Run:
         What is left of writers who were killed is taken away, and states that are damaged; `notes` say which.
 
         Raises:
-            RunError: no state that it had is whole.
+            RunError: no state that it had is whole, or the newest cannot be reached.
         """
         record = self._now()
         sweep_states(self.path, record)
@@ -430,6 +433,8 @@ class Run:
                 check_tensors(self.path, state, record.digest(state))
                 done = int(read_tensors(self.path, state, None, _EPOCHS_DONE)["epochs_done"])
             except RunError as error:
+                if isinstance(error.__cause__, OSError) and error.__cause__.errno not in _LOST:
+                    raise  # it cannot be reached, and may be whole
                 damage = error
                 continue
             if state == states[-1]:

@@ -92,9 +92,11 @@ class Part:
         """Undo `tensors`.
 
         Raises:
-            KeyError, ValueError: they are not such.
+            KeyError, TypeError, ValueError, RuntimeError: they are not such.
         """
         random = "epoch.random."
+        for name in ("epoch.shuffle", f"{random}cpu"):
+            torch.Generator().set_state(state[name])  # which refuses what is none
         return cls(
             batches=int(state["epoch.batches"]),
             read=int(state["epoch.read"]),
@@ -154,8 +156,8 @@ def restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> Standin
             seconds=float(state["seconds"]),
             part=Part.of(state) if "epoch.batches" in state else None,
         )
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise RunError(f"{run.path / 'state.safetensors'} is damaged ({error}); train again with: dsh train") from error
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RunError(f"the state of {run.path} is damaged ({error}); train again with: dsh train") from error
 
 
 def generators(device: torch.device) -> dict[str, Any]:

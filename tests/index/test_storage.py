@@ -22,6 +22,7 @@ from dsh_cli.errors import IndexStateError
 from dsh_cli.index import storage, table
 from dsh_cli.index.index import Index, ReadyCodes
 from tests.support.commands import dsh, dsh_json, one_line_error, unmeasured
+from tests.support.privileges import kept_out
 
 
 def add(uri: str, start: int, count: int = 4) -> Index:
@@ -360,6 +361,19 @@ def test_what_is_left_is_kept_where_no_version_is_whole() -> None:
     )
 
 
+def test_an_index_may_be_made_in_a_folder_that_cannot_be_listed() -> None:
+    if not hasattr(os, "O_DIRECTORY") or (os.geteuid() == 0 and sys.platform != "linux"):
+        pytest.skip("modes of files do not keep this user out")
+    program = (
+        "import numpy as np; from dsh_cli.index.index import Index, ReadyCodes; "
+        "Index.open('shut/i').add_codes([ReadyCodes(['/a'], np.zeros((1, 1), np.uint8))], 8, 'm')"
+    )
+    os.mkdir("shut", 0o333)
+    subprocess.run(kept_out([sys.executable, "-c", program]), check=True)
+    os.chmod("shut", 0o700)
+    assert len(Index.open("shut/i")) == 1
+
+
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE])
 @pytest.mark.parametrize("suffix", [".manifest", ".lance"])
 def test_what_cannot_be_reached_is_not_called_damaged(code: int, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,6 +415,9 @@ def test_nor_is_what_lance_could_not_reach(said: str) -> None:
     damaged = r"i is damaged \(bad page\); keep what is left with: dsh index verify i "
     with pytest.raises(IndexStateError, match=damaged), table._reaching("i"):
         raise OSError("bad page, /home/runner/x.rs:1")
+    uri = os.path.abspath("connect requests/i")
+    with pytest.raises(IndexStateError, match="is damaged"), table._reaching(uri):
+        raise OSError(f"bad page in {uri}/data/x.lance")
 
 
 @pytest.mark.parametrize("error", [OSError("operation timed out"), MemoryError()])

@@ -15,6 +15,7 @@ from dsh_cli import bounded
 from dsh_cli.errors import ImageError
 from dsh_cli.pictures import decode, decoders, worker
 from tests.support import odd_pictures as odd
+from tests.support.privileges import kept_out
 
 needs_limits = pytest.mark.skipif(sys.platform != "linux", reason="memory can be bounded on Linux alone")
 
@@ -160,3 +161,15 @@ def test_what_a_process_imports_is_not_chosen_by_the_working_folder(tmp_path: Pa
     )  # fmt: skip
     assert done.stdout == b"(8, 8, 3)\n", done.stderr
     assert not (tmp_path / "trapped").exists()
+
+
+@needs_limits
+def test_a_limit_of_the_users_is_no_damage_of_a_picture() -> None:
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34)); "
+        "from dsh_cli.pictures import decode; print(decode.decode(sys.stdin.buffer.read(), 8, 3).shape)"
+    )
+    done = subprocess.run(
+        kept_out([sys.executable, "-c", program]), input=odd.encoded(odd.picture("RGB"), "WEBP"), capture_output=True
+    )
+    assert done.stdout == b"(8, 8, 3)\n", done.stderr

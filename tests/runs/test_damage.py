@@ -1,5 +1,6 @@
 """A damaged run: each bit that changed is told, or changes no answer; no file makes more than one clear line."""
 
+import errno
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DshError, Interrupted, RunError
+from dsh_cli.files import open_regular
 from dsh_cli.runs import storage
 from dsh_cli.runs.check import check
 from dsh_cli.runs.folders import list_runs, resumed
@@ -165,6 +167,23 @@ def test_a_damaged_state_falls_back_to_the_one_before(stopped: Path, whole: Run,
     assert said == [f"warning: {newest} is missing or damaged; going on from state-2.safetensors, after 2 of 4 epochs"]
     assert identical(weights(Run.open(part)), weights(whole))
     assert not list(part.glob("*state*"))
+
+
+def test_a_state_that_cannot_be_reached_is_not_taken_for_damaged(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = shutil.copytree(stopped, tmp_path / "part")
+    opened = open_regular
+
+    def failing(path: Path, follow: bool = True) -> int:
+        if path.name == "state-3.safetensors":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, follow)
+
+    monkeypatch.setattr("dsh_cli.runs.storage.open_regular", failing)
+    with pytest.raises(RunError, match=r"state-3.safetensors cannot be read \(permission denied\)"), resumed(part):
+        pass
+    assert (part / "state-3.safetensors").is_file() and dsh_json("info", part)["epochs_done"] == 3
 
 
 def test_two_damaged_states_say_what_to_do(stopped: Path, tmp_path: Path) -> None:

@@ -3,12 +3,17 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.errors import UsageError
-from dsh_cli.runs.folders import require_free, resumed
+from dsh_cli.runs import folders
+from dsh_cli.runs.folders import created, require_free, resumed
 from dsh_cli.runs.run import Run
+from dsh_cli.runs.storage import write_json
 
 RACER = """
 import sys, time
@@ -78,6 +83,24 @@ def test_what_a_killed_writer_left_is_no_run_and_in_nobodys_way(tmp_path: Path, 
     (tmp_path / "out" / "config.json").touch()
     with pytest.raises(UsageError, match="`out` out is there already"):
         require_free("out")
+
+
+@pytest.mark.parametrize("name", ["splits.json", "config.json"])
+def test_what_ctrl_c_leaves_before_there_is_a_run_is_in_nobodys_way(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(run: Path, file: str, content: object) -> str:
+        if file == name:
+            raise KeyboardInterrupt
+        return write_json(run, file, content)
+
+    splits: Any = SimpleNamespace(train=SimpleNamespace(classes=("a",), source="s"), names=lambda: {"train": ("1",)})
+    recipe, model = Recipe(data="d", image_size=8, epochs=1, margin=16.0), ModelConfig("resnet9", 8, 1, 8)
+    monkeypatch.setattr(folders, "write_json", interrupted)
+    with pytest.raises(KeyboardInterrupt), created(recipe, model, splits, "out"):
+        pass
+    require_free("out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_of_the_users_is_not_taken_for_what_a_killed_writer_left(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Run a program as a user whom modes of files keep out, also where the tests are root's: privileges.py PROGRAM..."""
+"""Run a program as a user whom modes and limits bind, also where the tests are root's: privileges.py PROGRAM..."""
 
 import ctypes
 import os
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 _DROP_FROM_BOUND = 24  # prctl(2): PR_CAPBSET_DROP
-_OVERRIDES = (1, 2)  # capabilities(7): CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+_OVERRIDES = (1, 2, 24)  # capabilities(7): CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SYS_RESOURCE
 
 
 def kept_out(program: list[str]) -> list[str]:

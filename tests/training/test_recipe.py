@@ -198,6 +198,13 @@ def test_a_resumed_run_uses_the_cache_it_names_only_where_one_is(
     assert (tmp_path / "kept").exists() == there
 
 
+@pytest.mark.parametrize("cache", ["~nobody-of-that-name/x", "x" * 5000, "a\0b"])
+def test_a_cache_that_names_no_folder_is_none(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stranger = SimpleNamespace(config=replace(RECIPE, cache=cache), require_unfinished=lambda: None)
+    monkeypatch.setattr(Run, "open", lambda path: stranger)
+    assert Request({}, resume="run").opened()[0].cache == "auto"
+
+
 def test_an_unfinished_run_goes_on_with_its_own_recipe(run: str) -> None:
     with pytest.raises(UsageError, match=f"{run} is finished; for the same recipe again: dsh train --like {run}"):
         Request({}, resume=run).opened()

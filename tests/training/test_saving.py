@@ -19,6 +19,7 @@ from dsh_cli.runs import folders
 from dsh_cli.runs.run import Run
 from dsh_cli.training import loop, measuring
 from dsh_cli.training.events import EpochStats, Plan, Quiet, RunningLoss, TrainResult
+from dsh_cli.training.start import Part
 from dsh_cli.training.terms import dsh_loss
 from tests.support.commands import DIGITS, dsh, dsh_json, one_line_error
 from tests.support.runs import identical, weights
@@ -286,3 +287,20 @@ def test_the_command_takes_minutes_for_new_runs_and_for_resumed_ones(
     saved.clear()
     assert dsh_json("train", "--resume", tmp_path / "part", "--checkpoint-every", 1e-9, "--quiet")["epochs"] == 2
     assert saved[0] == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epoch.notes", torch.ones(3)),
+        ("epoch.shuffle", torch.zeros(3, dtype=torch.uint8)),
+        ("epoch.random.cpu", torch.zeros(5056)),
+        ("epoch.read", torch.zeros(2)),
+    ],
+)
+def test_a_part_of_an_epoch_that_is_none_is_damage(name: str, value: torch.Tensor) -> None:
+    random = torch.Generator().get_state()
+    part = Part(1, 1, torch.zeros(4), 1.0, 0.0, ("note",), random, {"cpu": random})
+    assert Part.of(part.tensors()).notes == ("note",)
+    with pytest.raises((KeyError, TypeError, ValueError, RuntimeError)):
+        Part.of(part.tensors() | {name: value})
