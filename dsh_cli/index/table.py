@@ -539,7 +539,7 @@ def _look_at(path: str, uri: str, every: bool) -> storage.Standing:
         if others := sorted(set(os.listdir(path)) - _OF_LANCE):
             raise IndexStateError(f"{uri} is a folder of other things ({others[0]}), not an index; choose another name")
     except OSError as error:
-        raise IndexStateError(f"cannot read index {uri}: {reason(error)}") from error
+        raise storage.unreachable(uri, reason(error)) from error
     return storage.look_at(path, uri, every)
 
 

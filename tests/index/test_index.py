@@ -449,6 +449,8 @@ def test_verify_says_what_differs(digits_run: Path, folder: str) -> None:
     Index.open("i").add(run, [folder])
     answer = dsh_json("index", "verify", "i", "--model", digits_run)
     assert (answer["checked"], answer["failed"]) == (8, [])
+    rows_alone = dsh("index", "verify", "i", "--sample", 0, "--format", "table").stdout
+    assert "rows and 0 pictures checked, 0 differ" in rows_alone
     os.remove(f"{folder}/one/0000.png")
     Path(folder, "one", "0001.png").write_bytes(b"no picture")
     with open(f"{folder}/one/0002.png", "ab") as file:

@@ -397,6 +397,17 @@ def test_what_cannot_be_reached_is_not_called_damaged(code: int, suffix: str, mo
     assert sorted(map(str, Path("i").rglob("*"))) == kept and len(paths("i")) == 8
 
 
+def test_nor_is_a_folder_that_may_not_be_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    add("i", 0)
+
+    def refuse(path: str) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(IndexStateError, match="cannot read index i: permission denied; see to its permissions"):
+        Index.open("i")
+
+
 @pytest.mark.parametrize(
     "said",
     [

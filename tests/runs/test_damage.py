@@ -200,6 +200,9 @@ def test_states_that_are_not_of_a_run_are_taken_away_by_who_goes_on(stopped: Pat
     part = shutil.copytree(stopped, tmp_path / "part")
     shutil.copy(part / "state-3.safetensors", part / "state-4.safetensors")  # killed before metrics.json
     assert dsh_json("info", part, "--verify")["verified"]["strays"] == ["state-4.safetensors"]
+    told = " ".join(dsh("info", part, "--verify", "--format", "table").stdout.split())
+    assert "state-4.safetensors: left by a killed training; take away with: dsh info" in told
+    assert "--verify --repair" in told
     assert Run.open(part).load_state()["epochs_done"] == 3
     with resumed(part) as run:
         assert not (part / "state-4.safetensors").exists() and run.notes == ()

@@ -29,7 +29,7 @@ def index_report(report: Report) -> View:
     failed = [{"path": failure.path, "error": failure.error} for failure in report.failed]
     done = [f"{getattr(report, name):,} {name}" for name in _DONE if getattr(report, name)]
     if report.checked is not None:
-        done.append(f"{report.checked:,} checked, {len(failed):,} differ")
+        done.append(f"rows and {counted(report.checked, 'picture')} checked, {len(failed):,} differ")
     elif failed:
         done.append(f"{len(failed):,} failed")
     rows = {

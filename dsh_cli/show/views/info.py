@@ -80,7 +80,8 @@ def run_info(run: Run, checked: Checked | None = None) -> View:
         damaged = len(checked.damaged)
         rows["verified"] = counted(checked.files, "file") + (f", {damaged} damaged" if damaged else ", all whole")
         if checked.strays:
-            rows["strays"] = f"{listed(checked.strays)}: not of the run, left by one who was killed"
+            command = f"dsh info {printable(str(run.path))} --verify --repair"
+            rows["strays"] = f"{listed(checked.strays)}: left by a killed training; take away with: {command}"
     return View(lambda width: pairs_table(rows), plain_record(flattened(record)), record)
 
 
