@@ -265,6 +265,8 @@ def test_spread_over_runs() -> None:
     for change, message in (
         ({"bits": 9}, "bits: 8 and 9"),
         ({"protocol": "paper"}, "protocol: given and paper"),
+        ({"among": "seen"}, "differ in classes: all and seen"),
+        ({"queries": 31}, "queries: 30 and 31"),
         ({"database": 61_000}, "database: 60 and 61,000"),
         ({"per_class": runs[0].per_class[:2]}, "classes"),
     ):
