@@ -218,6 +218,20 @@ def test_properties(bits: int, queries: int, items: int, classes: int, seed: int
     assert (evaluate(shuffled) if itself else evaluate(one, shuffled)) == evaluation
 
 
+def test_the_only_one_of_a_class_is_all_of_it() -> None:
+    evaluation = evaluate(code_set(["00"], [0]), code_set(["01", "ff"], [0, 1]), at=(1, 50))
+    assert [within.recall for within in evaluation.curve] == [0] + [1] * 8
+    assert [within.precision for within in evaluation.curve] == [0] + [1] * 7 + [1 / 2]
+    assert [within.empty for within in evaluation.curve] == [1] + [0] * 8
+
+
+def test_every_measure_is_a_figure() -> None:
+    figures = evaluate(random_codes(9, 12, 3, 0), at=(1, 50)).figures()
+    radius = [f"radius.{r}.{of}" for r in (0, 1, 2) for of in ("precision", "recall", "empty")]
+    precision = ["precision_at.1", "precision_at.10", "precision_at.100"]
+    assert [*figures] == ["map", "map_best", "map_worst", "map_at.1", "map_at.50", *precision, *radius]
+
+
 def test_against_itself_self_matches_are_left_out() -> None:
     codes = code_set(["00", "00", "ff"], [0, 1, 0])
     # Query 0: "00" of class 1 at 0, then "ff" at 8, relevant second. Query 2: a tie of two at 8, one relevant.
