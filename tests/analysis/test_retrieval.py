@@ -1,6 +1,7 @@
 """Measures of retrieval against slow references: every order of ties, textbook definitions, plain sorting."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -185,6 +186,48 @@ def test_many_equal_codes_are_counted_with_their_weight(monkeypatch: pytest.Monk
             assert np.array_equal(compiled.relevant, plain.relevant)
             assert (compiled.counts.sum(axis=1) == 5000).all()
         assert sum(tally.weights.sum() for tally in found[0]) == 50
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("cells", "block"), [(1, 1), (200, 100), (1 << 19, 1 << 22)])
+@pytest.mark.parametrize(("bits", "itself"), [(5, True), (5, False), (70, True), (70, False)])
+def test_tallies_count_every_item_by_distance(
+    bits: int, itself: bool, cells: int, block: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("_CELLS", cells), ("_BLOCK", block), ("_COMPILE_FROM", 0 if compiled else 1 << 62)):
+        monkeypatch.setattr(counting, name, value)
+    queries, database = (
+        replace(codes, labels=codes.labels - 1)  # of unknown class, some of them
+        for codes in (random_codes(30, bits, 3, 1), random_codes(40, bits, 3, 2))
+    )
+    if itself:
+        database = queries
+    expected: Counter[tuple[int, tuple[int, ...], tuple[int, ...]]] = Counter()
+    for place, (row, label) in enumerate(zip(hamming(queries.packed, database.packed), queries.labels, strict=True)):
+        others = np.arange(len(database)) != (place if itself else -1)
+        same = others & (database.labels == label) & (label >= 0)
+        counts, relevant = (np.bincount(row[which], minlength=bits + 1).tolist() for which in (others, same))
+        expected[int(label), tuple(counts), tuple(relevant)] += 1
+    found: Counter[tuple[int, tuple[int, ...], tuple[int, ...]]] = Counter()
+    for tally in tallies(queries, None if itself else database):
+        assert len(tally.counts) <= max(1, cells // (bits + 1))
+        for label, counts, relevant, weight in zip(
+            tally.labels.tolist(), tally.counts.tolist(), tally.relevant.tolist(), tally.weights.tolist(), strict=True
+        ):
+            found[label, tuple(counts), tuple(relevant)] += weight
+    assert found == expected
+
+
+def test_the_compiled_loop_is_for_much_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    monkeypatch.setattr(counting, "_counted", lambda *_: used.append("NumPy"))
+    monkeypatch.setattr(counting, "_counted_compiled", lambda *_: used.append("compiled"))
+    queries, database = random_codes(50, 100, 2, 1), random_codes(70, 100, 2, 2)  # of two words each
+    list(tallies(queries, database))
+    for limit in (50 * 70 * 2, 50 * 70 * 2 + 1):
+        monkeypatch.setattr(counting, "_COMPILE_FROM", limit)
+        list(tallies(queries, database))
+    assert used == ["NumPy", "compiled", "NumPy"]
 
 
 @settings(max_examples=60, deadline=None)
