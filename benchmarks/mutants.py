@@ -165,7 +165,7 @@ def _faults(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
                 setattr(new, "id" if isinstance(new, ast.Name) else "attr", _OPPOSITE[name])
                 yield said(like(func=new))
             starred = any(isinstance(argument, ast.Starred) for argument in arguments)
-            if len(arguments) > 1 and not starred and name not in _SYMMETRIC:
+            if len({ast.dump(one) for one in arguments[:2]}) == 2 and not starred and name not in _SYMMETRIC:
                 yield said(like(args=[arguments[1], arguments[0], *arguments[2:]]))
 
 

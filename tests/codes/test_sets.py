@@ -14,6 +14,7 @@ def test_each_class_has_its_share_to_a_picture(most: int) -> None:
     assert len(rows) == most and (np.diff(rows) > 0).all() and rows[0] >= 0 and rows[-1] < 1000
     for label in (-1, 0, 1, 2):
         assert abs((labels[rows] == label).sum() - (labels == label).sum() * most / 1000) < 1
+    assert (2 in labels[rows]) == (most > 500)  # of one picture
 
 
 def test_a_sample_is_drawn_by_its_seed_and_not_from_the_front() -> None:
