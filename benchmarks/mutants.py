@@ -76,15 +76,21 @@ _OPPOSITE |= {there: here for here, there in _OPPOSITE.items()}
 _SYMMETRIC = ("min", "max", "minimum", "maximum", "clip")  # in their first two arguments: swapped, they say the same
 
 
-def mutants(source: str) -> Iterator[tuple[int, str, ast.Module]]:
-    """Each fault: its line, what it is, and the module with it."""
+def faults(source: str) -> list[tuple[int, str, int, int]]:
+    """Each fault: its line, what it is, and its node and number, by which it is made."""
+    return [
+        (node.lineno, what, place, number)  # type: ignore[attr-defined]
+        for place, node in enumerate(_mutable(ast.parse(source)))
+        for number, (what, _) in enumerate(_faults(node))
+    ]
+
+
+def with_fault(source: str, place: int, number: int) -> ast.Module:
+    """The module with one of them."""
     tree = ast.parse(source)
-    for place, node in enumerate(_mutable(tree)):
-        for number, (what, _) in enumerate(_faults(node)):
-            changed = copy.deepcopy(tree)
-            _faults_made = list(_faults(_mutable(changed)[place]))
-            _replace(changed, _mutable(changed)[place], _faults_made[number][1])
-            yield node.lineno, what, ast.fix_missing_locations(changed)  # type: ignore[attr-defined]
+    node = _mutable(tree)[place]
+    _replace(tree, node, list(_faults(node))[number][1])
+    return ast.fix_missing_locations(tree)
 
 
 def _mutable(tree: ast.AST) -> list[ast.AST]:
@@ -243,17 +249,17 @@ def measure(name: str, most: int, seed: int, longest: float, at: Sequence[int]) 
     if failed:
         sys.exit(f"{name}: its tests fail without a fault")
     limit = max(_SECONDS, round(3 * took))
-    everything = list(mutants(source))
+    everything = faults(source)
     drawn = at or random.Random(seed).sample(range(len(everything)), min(most, len(everything)))
     started, tried, survived = time.perf_counter(), 0, []
     for number in drawn:
         if time.perf_counter() - started > longest:
             break
         tried += 1
-        if not noticed(name, everything[number][2], tests, limit, bool(at))[0]:
+        if not noticed(name, with_fault(source, *everything[number][2:]), tests, limit, bool(at))[0]:
             survived.append(number)
     for number in sorted(survived):
-        line, what, _ = everything[number]
+        line, what, *_ = everything[number]
         print(f"  {name}:{line} (--at {number})  {what}")
     killed = tried - len(survived)
     print(
