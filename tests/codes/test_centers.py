@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import optimize
 
 from dsh_cli.codes.bounds import class_distance_bound
 from dsh_cli.codes.centers import (
@@ -81,6 +82,15 @@ def test_codes_side_by_side_are_the_best_sum_of_pieces(bits: int, classes: int) 
 
     words = side_by_side(bits, classes)
     assert words.shape[1] == bits and len(words) >= classes and minimum_distance(words) >= best(bits)
+
+
+def test_short_pieces_are_the_best_linear_codes() -> None:
+    assert {n: distance for n, (distance, _) in _pieces(16, 16, 0).items()} == dict(enumerate(LINEAR[4], 4))
+
+
+def test_more_classes_than_are_searched_for_have_all_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsh_cli.codes.centers._LINEAR_DIMENSION", 3)
+    assert sorted(map(tuple, side_by_side(6, 50).tolist())) == list(itertools.product((0, 1), repeat=6))
 
 
 @pytest.mark.parametrize(("order", "classes", "length"), [(12, 24, 12), (12, 12, 11), (12, 6, 10), (20, 10, 18)])
@@ -193,6 +203,26 @@ def test_no_better_assignment_of_few_classes_exists() -> None:
         for flips in itertools.product((0, 1), repeat=3)
     )
     assert agreement(assign(means, words)) == pytest.approx(best, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("work", "starts"), [(139 * 7, 7), (139 * 7 - 1, 6), (139 * 200, 200), (139 * 300, 200), (139 * 2, 2), (0, 2)]
+)
+def test_an_assignment_starts_as_often_as_its_work_allows(
+    work: int, starts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5 words, for 3 classes, of 4 bits: 5^2 x 3 + 4^3 = 139. Where all agree alike a start has two rounds of two."""
+    asked = []
+
+    def counted(*arguments: object, **options: object) -> object:
+        asked.append(arguments)
+        return solve(*arguments, **options)
+
+    solve = optimize.linear_sum_assignment
+    monkeypatch.setattr(optimize, "linear_sum_assignment", counted)
+    monkeypatch.setattr("dsh_cli.codes.centers._STARTS_WORK", work)
+    assign(np.ones((3, 4), np.float32), construct(4, 5).words[:5])
+    assert len(asked) == 4 * starts
 
 
 @pytest.mark.parametrize(("bits", "classes"), [(8, 10), (12, 10), (64, 100)])
