@@ -31,13 +31,19 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parent.parent
-TESTS = {
+TESTS = {  # of each module, as pytest is told below tests/
     "codes.bits": ["codes/test_bits.py"],
     "codes.bounds": ["codes/test_bounds.py"],
-    "codes.centers": ["codes/test_centers.py"],
+    "codes.centers": [
+        "codes/test_centers.py",
+        "-k",
+        "not few_classes and not many_classes and not ends_of and not again",
+    ],
     "codes.nearest": ["codes/test_nearest.py"],
-    "analysis.retrieval": ["analysis/test_retrieval.py"],
-    "analysis.counting": ["analysis/test_retrieval.py"],
+    "codes.sets": ["codes/test_sets.py"],
+    "analysis.retrieval": ["analysis/test_retrieval.py", "-k", "not -True]"],  # without the compiled loop
+    "analysis.counting": ["analysis/test_retrieval.py", "-k", "tallies or alone or many_equal or refused"],
+    "analysis.compiled": ["analysis/test_retrieval.py", "-k", "many_equal or tallies"],
     "analysis.classes": ["analysis/test_classes.py"],
     "training.terms": ["training/test_terms.py"],
     "training.objective": ["training/test_objective.py"],
@@ -67,17 +73,24 @@ _COMPUTED = {
 }  # fmt: skip
 _OPPOSITE = {"min": "max", "minimum": "maximum", "argmin": "argmax", "any": "all", "clamp_min": "clamp_max"}
 _OPPOSITE |= {there: here for here, there in _OPPOSITE.items()}
+_SYMMETRIC = ("min", "max", "minimum", "maximum", "clip")  # in their first two arguments: swapped, they say the same
 
 
-def mutants(source: str) -> Iterator[tuple[int, str, ast.Module]]:
-    """Each fault: its line, what it is, and the module with it."""
+def faults(source: str) -> list[tuple[int, str, int, int]]:
+    """Each fault: its line, what it is, and its node and number, by which it is made."""
+    return [
+        (node.lineno, what, place, number)  # type: ignore[attr-defined]
+        for place, node in enumerate(_mutable(ast.parse(source)))
+        for number, (what, _) in enumerate(_faults(node))
+    ]
+
+
+def with_fault(source: str, place: int, number: int) -> ast.Module:
+    """The module with one of them."""
     tree = ast.parse(source)
-    for place, node in enumerate(_mutable(tree)):
-        for number, (what, _) in enumerate(_faults(node)):
-            changed = copy.deepcopy(tree)
-            _faults_made = list(_faults(_mutable(changed)[place]))
-            _replace(changed, _mutable(changed)[place], _faults_made[number][1])
-            yield node.lineno, what, ast.fix_missing_locations(changed)  # type: ignore[attr-defined]
+    node = _mutable(tree)[place]
+    _replace(tree, node, list(_faults(node))[number][1])
+    return ast.fix_missing_locations(tree)
 
 
 def _mutable(tree: ast.AST) -> list[ast.AST]:
@@ -157,7 +170,8 @@ def _faults(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
                 new = copy.deepcopy(function)
                 setattr(new, "id" if isinstance(new, ast.Name) else "attr", _OPPOSITE[name])
                 yield said(like(func=new))
-            if len(arguments) > 1 and not any(isinstance(argument, ast.Starred) for argument in arguments):
+            starred = any(isinstance(argument, ast.Starred) for argument in arguments)
+            if len({ast.dump(one) for one in arguments[:2]}) == 2 and not starred and name not in _SYMMETRIC:
                 yield said(like(args=[arguments[1], arguments[0], *arguments[2:]]))
 
 
@@ -210,11 +224,14 @@ def noticed(name: str, tree: ast.Module, tests: Sequence[str], seconds: int, sho
             os.dup2(nothing, 2)
         sys.meta_path.insert(0, Finder(f"dsh_cli.{name}", ROOT / "dsh_cli" / f"{name.replace('.', '/')}.py", tree))
         with tempfile.TemporaryDirectory() as folder:
+            if name == "analysis.compiled":  # Numba knows kept machine code by the file, not by what was changed
+                sys.modules["numba"].config.CACHE_DIR = folder
+            os.chdir(ROOT / "tests")
             options = ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", f"--basetemp={folder}/t"]
             options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # hypothesis is imported already
             code = 1
             try:
-                code = int(pytest.main([*options, *(str(ROOT / "tests" / test) for test in tests)]))
+                code = int(pytest.main([*options, *tests]))
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -232,17 +249,17 @@ def measure(name: str, most: int, seed: int, longest: float, at: Sequence[int]) 
     if failed:
         sys.exit(f"{name}: its tests fail without a fault")
     limit = max(_SECONDS, round(3 * took))
-    everything = list(mutants(source))
+    everything = faults(source)
     drawn = at or random.Random(seed).sample(range(len(everything)), min(most, len(everything)))
     started, tried, survived = time.perf_counter(), 0, []
     for number in drawn:
         if time.perf_counter() - started > longest:
             break
         tried += 1
-        if not noticed(name, everything[number][2], tests, limit, bool(at))[0]:
+        if not noticed(name, with_fault(source, *everything[number][2:]), tests, limit, bool(at))[0]:
             survived.append(number)
     for number in sorted(survived):
-        line, what, _ = everything[number]
+        line, what, *_ = everything[number]
         print(f"  {name}:{line} (--at {number})  {what}")
     killed = tried - len(survived)
     print(

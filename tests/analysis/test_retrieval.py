@@ -1,6 +1,7 @@
 """Measures of retrieval against slow references: every order of ties, textbook definitions, plain sorting."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -187,6 +188,50 @@ def test_many_equal_codes_are_counted_with_their_weight(monkeypatch: pytest.Monk
         assert sum(tally.weights.sum() for tally in found[0]) == 50
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("cells", "block"), [(1, 1), (100, 100), (1 << 19, 1 << 22)])
+@pytest.mark.parametrize(("bits", "itself"), [(5, True), (5, False), (70, True), (70, False)])
+def test_tallies_count_every_item_by_distance(
+    bits: int, itself: bool, cells: int, block: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("_CELLS", cells), ("_BLOCK", block), ("_COMPILE_FROM", 0 if compiled else 1 << 62)):
+        monkeypatch.setattr(counting, name, value)
+    queries, database = (
+        replace(codes, labels=codes.labels - 1)  # of unknown class, some of them
+        for codes in (random_codes(30, bits, 3, 1), random_codes(40, bits, 3, 2))
+    )
+    if itself:
+        database = queries
+    expected: Counter[tuple[int, tuple[int, ...], tuple[int, ...]]] = Counter()
+    for place, (row, label) in enumerate(zip(hamming(queries.packed, database.packed), queries.labels, strict=True)):
+        others = np.arange(len(database)) != (place if itself else -1)
+        same = others & (database.labels == label) & (label >= 0)
+        counts, relevant = (np.bincount(row[which], minlength=bits + 1).tolist() for which in (others, same))
+        expected[int(label), tuple(counts), tuple(relevant)] += 1
+    found: Counter[tuple[int, tuple[int, ...], tuple[int, ...]]] = Counter()
+    blocks = list(tallies(queries, None if itself else database))
+    rows = [len(tally.counts) for tally in blocks]
+    assert rows[0] == max(rows) == min(sum(rows), max(1, cells // (bits + 1)))
+    for tally in blocks:
+        for label, counts, relevant, weight in zip(
+            tally.labels.tolist(), tally.counts.tolist(), tally.relevant.tolist(), tally.weights.tolist(), strict=True
+        ):
+            found[label, tuple(counts), tuple(relevant)] += weight
+    assert found == expected
+
+
+def test_the_compiled_loop_is_for_much_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    monkeypatch.setattr(counting, "_counted", lambda *_: used.append("NumPy"))
+    monkeypatch.setattr(counting, "_counted_compiled", lambda *_: used.append("compiled"))
+    queries, database = random_codes(50, 100, 2, 1), random_codes(70, 100, 2, 2)  # of two words each
+    list(tallies(queries, database))
+    for limit in (50 * 70 * 2, 50 * 70 * 2 + 1):
+        monkeypatch.setattr(counting, "_COMPILE_FROM", limit)
+        list(tallies(queries, database))
+    assert used == ["NumPy", "compiled", "NumPy"]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 70), st.integers(1, 12), st.integers(2, 30), st.integers(1, 4), st.integers(0, 2**32), st.booleans()
@@ -216,6 +261,20 @@ def test_properties(bits: int, queries: int, items: int, classes: int, seed: int
     order = rng.permutation(items)  # of what is looked up in, and in which the queries come
     shuffled = CodeSet(bits, other.packed[order], other.labels[order], names, ())
     assert (evaluate(shuffled) if itself else evaluate(one, shuffled)) == evaluation
+
+
+def test_the_only_one_of_a_class_is_all_of_it() -> None:
+    evaluation = evaluate(code_set(["00"], [0]), code_set(["01", "ff"], [0, 1]), at=(1, 50))
+    assert [within.recall for within in evaluation.curve] == [0] + [1] * 8
+    assert [within.precision for within in evaluation.curve] == [0] + [1] * 7 + [1 / 2]
+    assert [within.empty for within in evaluation.curve] == [1] + [0] * 8
+
+
+def test_every_measure_is_a_figure() -> None:
+    figures = evaluate(random_codes(9, 12, 3, 0), at=(1, 50)).figures()
+    radius = [f"radius.{r}.{of}" for r in (0, 1, 2) for of in ("precision", "recall", "empty")]
+    precision = ["precision_at.1", "precision_at.10", "precision_at.100"]
+    assert [*figures] == ["map", "map_best", "map_worst", "map_at.1", "map_at.50", *precision, *radius]
 
 
 def test_against_itself_self_matches_are_left_out() -> None:
@@ -265,6 +324,8 @@ def test_spread_over_runs() -> None:
     for change, message in (
         ({"bits": 9}, "bits: 8 and 9"),
         ({"protocol": "paper"}, "protocol: given and paper"),
+        ({"among": "seen"}, "differ in classes: all and seen"),
+        ({"queries": 31}, "queries: 30 and 31"),
         ({"database": 61_000}, "database: 60 and 61,000"),
         ({"per_class": runs[0].per_class[:2]}, "classes"),
     ):

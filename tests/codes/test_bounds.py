@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from dsh_cli.codes.bounds import _TABLE, _sphere_packing, class_distance_bound
+from dsh_cli.codes.bounds import _TABLE, _largest_code, _sphere_packing, class_distance_bound
 from tests.support.values import there
 
 
@@ -88,3 +88,25 @@ def test_hammings_bound_counts_the_words_of_a_ball() -> None:
 def test_classes_that_need_all_words_are_named_so() -> None:
     assert there(class_distance_bound(3, 9)).source == "more classes than codes"
     assert there(class_distance_bound(3, 2)).source == "length of the code"
+
+
+def test_short_codes_have_the_sizes_that_are_known_of_them() -> None:
+    """A(n, 1) to A(n, n) of MacWilliams and Sloane, appendix A; and one word where none is so far."""
+    known = [
+        (2,), (4, 2), (8, 4, 2), (16, 8, 2, 2), (32, 16, 4, 2, 2), (64, 32, 8, 4, 2, 2), (128, 64, 16, 8, 2, 2, 2),
+        (256, 128, 20, 16, 4, 2, 2, 2), (512, 256, 40, 20, 6, 4, 2, 2, 2),
+    ]  # fmt: skip
+    for n, sizes in enumerate(known, 1):
+        assert tuple(_largest_code(n, d)[0] for d in range(1, n + 1)) == sizes
+        assert [_largest_code(n, d)[0] for d in range(n + 1, n + 5)] == [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "size", "source"),
+    [(31, 3, 2**26, "Hamming bound"), (127, 3, 2**120, "Hamming bound"), (25, 8, 7216, "Hamming bound")]  # by hand
+    + [(21, 10, 2 * 40, "table of A(n,d)"), (17, 10, 6, "table of A(n,d)"), (3, 7, 1, "length of the code")]
+    + [(25, 12, 2 * 48, "Plotkin bound"), (24, 12, 48, "Plotkin bound"), (20, 12, 6, "Plotkin bound")]
+    + [(21, 11, 12, "Plotkin bound"), (22, 12, 12, "Plotkin bound")],
+)
+def test_what_bounds_longer_codes(n: int, d: int, size: int, source: str) -> None:
+    assert _largest_code(n, d) == (size, source)

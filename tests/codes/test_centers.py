@@ -1,13 +1,26 @@
 """Hash centers against what is known of such codes, and against exhaustive search where that ends."""
 
 import itertools
+from functools import cache
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import optimize
 
 from dsh_cli.codes.bounds import class_distance_bound
-from dsh_cli.codes.centers import assign, construct, hadamard, minimum_distance
+from dsh_cli.codes.centers import (
+    _linear,
+    _pieces,
+    _residues,
+    _searched,
+    _walsh,
+    assign,
+    construct,
+    hadamard,
+    minimum_distance,
+    side_by_side,
+)
 from dsh_cli.errors import UsageError
 from tests.support.values import there
 
@@ -27,6 +40,104 @@ def test_known_answers(bits: int, classes: int, distance: int) -> None:
     assert found.words.shape[0] >= classes and found.words.shape[1] == bits
     assert found.distance == slow_minimum(found.words) == distance
     assert found.distance <= there(found.bound).distance
+
+
+# largest minimum distance of a linear code of `dimension`, from that length to 16 (Brouwer's table)
+LINEAR = {
+    1: range(1, 17),
+    2: (1, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8, 8, 9, 10, 10),
+    3: (1, 2, 2, 3, 4, 4, 4, 5, 6, 6, 7, 8, 8, 8),
+    4: (1, 2, 2, 3, 4, 4, 4, 5, 6, 6, 7, 8, 8),
+    5: (1, 2, 2, 2, 3, 4, 4, 4, 5, 6, 7, 8),
+    6: (1, 2, 2, 2, 3, 4, 4, 4, 5, 6, 6),
+    7: (1, 2, 2, 2, 3, 4, 4, 4, 5, 6),
+}
+
+
+@pytest.mark.parametrize("dimension", LINEAR)
+def test_short_linear_codes_are_the_best_there_are(dimension: int) -> None:
+    for n, distance in enumerate(LINEAR[dimension], dimension):
+        words = there(_linear(n, 2**dimension, 0))
+        assert words.shape == (2**dimension, n) and slow_minimum(words) == distance, n
+        assert not words[0].any() and {*map(bytes, words[1] ^ words)} == {*map(bytes, words)}  # a sum is a word
+
+
+def test_a_linear_code_has_room_for_all_classes_or_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert there(_linear(6, 5, 0)).shape == (8, 6) and there(_linear(6, 9, 0)).shape == (16, 6)
+    assert _linear(4, 17, 0) is None
+    monkeypatch.setattr("dsh_cli.codes.centers._LINEAR_DIMENSION", 5)
+    assert there(_linear(12, 32, 0)).shape == (32, 12) and _linear(12, 33, 0) is None
+
+
+@pytest.mark.parametrize(("bits", "classes"), [(10, 2), (20, 10), (15, 16), (24, 24), (9, 40), (32, 20)])
+def test_codes_side_by_side_are_the_best_sum_of_pieces(bits: int, classes: int) -> None:
+    pieces = _pieces(bits, classes, 0)
+    for length, (distance, words) in pieces.items():
+        assert 0 < length <= bits and words.shape[1] == length and len(words) >= classes
+        assert 0 < distance <= slow_minimum(words)
+
+    @cache
+    def best(room: int) -> int:
+        return max((best(room - n) + d for n, (d, _) in pieces.items() if n <= room), default=0)
+
+    words = side_by_side(bits, classes)
+    assert words.shape[1] == bits and len(words) >= classes and minimum_distance(words) >= best(bits)
+
+
+def test_short_pieces_are_the_best_linear_codes() -> None:
+    assert {n: distance for n, (distance, _) in _pieces(16, 16, 0).items()} == dict(enumerate(LINEAR[4], 4))
+
+
+def test_more_classes_than_are_searched_for_have_all_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsh_cli.codes.centers._LINEAR_DIMENSION", 3)
+    assert sorted(map(tuple, side_by_side(6, 50).tolist())) == list(itertools.product((0, 1), repeat=6))
+
+
+@pytest.mark.parametrize(("order", "classes", "length"), [(12, 24, 12), (12, 12, 11), (12, 6, 10), (20, 10, 18)])
+def test_hadamard_codes_are_shortened_for_fewer_classes(order: int, classes: int, length: int) -> None:
+    """(n, 2n), (n - 1, n) and (n - 2, n / 2) words, all with distance n / 2 (MacWilliams and Sloane, chapter 2)."""
+    distance, words = _pieces(order, classes, 0)[length]
+    assert distance == order // 2 and len(words) == classes
+
+
+@pytest.mark.parametrize("q", [3, 5, 7, 9, 13, 25, 49])
+def test_residues_are_those_of_a_conference_matrix(q: int) -> None:
+    """Q Q' = q I - J and Q J = 0, symmetric where -1 is a square (Paley 1933)."""
+    residues = there(_residues(q))
+    assert (residues @ residues.T == q * np.eye(q) - 1).all() and not residues.sum(axis=1).any()
+    assert (residues == (1 if q % 4 == 1 else -1) * residues.T).all()
+
+
+@pytest.mark.parametrize("q", [1, 2, 4, 8, 15, 21, 27, 33, 81])
+def test_there_are_no_residues_of_other_orders(q: int) -> None:
+    assert _residues(q) is None
+
+
+def test_the_transform_is_its_definition() -> None:
+    values = np.random.default_rng(0).normal(size=32)
+    u = np.arange(32)
+    signs = 1 - 2.0 * (np.bitwise_count(u[:, None] & u) & 1)
+    assert _walsh(values) == pytest.approx(signs @ values)
+
+
+@pytest.mark.parametrize(("bits", "classes", "distance"), [(5, 4, 3), (8, 20, 3), (9, 20, 4), (10, 6, 6), (6, 64, 1)])
+def test_words_are_found_one_by_one(bits: int, classes: int, distance: int) -> None:
+    words = there(_searched(bits, classes, distance, 0))
+    assert words.shape == (classes, bits) and slow_minimum(words) >= distance
+
+
+def test_no_words_are_found_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsh_cli.codes.centers._SEARCHED_ROUNDS", 200)
+    assert _searched(5, 5, 3, 0) is None
+
+
+def test_the_smallest_distance_is_found_in_any_block() -> None:
+    rng = np.random.default_rng(0)
+    words = rng.integers(0, 2, (2500, 64), np.uint8)
+    words[[3, 2400]] = words[[3, 3]]
+    words[2400, 5] ^= 1
+    assert minimum_distance(words) == 1
+    assert minimum_distance(np.array([[0, 1, 1], [1, 0, 0]], np.uint8)) == 3
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 7, 10, 16])
@@ -92,6 +203,26 @@ def test_no_better_assignment_of_few_classes_exists() -> None:
         for flips in itertools.product((0, 1), repeat=3)
     )
     assert agreement(assign(means, words)) == pytest.approx(best, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("work", "starts"), [(139 * 7, 7), (139 * 7 - 1, 6), (139 * 200, 200), (139 * 300, 200), (139 * 2, 2), (0, 2)]
+)
+def test_an_assignment_starts_as_often_as_its_work_allows(
+    work: int, starts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5 words, for 3 classes, of 4 bits: 5^2 x 3 + 4^3 = 139. Where all agree alike a start has two rounds of two."""
+    asked = []
+
+    def counted(*arguments: object, **options: object) -> object:
+        asked.append(arguments)
+        return solve(*arguments, **options)
+
+    solve = optimize.linear_sum_assignment
+    monkeypatch.setattr(optimize, "linear_sum_assignment", counted)
+    monkeypatch.setattr("dsh_cli.codes.centers._STARTS_WORK", work)
+    assign(np.ones((3, 4), np.float32), construct(4, 5).words[:5])
+    assert len(asked) == 4 * starts
 
 
 @pytest.mark.parametrize(("bits", "classes"), [(8, 10), (12, 10), (64, 100)])
