@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+JOBS ?= 2
 
 .PHONY: demo test check fix figures clean
 
@@ -15,7 +16,7 @@ demo: $(VENV)/installed
 
 test: check
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n $(JOBS) --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

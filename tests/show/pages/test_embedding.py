@@ -219,7 +219,6 @@ def test_ten_thousand_points_move_smoothly(chromium: Browser, tmp_path: Path) ->
         time.sleep(0.02)
     mouse(chromium, "mouseReleased", x + 180, y + 60, button="left")
     assert chromium.value("part('map').x_range.start") != before[0]
-
     assert (_seconds_of_work(chromium) - before[1]) / 60 <= 0.05  # for each move: twenty a second, and more
 
 
