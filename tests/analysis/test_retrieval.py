@@ -270,6 +270,11 @@ def test_the_only_one_of_a_class_is_all_of_it() -> None:
     assert [within.empty for within in evaluation.curve] == [1] + [0] * 8
 
 
+def test_the_classes_that_are_not_in_the_database_are_told() -> None:
+    queries = code_set(["00"] * 4, [0, 1, 2, -1])
+    assert evaluate(queries, code_set(["00"], [1])).unmatched == ("a", "c")
+
+
 def test_every_measure_is_a_figure() -> None:
     figures = evaluate(random_codes(9, 12, 3, 0), at=(1, 50)).figures()
     radius = [f"radius.{r}.{of}" for r in (0, 1, 2) for of in ("precision", "recall", "empty")]

@@ -9,6 +9,7 @@ from dsh_cli.codes.bits import (
     binarize,
     from_hex,
     hamming,
+    is_packed,
     looks_like_code,
     pack,
     parse,
@@ -20,6 +21,16 @@ from dsh_cli.codes.bits import (
 from dsh_cli.errors import UsageError
 
 bit_rows = st.integers(1, 70).flatmap(lambda k: hnp.arrays(bool, st.tuples(st.integers(1, 5), st.just(k))))
+
+
+@pytest.mark.parametrize("bits", range(1, 26))
+def test_only_the_bits_left_over_must_be_zero(bits: int) -> None:
+    codes = pack(np.ones((3, bits), bool))
+    assert is_packed(codes, bits) and is_packed(codes[:0], bits)
+    for more in range(bits, 8 * codes.shape[1]):
+        changed = codes.copy()
+        changed[1, -1] |= 128 >> more % 8
+        assert not is_packed(changed, bits)
 
 
 def test_exactly_zero_is_one() -> None:
