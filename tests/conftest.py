@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.support import browser
 from tests.support.browser import Browser
 from tests.support.commands import DIGITS, dsh
 from tests.support.stand_in import StandIn
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has ignored in what it starts beside itself
 
 
 @pytest.fixture(autouse=True)
