@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from contextlib import suppress
 
 
@@ -10,6 +11,7 @@ def main() -> None:
     ignored = signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # by whoever started us
     if not ignored:
         signal.signal(signal.SIGINT, _stop)
+    sys.unraisablehook = _unraisable
 
     from dsh_cli.cli import app
 
@@ -22,6 +24,13 @@ def main() -> None:
     finally:
         if not ignored:
             signal.signal(signal.SIGINT, _stop)
+
+
+def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
+    """Mind Ctrl-C in a callback too, such as those by which modules are imported: Python says so, and goes on."""
+    if lost.exc_type is KeyboardInterrupt:
+        _stop()
+    sys.__unraisablehook__(lost)
 
 
 def _stop(*_: object) -> None:

@@ -67,6 +67,33 @@ main()
         assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: stopped by Ctrl-C\n"), module
 
 
+def test_ctrl_c_in_a_callback_is_heeded(tmp_path: Path) -> None:
+    """Python prints a traceback of what is raised in one, and goes on; the last of these comes while a command runs."""
+    small_run(tmp_path / "run")
+    script = """
+import os, signal, sys
+
+class Callback:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == "MODULE":
+            Callback()
+
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["table", "--model", "run"]
+from dsh_cli.__main__ import main
+main()
+"""
+    for module in ("dsh_cli.cli", "dsh_cli.show.views.table"):
+        done = subprocess.run(
+            [sys.executable, "-c", script.replace("MODULE", module)], capture_output=True, text=True, env=unmeasured()
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: stopped by Ctrl-C\n"), module
+
+
 def test_ctrl_c_while_a_class_is_made_is_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python makes a RuntimeError of it, as seen while torch was being imported."""
 
