@@ -174,9 +174,7 @@ def verify(
 
     from dsh_cli.index.index import Index
 
-    opened = Index.open(uri, salvage=repair)
-    if not repair:
-        _told(opened)
+    opened = Index.open(uri, salvage=repair)  # whose note, if it has one, is among what failed
     with _bar(quiet) as progress:
         report = opened.verify(
             run,

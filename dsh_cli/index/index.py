@@ -373,7 +373,8 @@ class Index:
     ) -> Report:
         """Look for rows that are not what was written; read and encode pictures again, and say what differs.
 
-        `failed` has the paths of such rows and pictures, and what it is.
+        `failed` has the paths of such rows and pictures, and what it is; and the index itself, where its newest version
+        is not whole.
 
         Args:
             run: the one that made the codes; None with a sample of 0.
@@ -399,6 +400,8 @@ class Index:
         counts = Counts()
         if repair:
             counts.failed += _failures(self._repair(counts, waiting), self.uri, ", taken out")
+        elif self.note:
+            counts.failed.append(Failure(self.uri, self.note))
         damage, table = self._again(lambda: self._to_verify(run, sample, seed, relative_to, repair))
         counts.failed += _failures(damage, self.uri)
         if run is None or not len(table):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import re
 import shutil
@@ -319,7 +320,9 @@ def test_an_index_whose_newest_version_is_lost_opens_at_the_last_whole_one(
     )
     assert said.stderr == note
     shutil.copytree("i", "j")
-    assert dsh("index", "verify", "j", "--sample", 0).stderr.count("warning: ") == 1
+    found = dsh("index", "verify", "j", "--sample", 0, "--json")
+    assert found.exit_code == 1 and found.stderr == note.replace("warning: ", "error: j: ").replace(" i ", " j ")
+    assert [failure["path"] for failure in json.loads(found.stdout)["failed"]] == ["j"]
     repaired = dsh("index", "verify", "j", "--sample", 0, "--repair")
     assert (repaired.exit_code, repaired.stderr) == (0, "made the last whole version of j the newest\n")
     assert Index.open("j").note is None and paths("j") == whole[:4]
