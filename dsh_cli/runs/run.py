@@ -410,7 +410,12 @@ class Run:
         except OSError:
             return False
 
-    def _require_in_place(self) -> None:
+    def require_in_place(self) -> None:
+        """Refuse to go on where the folder that this process holds is gone.
+
+        Raises:
+            RunError: it was deleted, moved or replaced.
+        """
         if not (self.in_place and (self.path / "config.json").is_file()):
             raise RunError(
                 f"{self.path} was deleted, moved or replaced while it was trained, and what was not saved by then is "
@@ -451,7 +456,7 @@ class Run:
 
     def write_centers(self, packed: Packed) -> None:
         """Save the hash centers of the classes."""
-        self._require_in_place()
+        self.require_in_place()
         record = self._now()
         digests = digests_now(self.path, record)
         digests[CENTERS] = write_arrays(self.path, CENTERS, {"packed": packed})
@@ -459,7 +464,7 @@ class Run:
 
     def write_state(self, tensors: Mapping[str, torch.Tensor], epochs_done: int) -> None:
         """Save what it takes to go on after `epochs_done` epochs; the state before it stays too."""
-        self._require_in_place()
+        self.require_in_place()
         record = self._now()
         digests = digests_now(self.path, record)
         states = record.states(self.path)
@@ -471,7 +476,7 @@ class Run:
 
     def write_results(self, net: HashNet, codes: Mapping[str, CodeSet], metrics: Mapping[str, Any]) -> Run:
         """Save a finished run; `metrics.json` comes last, and only with it the run counts as finished."""
-        self._require_in_place()
+        self.require_in_place()
         digests = {name: digest for name, digest in digests_now(self.path, self._now()).items() if not is_state(name)}
         digests[WEIGHTS] = write_tensors(self.path, WEIGHTS, net.state_dict())
         for split, of_split in codes.items():

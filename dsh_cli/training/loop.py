@@ -77,6 +77,9 @@ def train(
         with resumed(resume.path) if resume else created(recipe, model, splits, out) as run:
             try:
                 return _train(run, net, taken, splits, device, listeners, checkpoint_every)
+            except DshError:
+                run.require_in_place()  # where its folder is gone, that is why a listener's file could not be written
+                raise
             except KeyboardInterrupt as interrupt:
                 done = Run.open(run.path).metrics.get("epochs_done", 0)
                 raise Interrupted(_stopped(run, f"{done} of {run.config.epochs} epochs")) from interrupt

@@ -80,6 +80,20 @@ def test_a_run_whose_folder_is_gone_ends_at_the_next_saving(
             assert part.begun
 
 
+def test_that_its_folder_is_gone_is_told_and_not_what_could_not_be_written_there(
+    splits: Splits, tmp_path: Path
+) -> None:
+    class Writer(Quiet):
+        def on_epoch(self, stats: EpochStats) -> None:
+            raise DshError("cannot write run/tensorboard: no such file or directory")
+
+    run = tmp_path / "run"
+    with pytest.raises(RunError, match=f"^{run} was deleted, moved or replaced while it was trained"):
+        train(CONFIG, splits, str(run), listeners=[AfterFirst(run, deleted), Writer()])
+    with pytest.raises(DshError, match="^cannot write run/tensorboard"):
+        train(CONFIG, splits, str(run), listeners=[Writer()])
+
+
 @pytest.mark.parametrize("tensorboard", ["--tensorboard", "--no-tensorboard"])
 @pytest.mark.parametrize("harm", [deleted, replaced])
 def test_a_run_whose_folder_is_gone_at_the_end_has_no_results(
