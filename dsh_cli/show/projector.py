@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from PIL import Image
 
 from dsh_cli.analysis.embedding import Embedding
 from dsh_cli.codes.sets import CodeSet, sample, taken
-from dsh_cli.errors import DshError, UsageError
-from dsh_cli.files import require_no_links, written
+from dsh_cli.errors import UsageError
+from dsh_cli.files import require_no_links, saving, written
 from dsh_cli.runs.run import Run
 from dsh_cli.show.style import class_name
 from dsh_cli.show.views.shared import printable
@@ -36,19 +35,6 @@ def require_utf8(path: str, instead: str) -> None:
         path.encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"TensorBoard cannot write into a path that is not UTF-8; {instead}") from error
-
-
-@contextmanager
-def saving(folder: Path, instead: str) -> Iterator[None]:
-    """Say in one line that a folder cannot be written to, and what to do instead.
-
-    Raises:
-        DshError: it cannot.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise DshError(f"cannot write {folder}: {error.strerror}; free space, or {instead}") from error
 
 
 def write_projector(folder: Path, codes: CodeSet, epoch: int, seed: int) -> None:

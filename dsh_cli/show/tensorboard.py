@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 from dsh_cli.analysis.classes import HardestPairs, Pair, class_table, hardest_pairs
 from dsh_cli.codes.bits import unpack
 from dsh_cli.codes.sets import CodeSet, sample, taken
-from dsh_cli.files import require_no_links
-from dsh_cli.show.projector import NO_EVENTS, class_of, one_line, saving, write_projector
+from dsh_cli.files import require_no_links, saving
+from dsh_cli.show.projector import NO_EVENTS, class_of, one_line, write_projector
 from dsh_cli.training.events import EpochStats, Plan, Quiet, TrainResult
 
 if TYPE_CHECKING:
