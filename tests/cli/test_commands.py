@@ -1,6 +1,5 @@
 """Every command as a user meets it: help, results in three forms, exit codes, and what bad input gets."""
 
-import contextlib
 import io
 import json
 import os
@@ -20,7 +19,16 @@ from PIL import Image
 
 from dsh_cli.codes.bits import from_hex, hamming, to_hex
 from dsh_cli.runs.run import Run
-from tests.support.commands import DIGITS, dsh, dsh_json, dsh_process, every_command, one_line_error, undone
+from tests.support.commands import (
+    DIGITS,
+    dsh,
+    dsh_json,
+    dsh_process,
+    every_command,
+    on_terminal,
+    one_line_error,
+    undone,
+)
 from tests.support.runs import edit
 from tests.support.values import in_memory
 
@@ -73,36 +81,24 @@ def test_python_m_runs_the_same_program() -> None:
 def test_on_a_terminal_everything_is_shown_live(photos: Path, tmp_path: Path) -> None:
     """Training and hashing with stdout and stderr on a real pseudo-terminal."""
     train = [*["train", "--epochs", "3", "--bits", "8"], "--out", str(tmp_path / "run"), str(photos)]
-    shown = on_terminal(train)
+    shown = shown_live(train)
     assert "epoch 3/3" in shown and "img/s" in shown and "smallest distance" in shown
     assert "\x1b[2K" in shown  # the bar was drawn, and erased
-    hashed = on_terminal(["hash", str(photos), "--model", str(tmp_path / "run")])
+    hashed = shown_live(["hash", str(photos), "--model", str(tmp_path / "run")])
     assert hashed.count("0x") == 18
-    assert "0x" in on_terminal(["table", "--model", str(tmp_path / "run")])
+    assert "0x" in shown_live(["table", "--model", str(tmp_path / "run")])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_an_index_shows_how_far_it_is_on_a_terminal(digits_run: Path, pictures: Path) -> None:
-    shown = on_terminal(["index", "add", "i", str(pictures), "--model", str(digits_run)])
+    shown = shown_live(["index", "add", "i", str(pictures), "--model", str(digits_run)])
     assert "5/5" in shown and "\x1b[2K" in shown  # the bar was drawn, and erased
 
 
-def on_terminal(arguments: list[str]) -> str:
-    import pty
-
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dsh_cli", *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-    )
-    os.close(theirs)
-    shown = b""
-    with contextlib.suppress(OSError):  # Linux's way to say that the other side has closed
-        while part := os.read(ours, 65536):
-            shown += part
-    os.close(ours)
-    assert process.wait(timeout=60) == 0, shown.decode()
-    return shown.decode()
+def shown_live(arguments: list[str]) -> str:
+    code, shown = on_terminal(arguments)
+    assert code == 0, shown
+    return shown
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")

@@ -1,12 +1,10 @@
 """What a stranger's run, index or file name says is shown as text: no terminal obeys it, and no line is forged."""
 
-import contextlib
 import io
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from dsh_cli.index.index import Index, ReadyCodes
 from dsh_cli.runs.run import Run
 from dsh_cli.show.console import Console
 from dsh_cli.show.views.shared import View, field
-from tests.support.commands import dsh, dsh_json, undone
+from tests.support.commands import dsh, dsh_json, on_terminal, undone
 from tests.support.runs import TRAIN, edit, small_run
 
 # Escapes, C1 controls, overrides and isolates, what is invisible, markup, line ends, tab, a byte, half a pair.
@@ -199,27 +197,10 @@ def test_markup_in_a_path_is_none_for_a_live_line(digits_run: Path, tmp_path: Pa
         ["hash", picture, "--model", "[/b][red]", "--json"],
         ["index", "add", "i[/b]", picture, "--model", "[/b][red]"],
     ):
-        code, shown = on_terminal(command)
+        code, shown = on_terminal(command, columns=100)
         assert code == 0 and "Traceback" not in shown, shown
         drawn = re.sub(r"\x1b\[[\d;?]*[A-Za-z]|\r", "", shown)  # Rich's colours and its live lines
         harmless(drawn)
-
-
-def on_terminal(arguments: list[str]) -> tuple[int, str]:
-    import pty
-
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dsh_cli", *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-    )
-    os.close(theirs)
-    shown = b""
-    with contextlib.suppress(OSError):  # Linux's way to say that the other side has closed
-        while part := os.read(ours, 65536):
-            shown += part
-    os.close(ours)
-    return process.wait(timeout=60), shown.decode()
 
 
 # The console, and lines
