@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -259,8 +260,14 @@ def _points(
                 points = net.fit_transform(vectors)
             case "umap":
                 progress("loading UMAP, which compiles for some seconds")
+                import numba
                 import umap
 
+                # Numba, as it starts its threads, sets how many the thread that asks it to has, of PyTorch's too, and
+                # with others a training would come to other weights: let one ask that ends.
+                asking = threading.Thread(target=numba.get_num_threads)
+                asking.start()
+                asking.join()
                 neighbors = min(how.neighbors, count - 1)
                 if neighbors < how.neighbors:
                     notes.append(f"{neighbors} neighbours instead of {how.neighbors}, for {count} points")

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,8 @@ from tests.support.imports import loaded_by_command
 from tests.support.projector import Projector
 from tests.support.runs import small_run
 from tests.support.values import there
+
+ROOT = Path(__file__).parent.parent.parent
 
 CONTRACT = ["method", "space", "points", "out", "trustworthiness", "silhouette", "seconds"]
 
@@ -59,6 +63,21 @@ def test_one_seed_gives_one_picture_in_which_classes_are_apart(method: Method, s
         assert there(one.silhouette) > 0.3
     if method == "umap":  # t-SNE starts from a PCA
         assert not (embed(codes, replace(how, seed=1)).points == one.points).all()
+
+
+def test_umap_leaves_torch_as_many_threads_as_it_had() -> None:
+    """Numba takes OpenMP's number for its own as it starts, and a training after it came to other weights."""
+    script = """
+import os, torch
+from dsh_cli.analysis.embedding import Projection, embed
+from tests.support.codes import made
+torch.set_num_threads(os.cpu_count() + 1)
+threads = torch.get_num_threads()  # asked, it sets them at last
+embed(made(60), Projection("umap"))
+print(torch.get_num_threads() - threads)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
 
 
 def test_figures_agree_with_their_definitions() -> None:
