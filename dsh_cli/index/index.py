@@ -176,7 +176,12 @@ class Index:
             raise IndexStateError(f"index {self.uri} is empty; add pictures with: dsh index add {self.uri} FOLDER")
 
     def report(self) -> Report:
-        """What the index holds."""
+        """What the index holds.
+
+        Raises:
+            IndexStateError: there is no index.
+        """
+        self._require_commit()
         return self._again(lambda: self._report(Counts()))
 
     # Changing

@@ -38,8 +38,6 @@ def index_report(report: Report) -> View:
         "model": or_dash(report.model),
         "version": f"{report.version:,}, {counted(report.versions, 'version')} kept",
     }
-    if not report.version:
-        rows = {"index": rows["index"], "holds": "nothing: there is no such index yet"}
     if not report.digests:
         rows["digests"] = f"none, so damage does not show; dsh index verify {rows['index']} --repair adds them"
     if done:
