@@ -488,11 +488,11 @@ class Index:
         """What is not what was written, and what is known of the rows whose pictures to look at, of one version."""
         damage = [] if repaired else self._table.damage()
         rows = np.zeros(0, np.int64)
-        if run is not None and sample != 0 and all(lost.path is not None for lost in damage):
+        if run is not None and sample != 0 and all(lost.path is not None or not lost.count for lost in damage):
             self.require(run)
             self._require_base(relative_to)
             whole = np.ones(len(self), bool)
-            whole[[lost.place for lost in damage]] = False
+            whole[[lost.place for lost in damage if lost.count]] = False
             rows = np.flatnonzero(whole[self._table.places()])
             if sample is not None and sample < len(rows):
                 rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))

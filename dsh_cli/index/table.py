@@ -87,7 +87,7 @@ class Table:
         path = local(uri)
         dataset, standing = _open(path, uri, salvage=salvage)
         note = None
-        if standing.damaged and standing.whole is not None:
+        if not standing.is_newest and standing.whole is not None:
             note = (
                 f"the newest version of index {uri} is not whole; this is version {standing.whole}, the last that is; "
                 f"make it the newest with: dsh index verify {uri} `repair`"
@@ -158,7 +158,7 @@ class Table:
         return self._order
 
     def damage(self) -> list[Damage]:
-        """Rows that are not what was written, and, if there are none, whether some are missing."""
+        """Rows that are not what was written, and, if there are none, whether some are missing, or nobody can tell."""
         found: list[Damage] = []
         place = total = 0
         for part, count, error in self._parts():
@@ -171,7 +171,11 @@ class Table:
                     for row in np.flatnonzero(~self._whole(part)).tolist()
                 ]
             place += count
-        if not found and self.has_checks and self._total not in (None, total & (1 << 64) - 1):
+        if found or not self.has_checks:
+            return found
+        if self._total is None and self._path is not None and self.rows:
+            found.append(Damage(place, 0, None, "whether rows were lost cannot be told, for their sum is not there"))
+        elif self._total not in (None, total & (1 << 64) - 1):
             found.append(Damage(place, 0, None, "rows were lost, or others came back"))
         return found
 
@@ -187,7 +191,7 @@ class Table:
                 with self._changing():
                     self._synced = storage.files(self._path, *_SYNCED)
                     if standing.whole is not None:
-                        storage.drop(standing.damaged)
+                        storage.drop(self._path, standing)
             if not self.has_checks:
                 self.rewrite()
             yield
@@ -511,7 +515,7 @@ def _open(
     while True:
         standing = _look_at(path, uri, every)
         number = standing.readable if standing.whole is None and salvage else standing.whole
-        if number is None and not standing.damaged:
+        if number is None and standing.is_newest:
             return None, standing
         if number is None:
             left = f"delete {uri} and make it again with: dsh index add"

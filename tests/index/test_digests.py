@@ -112,6 +112,26 @@ def test_a_file_cut_off_anywhere_is_told_or_changes_nothing(made: str) -> None:
     assert sum(place[0] == "told" for place in found) > 15
 
 
+def test_a_file_that_is_lost_is_told_or_changes_nothing(made: str) -> None:
+    whole, total, told = answers("i"), Index.open("i")._table._total, set[str]()
+    newest = storage._manifests("i")[0][1]
+    for file in sorted(path for path in Path("i").rglob("*") if path.is_file()):
+        os.rename(file, "away")
+        found = outcome("i", whole)
+        if found == "told":
+            told.add("newest" if file == newest else file.parent.name)
+            shutil.copytree("i", "j")
+            Index.open("j", salvage=True).verify(None, sample=0, repair=True)
+            assert outcome("j", answers("j")) == "same"
+            shutil.rmtree("j")
+        else:
+            assert found == "same", file
+            assert Index.open("i")._table._total == total, f"rows lost after {file} would not show"
+        os.rename("away", file)
+    assert told == {"newest", "data"} | ({"_deletions"} if Path("i/_deletions").is_dir() else set())
+    assert answers("i") == whole
+
+
 # Sums
 
 Value = tuple[bytes, bytes | None, bytes]  # path, label, code
@@ -206,6 +226,28 @@ def test_rows_that_are_lost_or_come_back_are_told() -> None:
         ("i", "rows were lost, or others came back")
     ]
     assert report.rows == 17 == len(Index.open("i").codes())
+
+
+def test_that_nobody_knows_whether_rows_were_lost_is_told_until_it_is_repaired(digits_run: Path) -> None:
+    model = Run.open(digits_run).fingerprint
+    Index.open("i").add_codes([ReadyCodes([f"/p/{i}" for i in range(9)], np.zeros((9, 1), np.uint8))], 8, model)
+    newest = storage._manifests("i")[0][1]
+    newest.write_bytes(newest.read_bytes().replace(b"dsh.total", b"dsh.tatol"))
+    for line in (["--sample", "0"], ["--model", digits_run]):
+        found = json.loads(dsh("index", "verify", "i", *line, "--json").stdout)
+        assert found["failed"][0]["error"].startswith("whether rows were lost cannot be told")
+    assert found["checked"] == 9  # pictures are looked at all the same
+    Index.open("i").add_codes([ReadyCodes(["/p/9"], np.zeros((1, 1), np.uint8))], 8, model)
+    assert len(Index.open("i").verify(None, sample=0).failed) == 1
+    Index.open("i").verify(None, sample=0, repair=True)
+    assert Index.open("i").verify(None, sample=0).failed == () and len(Index.open("i")) == 10
+
+
+def test_an_index_whose_only_manifest_is_lost_is_not_taken_for_none() -> None:
+    filled("i", 9)
+    storage._manifests("i")[0][1].unlink()
+    with pytest.raises(IndexStateError, match="none of its versions is whole; delete i and make it again"):
+        Index.open("i")
 
 
 @pytest.mark.parametrize(
