@@ -168,6 +168,8 @@ def verify(
     """Look for damaged rows; read and encode pictures again, and say what differs: missing, or content or code changed.
 
     What was damaged and taken out comes in again with dsh index add.
+
+    The exit code is 1 while anything is wrong at the end, and 0 where all is well, or was mended.
     """
     form = form_of(form, as_json)
     run = None if sample == 0 else find_run(model, quiet)
@@ -187,9 +189,9 @@ def verify(
             repair,
             lambda: _waiting(uri, quiet),
         )
-    if repair and opened.note:
-        notice(f"made the last whole version of {uri} the newest", quiet)
-    _finish(report, form)
+    for mended in report.repaired:
+        notice(f"{mended.path}: {mended.error}", quiet)
+    _finish(report, form, quiet)
 
 
 @index.command(epilog="Example: [bold]dsh index export pictures.lance --parquet codes.parquet[/]")
@@ -217,12 +219,14 @@ def _told(opened: Index) -> Index:
     return opened
 
 
-def _finish(report: Report, form: Form) -> None:
+def _finish(report: Report, form: Form, quiet: bool = False) -> None:
     """Show what came of it; what failed fails the command."""
     from dsh_cli.show.views.index import index_report
 
     for failure in report.failed:
         complain(f"{failure.path}: {failure.error}")
+    for remedy in dict.fromkeys(failure.remedy for failure in report.failed if failure.remedy):
+        notice(remedy, quiet)
     show(index_report(report), form)
     if report.failed:
         raise typer.Exit(1)

@@ -19,7 +19,7 @@ from dsh_cli.config import MAX_BITS
 from dsh_cli.errors import DshError, ImageError, IndexStateError, UsageError, VersionGone
 from dsh_cli.files import written
 from dsh_cli.index import origins
-from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_at, lost, matches
+from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_at, lost, matches, stamp
 from dsh_cli.index.rows import Counts, Entry, Failure, Known, Writer, among
 from dsh_cli.index.schema import DIGEST, fixed
 from dsh_cli.index.table import Damage, Table
@@ -69,6 +69,7 @@ class Report:
     checked: int | None = None  # pictures `verify` looked at
     digests: bool = True  # whether each row carries one, by which damage shows
     failed: tuple[Failure, ...] = ()
+    repaired: tuple[Failure, ...] = ()  # what `verify` found, and mended
 
 
 @dataclass(frozen=True)
@@ -378,8 +379,8 @@ class Index:
     ) -> Report:
         """Look for rows that are not what was written; read and encode pictures again, and say what differs.
 
-        `failed` has the paths of such rows and pictures, and what it is; and the index itself, where its newest version
-        is not whole.
+        `failed` has the paths of such rows and pictures, what it is, and what to do about it; and the index itself,
+        where its newest version is not whole. What was repaired is in `repaired` instead.
 
         Args:
             run: the one that made the codes; None with a sample of 0.
@@ -404,11 +405,18 @@ class Index:
             raise UsageError("`model`: pictures are encoded by a run, and none is given; or have a `sample` of 0")
         counts = Counts()
         if repair:
-            counts.failed += _failures(self._repair(counts, waiting), self.uri, ", taken out")
+            self._repair(counts, waiting)
         elif self.note:
             counts.failed.append(Failure(self.uri, self.note))
-        damage, table = self._again(lambda: self._to_verify(run, sample, seed, relative_to, repair))
-        counts.failed += _failures(damage, self.uri)
+        damage, table = self._again(lambda: self._to_verify(run, sample, seed, relative_to))
+        counts.failed += [
+            Failure(
+                _named(lost, self.uri),
+                lost.what,
+                f"damaged: dsh index verify {self.uri} `repair` takes out such rows, and dsh index add adds them again",
+            )
+            for lost in damage
+        ]
         if run is None or not len(table):
             return self._again(lambda: self._report(counts, checked=0))
         codes = fixed(table["code"])
@@ -416,6 +424,7 @@ class Index:
         from dsh_cli.network.encoding import Encoder
 
         encoder = Encoder(run.load_model(device))
+        base = "" if relative_to is None else f" `relative_to` {relative_to}"
 
         def listed() -> Iterator[tuple[int, Row]]:
             for start in range(0, len(table), _COMMIT_ROWS):
@@ -430,11 +439,9 @@ class Index:
                 return (None, str(error)), None
 
         for done, ((number, row), (digest, error), packed) in enumerate(encoder.each(listed(), read, workers), 1):
-            if error:
-                missing = gone(os.path.join(relative_to or "", row.path))
-                counts.failed.append(Failure(row.path, "missing" if missing else f"cannot be read: {error}"))
-            elif found := _differences(row, codes[number], digest, packed):
-                counts.failed.append(Failure(row.path, found))
+            name = os.path.join(relative_to or "", row.path)
+            if found := _differing(row, name, codes[number], digest, packed, error, self.uri, base):
+                counts.failed.append(found)
             if progress:
                 progress(done, len(table))
         return self._again(lambda: self._report(counts, checked=len(table)))
@@ -483,10 +490,10 @@ class Index:
         return labels if order is None else labels[order], classes
 
     def _to_verify(
-        self, run: Run | None, sample: int | None, seed: int, relative_to: str | None, repaired: bool
+        self, run: Run | None, sample: int | None, seed: int, relative_to: str | None
     ) -> tuple[list[Damage], pa.Table]:
         """What is not what was written, and what is known of the rows whose pictures to look at, of one version."""
-        damage = [] if repaired else self._table.damage()
+        damage = self._table.damage()
         rows = np.zeros(0, np.int64)
         if run is not None and sample != 0 and all(lost.path is not None or not lost.count for lost in damage):
             self.require(run)
@@ -524,15 +531,19 @@ class Index:
                 writer.write_table(pa.table(columns, schema=schema))
         return self._report(Counts())
 
-    def _repair(self, counts: Counts, waiting: Callable[[], None] | None) -> list[Damage]:
-        """Keep what is whole, and make that the newest version; gives what was not."""
+    def _repair(self, counts: Counts, waiting: Callable[[], None] | None) -> None:
+        """Keep what is whole, and make that the newest version."""
+        if self.note:
+            counts.repaired.append(Failure(self.uri, "the last whole version is the newest now"))
         with self._table.writing(waiting, salvage=True):
             damage, before = self._table.damage(), len(self)
             if damage:
                 self._table.rewrite()
             self._table.tidy()
             counts.removed = before - len(self)
-        return damage
+        for rows in damage:
+            then = ", taken out" if rows.count else "; what is there now counts as all there is"
+            counts.repaired.append(Failure(_named(rows, self.uri), rows.what + then))
 
     def _require_commit(self) -> None:
         if not self.version:
@@ -597,6 +608,7 @@ class Index:
             checked=checked,
             digests=self._table.has_checks,
             failed=tuple(counts.failed),
+            repaired=tuple(counts.repaired),
         )
 
 
@@ -614,12 +626,9 @@ def _rows(table: pa.Table) -> list[Row]:
     ]
 
 
-def _failures(damage: Iterable[Damage], uri: str, then: str = "") -> list[Failure]:
-    """What to say of rows that are not what was written, and what was done with them."""
-    return [
-        Failure(lost.path or (f"{lost.count:,} rows" if lost.count else uri), lost.what + (then if lost.count else ""))
-        for lost in damage
-    ]
+def _named(damage: Damage, uri: str) -> str:
+    """What to call rows that are not what was written."""
+    return damage.path or (f"{damage.count:,} rows" if damage.count else uri)
 
 
 def _grouped(batches: Iterable[ReadyCodes], bits: int) -> Iterator[tuple[list[bytes], Packed, list[bytes | None]]]:
@@ -644,15 +653,27 @@ def _grouped(batches: Iterable[ReadyCodes], bits: int) -> Iterator[tuple[list[by
         yield paths, np.concatenate(packed), labels
 
 
-def _differences(row: Row, code: Packed, digest: bytes | None, packed: Packed | None) -> str:
-    """What differs of a picture, in words; nothing where all is as it was."""
-    found = []
+def _differing(
+    row: Row, name: str, code: Packed, digest: bytes | None, packed: Packed | None, error: str, uri: str, base: str
+) -> Failure | None:
+    """What differs of a picture, in words, and what to do about it; None where all is as it was."""
+    add, remove = f"dsh index add {uri} PATH{base}", f"dsh index remove {uri} PATH{base}"
+    if error and gone(name):
+        return Failure(row.path, "missing", f"missing: dsh index remove {uri} `missing`{base} takes them out")
+    if error:
+        remedy = f"cannot be read: see to these files, or take them out with: {remove}"
+        return Failure(row.path, f"cannot be read: {error}", remedy)
+    found, remedy = [], f"changed code: {remove}, and then {add}, encodes them again"
     if row.hash is not None and digest is not None and digest.hex() != row.hash:
         found.append("changed content")
+        remedy = f"changed content: {add} encodes them again"
+        if stamp(name) == (row.size, row.mtime_ns):  # for which `add` takes it for unchanged
+            found[0] += ", but neither size nor time"
+            remedy = f"neither size nor time: get these files back from a copy, or {remove}, and then {add}"
     if packed is not None and (packed != code).any():
         bits = int(np.bitwise_count(packed ^ code).sum())
         found.append(f"changed code ({bits} bit{'' if bits == 1 else 's'})")
-    return ", ".join(found)
+    return Failure(row.path, ", ".join(found), remedy) if found else None
 
 
 def _text(column: pa.ChunkedArray) -> pa.Array:

@@ -192,6 +192,7 @@ class Table:
                     self._synced = storage.files(self._path, *_SYNCED)
                     if standing.whole is not None:
                         storage.drop(self._path, standing)
+                        self.note = None
             if not self.has_checks:
                 self.rewrite()
             yield

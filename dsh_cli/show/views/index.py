@@ -24,14 +24,15 @@ def index_report(report: Report) -> View:
         "digests": report.digests,
         **{name: getattr(report, name) for name in _DONE},
     }
+    lists = {"failed": report.failed}
     if report.checked is not None:
         record["checked"] = report.checked
-    failed = [{"path": failure.path, "error": failure.error} for failure in report.failed]
+        lists = {"repaired": report.repaired, **lists}
     done = [f"{getattr(report, name):,} {name}" for name in _DONE if getattr(report, name)]
     if report.checked is not None:
-        done.append(f"rows and {counted(report.checked, 'picture')} checked, {len(failed):,} differ")
-    elif failed:
-        done.append(f"{len(failed):,} failed")
+        done.append(f"rows and {counted(report.checked, 'picture')} checked, {len(report.failed):,} differ")
+    elif report.failed:
+        done.append(f"{len(report.failed):,} failed")
     rows = {
         "index": printable(report.index),
         "holds": f"{counted(report.rows, 'code')} of {or_dash(report.bits)} bits" if report.rows else "nothing yet",
@@ -42,5 +43,6 @@ def index_report(report: Report) -> View:
         rows["digests"] = f"none, so damage does not show; dsh index verify {rows['index']} --repair adds them"
     if done:
         rows["done"] = ", ".join(done)
-    plain = plain_record({**record, "failed": len(failed)})
-    return View(lambda width: pairs_table(rows), plain, {**record, "failed": failed})
+    plain = plain_record({**record, **{name: len(found) for name, found in lists.items()}})
+    said = {name: [{"path": one.path, "error": one.error} for one in found] for name, found in lists.items()}
+    return View(lambda width: pairs_table(rows), plain, {**record, **said})
