@@ -61,6 +61,7 @@ class Report:
     model: str | None  # fingerprint of the run
     version: int  # 0 before the first commit
     versions: int  # kept, this one included
+    whole_versions: int | None  # of them; None where nobody knows, as in object storage
     added: int = 0
     updated: int = 0
     skipped: int = 0  # unchanged
@@ -593,13 +594,15 @@ class Index:
         )
 
     def _report(self, counts: Counts, checked: int | None = None) -> Report:
+        versions, whole = self._table.versions()
         return Report(
             index=self.uri,
             bits=self.bits,
             rows=len(self),
             model=self.model,
             version=self.version,
-            versions=self._table.versions(),
+            versions=versions,
+            whole_versions=whole,
             added=counts.added,
             updated=counts.updated,
             skipped=counts.skipped,

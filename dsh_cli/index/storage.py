@@ -11,7 +11,10 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import starmap
 from pathlib import Path
 
 from dsh_cli.errors import IndexStateError, reason
@@ -85,7 +88,7 @@ def _standing(folder: str, uri: str, listed: list[tuple[int, Path]], every: bool
         if version is not None and readable is None:
             readable = number
         if whole is None:
-            if version is not None and _has_files(folder, version):
+            if version is not None and all(_is_whole(folder, *file) for file in version.files):
                 whole = number
             else:
                 damaged.append(path)
@@ -143,6 +146,27 @@ def versions(folder: str, uri: str) -> list[int]:
     """
     try:
         return [number for number, _ in _manifests(folder)]
+    except OSError as error:
+        raise unreachable(uri, f"{reason(error)}, {error.filename}") from error
+
+
+def count_versions(folder: str, uri: str) -> tuple[int, int]:
+    """How many versions there are, and how many of them are whole.
+
+    Raises:
+        IndexStateError: they cannot be reached.
+    """
+    try:
+        while True:
+            listed = _manifests(folder)
+            is_whole = cache(partial(_is_whole, folder))  # of files, which versions share
+            whole = 0
+            for number, path in listed:
+                with suppress(IndexStateError):  # leads out of the index: not whole
+                    version = _version(path, number, uri)
+                    whole += version is not None and all(starmap(is_whole, version.files))
+            if whole == len(listed) or _manifests(folder) == listed:  # else another process has gone on meanwhile
+                return len(listed), whole
     except OSError as error:
         raise unreachable(uri, f"{reason(error)}, {error.filename}") from error
 
@@ -238,18 +262,15 @@ def _content(path: Path, name: str, uri: str) -> bytes:
         return file.read()
 
 
-def _has_files(folder: str, version: Version) -> bool:
-    """Whether the files of a version are there, each as long as it was and with its end."""
-    for name, size, end in version.files:
-        try:
-            with Path(folder, name).open("rb") as file:
-                actual = os.fstat(file.fileno()).st_size
-                file.seek(max(0, actual - len(end)))
-                if not actual or actual != (size or actual) or file.read(len(end)) != end:
-                    return False
-        except FileNotFoundError:
-            return False
-    return True
+def _is_whole(folder: str, name: str, size: int | None, end: bytes) -> bool:
+    """Whether a file of a version is there, as long as it was and with its end."""
+    try:
+        with Path(folder, name).open("rb") as file:
+            actual = os.fstat(file.fileno()).st_size
+            file.seek(max(0, actual - len(end)))
+            return bool(actual) and actual == (size or actual) and file.read(len(end)) == end
+    except FileNotFoundError:
+        return False
 
 
 def _parsed(data: bytes, uri: str) -> Version:

@@ -103,14 +103,14 @@ class Table:
         """Number of the version; 0 before the first commit."""
         return 0 if self._dataset is None else int(self._dataset.version)
 
-    def versions(self) -> int:
-        """How many are kept."""
+    def versions(self) -> tuple[int, int | None]:
+        """How many are kept, and how many of them are whole; None where nobody knows, as in object storage."""
         if self._dataset is None:
-            return 0
+            return 0, 0
         if self._path is not None:
-            return len(storage.versions(self._path, self.uri))
+            return storage.count_versions(self._path, self.uri)
         with self._reading():
-            return len(self._dataset.versions())
+            return len(self._dataset.versions()), None
 
     def read(self, names: list[str]) -> pa.Table:
         """Columns of all rows, in the order in which they lie in the table."""

@@ -84,7 +84,7 @@ def test_the_command_line_adds_what_hash_prints_and_says_what_it_did(digits_run:
     fingerprint = Run.open(digits_run).fingerprint
     assert first == {
         "index": "i.lance", "bits": 8, "rows": 8, "model": fingerprint, "version": 1, "versions": 1,
-        "digests": True, "added": 8, "updated": 0, "skipped": 0, "removed": 0, "failed": [],
+        "whole_versions": 1, "digests": True, "added": 8, "updated": 0, "skipped": 0, "removed": 0, "failed": [],
     }  # fmt: skip
     assert dsh_json(*line) | {"added": 8, "skipped": 0} == first
     info = dsh_json("index", "info", "i.lance")
@@ -431,8 +431,8 @@ def test_remove(digits_run: Path, folder: str) -> None:
     os.chdir(folder)
     assert dsh_json("index", "remove", f"{folder}/../i", "one", ".")["rows"] == 0
     os.chdir("..")
-    assert dsh_json("index", "info", "i") | {"version": 0, "versions": 0} == {
-        "index": "i", "bits": None, "rows": 0, "model": None, "version": 0, "versions": 0,
+    assert dsh_json("index", "info", "i") | {"version": 0, "versions": 0, "whole_versions": 0} == {
+        "index": "i", "bits": None, "rows": 0, "model": None, "version": 0, "versions": 0, "whole_versions": 0,
         "digests": True, "added": 0, "updated": 0, "skipped": 0, "removed": 0, "failed": [],
     }  # fmt: skip
     assert counts(Index.open("i").add_codes([ReadyCodes(["a"], np.zeros((1, 3), np.uint8))], 24, "other"))[0] == 1

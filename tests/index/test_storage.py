@@ -331,6 +331,21 @@ def test_an_index_whose_newest_version_is_lost_opens_at_the_last_whole_one(
     assert dsh("index", "info", "i").stderr == ""
 
 
+def test_info_says_how_many_of_the_versions_are_whole() -> None:
+    for start in (0, 4, 8):
+        add("i", start)
+    said = dsh("index", "info", "i", "--format", "table").stdout
+    assert "3, 3 versions kept\n" in said
+    zeroed(manifests("i")[1])
+    assert "3, 3 versions kept, 2 of them whole\n" in dsh("index", "info", "i", "--format", "table").stdout
+    lost_data(halved)
+    found = dsh("index", "info", "i", "--json")
+    assert (found.exit_code, json.loads(found.stdout)["versions"], json.loads(found.stdout)["whole_versions"]) == (
+        0, 3, 1
+    )  # fmt: skip
+    assert Index.open("i").version == 1 and "version 1, the last that is" in found.stderr
+
+
 def test_neighbors_tells_of_it_too(digits_run: Path) -> None:
     from dsh_cli.runs.run import Run
 

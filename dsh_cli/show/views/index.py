@@ -21,6 +21,7 @@ def index_report(report: Report) -> View:
         "model": report.model,
         "version": report.version,
         "versions": report.versions,
+        "whole_versions": report.whole_versions,
         "digests": report.digests,
         **{name: getattr(report, name) for name in _DONE},
     }
@@ -39,6 +40,8 @@ def index_report(report: Report) -> View:
         "model": or_dash(report.model),
         "version": f"{report.version:,}, {counted(report.versions, 'version')} kept",
     }
+    if report.whole_versions not in (None, report.versions):
+        rows["version"] += f", {report.whole_versions:,} of them whole"
     if not report.digests:
         rows["digests"] = f"none, so damage does not show; dsh index verify {rows['index']} --repair adds them"
     if done:
