@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed
-from dsh_cli.errors import IndexStateError, VersionGone, lacking_memory, reason
+from dsh_cli.errors import IndexStateError, VersionGone, lacking_memory, lacking_space, reason
 from dsh_cli.files import sync_folder
 from dsh_cli.index import digests, storage
 from dsh_cli.index.place import local, locked
@@ -590,8 +590,9 @@ def _reaching(uri: str, doing: str = "read") -> Iterator[None]:
                 "end other programs, or raise the limit (see: ulimit -v)"
             ) from error
         if doing == "write":
+            what_to_do = "free space" if lacking_space(error) else "see to its permissions and disk"
             raise IndexStateError(
-                f"index {uri} cannot be written ({said}); free space, or choose another place"
+                f"index {uri} cannot be written ({said}); {what_to_do}, or choose another place"
             ) from error
         place = (local(uri) or uri.partition("://")[2]).strip("/")  # whose folders may be called anything
         if _UNREACHED.search(said.replace(place, "")) and not is_panic:

@@ -392,6 +392,32 @@ def test_an_index_may_be_made_in_a_folder_that_cannot_be_listed() -> None:
     assert len(Index.open("shut/i")) == 1
 
 
+def test_what_may_not_be_written_is_not_called_a_full_disk() -> None:
+    if os.name != "posix" or (os.geteuid() == 0 and sys.platform != "linux"):
+        pytest.skip("modes of files do not keep this user out")
+    add("i", 0)
+    program = (
+        "import numpy as np; from dsh_cli.index.index import Index, ReadyCodes; "
+        "Index.open('i').add_codes([ReadyCodes(['/a'], np.zeros((1, 1), np.uint8))], 8, 'm')"
+    )
+    os.chmod("i/data", 0o500)
+    done = subprocess.run(kept_out([sys.executable, "-c", program]), stderr=subprocess.PIPE, text=True)
+    os.chmod("i/data", 0o700)
+    assert "Permission denied" in done.stderr
+    assert done.stderr.endswith("; see to its permissions and disk, or choose another place\n")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is(code: int) -> None:
+    full = OSError(f"LanceError(IO): Generic N/A error: {os.strerror(code)} (os error {code}), /rustc/core.rs:250:5")
+    for error in (full, OSError(code, os.strerror(code)), ValueError(str(full))):
+        with (
+            pytest.raises(IndexStateError, match="; free space, or choose another place"),
+            table._reaching("i", "write"),
+        ):
+            raise error
+
+
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE])
 @pytest.mark.parametrize("suffix", [".manifest", ".lance"])
 def test_what_cannot_be_reached_is_not_called_damaged(code: int, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
