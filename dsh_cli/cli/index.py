@@ -96,7 +96,10 @@ def add(
     _finish(report, form)
 
 
-@index.command(epilog="Example: [bold]dsh index remove pictures.lance 'photos/*.gif' --missing[/]")
+@index.command(
+    epilog="Example: [bold]dsh index remove pictures.lance 'photos/*.gif'[/] for all of these; "
+    "[bold]dsh index remove pictures.lance photos/ --missing[/] for those that were deleted there"
+)
 def remove(
     uri: _Index,
     paths: Annotated[
@@ -107,7 +110,9 @@ def remove(
             "standard input.",
         ),
     ] = None,
-    missing: Annotated[bool, typer.Option("--missing", help="Also pictures whose files are gone.")] = False,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only pictures whose files are gone: of those of PATH, or of all.")
+    ] = False,
     yes: Annotated[
         bool,
         typer.Option("--yes", "-y", help="Also where it looks as if a disk of theirs is not mounted; else it asks."),
@@ -127,7 +132,7 @@ def remove(
 
     ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
     report = _told(Index.open(uri)).remove(
-        arguments(paths or [], null), missing, relative_to, lambda: _waiting(uri, quiet), yes, ask
+        arguments(paths, null) if paths else None, missing, relative_to, lambda: _waiting(uri, quiet), yes, ask
     )
     _finish(report, form)
 

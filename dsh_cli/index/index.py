@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -309,7 +310,7 @@ class Index:
 
     def remove(
         self,
-        patterns: Iterable[str] = (),
+        patterns: Iterable[str] | None = None,
         missing: bool = False,
         relative_to: str | None = None,
         waiting: Callable[[], None] | None = None,
@@ -321,7 +322,7 @@ class Index:
         Args:
             patterns: paths of files, of folders for all that is below them, and globs of both; their `*` takes
                 slashes too.
-            missing: also those whose files are gone.
+            missing: only those whose files are gone; where `patterns` is None, of all.
             relative_to: the folder to which the paths in the index are relative, if they are.
             waiting: as in `add`.
             yes: also where what is missing looks like a disk that is not there: all pictures, or all of a folder that
@@ -337,8 +338,8 @@ class Index:
             counts = Counts()
             table = self._table.read(["number", "path"])
             paths: list[bytes] = table["path"].to_pylist()
-            chosen = np.zeros(len(paths), bool)
-            for pattern in patterns:
+            chosen = np.full(len(paths), missing and patterns is None)
+            for pattern in patterns or ():
                 matching = matches(key_of(pattern, relative_to), paths)
                 if not matching.any():  # codes that came ready have paths as they were given
                     matching = matches(os.fsencode(pattern), paths)
@@ -353,12 +354,10 @@ class Index:
                         "name the folder to which it is relative with `relative_to`"
                     )
                 names = [os.path.join(os.path.abspath(relative_to or ""), os.fsdecode(path)) for path in paths]
-                are_gone = np.fromiter(map(gone, names), bool, len(names)) & ~chosen
-                if not yes and are_gone.any():
-                    self._require_disks(
-                        [n for n, c in zip(names, chosen, strict=True) if not c], are_gone[~chosen], ask
-                    )
-                chosen |= are_gone
+                are_gone = np.fromiter(map(gone, names), bool, len(names))
+                if not yes and (are_gone & chosen).any():
+                    self._require_disks(names, are_gone, chosen, ask)
+                chosen &= are_gone
             self._table.delete(table["number"].to_numpy()[chosen])
             counts.removed = int(chosen.sum())
             self._table.tidy()
@@ -569,19 +568,28 @@ class Index:
                 "name it with `relative_to`"
             )
 
-    def _require_disks(self, names: list[str], missing: NDArray[np.bool_], ask: Callable[[str], bool] | None) -> None:
+    def _require_disks(
+        self,
+        names: list[str],
+        missing: NDArray[np.bool_],
+        chosen: NDArray[np.bool_],
+        ask: Callable[[str], bool] | None,
+    ) -> None:
         """Refuse to take for gone what may be on a disk that is not there.
 
         Raises:
             DshError: it may, and the answer is no.
         """
-        folders = lost(names, missing)
+        taken = missing & chosen
+        above = {folder for i in np.flatnonzero(taken) for folder in Path(names[i]).parents}
+        folders = {folder: count for folder, count in lost(names, missing).items() if folder in above}
         if not folders:
             return
         folder, count = max(folders.items(), key=lambda item: item[1])
         what = f"all {count:,} below {folder}" if count < len(names) else "all there are"
         more = f" and those of {len(folders) - 1:,} more" if len(folders) > 1 else ""
-        said = f"{missing.sum():,} of {len(names):,} pictures in index {self.uri} are missing, {what}{more}"
+        those = "pictures" if chosen.all() else "such pictures"
+        said = f"{taken.sum():,} of {chosen.sum():,} {those} in index {self.uri} are missing, {what}{more}"
         if ask is None or not ask(said):
             raise DshError(f"{said}; mount their disk if it is not, or take them out with `yes`")
 
