@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from dsh_cli.errors import IndexStateError
 from dsh_cli.index import storage, table
 from dsh_cli.index.index import Index, ReadyCodes
+from tests.support.calls import recorded
 from tests.support.commands import dsh, dsh_json, one_line_error, unmeasured
 from tests.support.privileges import kept_out
 
@@ -277,6 +278,16 @@ def test_what_a_commit_names_is_synced_before_it_and_it_before_the_next() -> Non
             newest, commits, unsynced = named[-1], commits + 1, {named[-1], versions}
     assert not unsynced
     assert commits >= 7 and kinds == {"data", "_deletions", "cleaned up"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_all_folders_made_for_an_index_are_synced_before_its_first_commit(tmp_path: Path) -> None:
+    with recorded() as calls:
+        add("a/b/c/i", 0)
+    synced = [call.path for call in calls if call.kind == "sync"]
+    commit = next(place for place, path in enumerate(synced) if path.endswith(".manifest"))
+    for folder in (tmp_path, tmp_path / "a", tmp_path / "a/b", tmp_path / "a/b/c"):
+        assert str(folder) in synced[:commit]
 
 
 def emptied(file: Path) -> None:
