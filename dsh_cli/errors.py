@@ -83,6 +83,16 @@ def lacking_memory(error: BaseException) -> str | None:
     return "another thread" if "thread" in said else "more"
 
 
+_SYSTEM = re.compile(r"os error (\d+)")  # as Rust's libraries say it
+
+
+def lacking_space(error: BaseException) -> bool:
+    """Whether an error says that there is room for no more, by its number or by what a library says of it."""
+    said = _SYSTEM.search(str(error))
+    number = error.errno if isinstance(error, OSError) and error.errno else int(said[1]) if said else None
+    return number in DISK_FULL
+
+
 def worded(message: str, names: Mapping[str, str]) -> str:
     """A message with other names for the fields it names, such as "`bits`" or "`compile=False`"; unknown ones stay."""
     return _FIELD.sub(lambda found: names.get(found[0].strip("`"), found[0]), message)

@@ -96,7 +96,10 @@ def add(
     _finish(report, form)
 
 
-@index.command(epilog="Example: [bold]dsh index remove pictures.lance 'photos/*.gif' --missing[/]")
+@index.command(
+    epilog="Example: [bold]dsh index remove pictures.lance 'photos/*.gif'[/] for all of these; "
+    "[bold]dsh index remove pictures.lance photos/ --missing[/] for those that were deleted there"
+)
 def remove(
     uri: _Index,
     paths: Annotated[
@@ -107,7 +110,9 @@ def remove(
             "standard input.",
         ),
     ] = None,
-    missing: Annotated[bool, typer.Option("--missing", help="Also pictures whose files are gone.")] = False,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only pictures whose files are gone: of those of PATH, or of all.")
+    ] = False,
     yes: Annotated[
         bool,
         typer.Option("--yes", "-y", help="Also where it looks as if a disk of theirs is not mounted; else it asks."),
@@ -127,7 +132,7 @@ def remove(
 
     ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
     report = _told(Index.open(uri)).remove(
-        arguments(paths or [], null), missing, relative_to, lambda: _waiting(uri, quiet), yes, ask
+        arguments(paths, null) if paths else None, missing, relative_to, lambda: _waiting(uri, quiet), yes, ask
     )
     _finish(report, form)
 
@@ -168,6 +173,8 @@ def verify(
     """Look for damaged rows; read and encode pictures again, and say what differs: missing, or content or code changed.
 
     What was damaged and taken out comes in again with dsh index add.
+
+    The exit code is 1 while anything is wrong at the end, and 0 where all is well, or was mended.
     """
     form = form_of(form, as_json)
     run = None if sample == 0 else find_run(model, quiet)
@@ -187,9 +194,9 @@ def verify(
             repair,
             lambda: _waiting(uri, quiet),
         )
-    if repair and opened.note:
-        notice(f"made the last whole version of {uri} the newest", quiet)
-    _finish(report, form)
+    for mended in report.repaired:
+        notice(f"{mended.path}: {mended.error}", quiet)
+    _finish(report, form, quiet)
 
 
 @index.command(epilog="Example: [bold]dsh index export pictures.lance --parquet codes.parquet[/]")
@@ -217,12 +224,14 @@ def _told(opened: Index) -> Index:
     return opened
 
 
-def _finish(report: Report, form: Form) -> None:
+def _finish(report: Report, form: Form, quiet: bool = False) -> None:
     """Show what came of it; what failed fails the command."""
     from dsh_cli.show.views.index import index_report
 
     for failure in report.failed:
         complain(f"{failure.path}: {failure.error}")
+    for remedy in dict.fromkeys(failure.remedy for failure in report.failed if failure.remedy):
+        notice(remedy, quiet)
     show(index_report(report), form)
     if report.failed:
         raise typer.Exit(1)

@@ -17,7 +17,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from dsh_cli.config import Device
-from dsh_cli.errors import DISK_FULL, DshError, UsageError, lacking_memory, reason, worded
+from dsh_cli.errors import DISK_FULL, DshError, UsageError, lacking_memory, lacking_space, reason, worded
 from dsh_cli.show.console import Console
 from dsh_cli.show.views.shared import printable
 
@@ -262,7 +262,7 @@ def _writing() -> Iterator[None]:
 
 def _unwritable(error: OSError) -> DshError:
     _leave_stdout()
-    what_to_do = "free space, or send it elsewhere" if error.errno in DISK_FULL else "send it elsewhere"
+    what_to_do = "free space, or send it elsewhere" if lacking_space(error) else "send it elsewhere"
     return DshError(f"cannot write the output: {error.strerror}; {what_to_do}")
 
 

@@ -138,6 +138,15 @@ def gone(path: str) -> bool:
     return False
 
 
+def stamp(path: str) -> tuple[int, int] | None:
+    """Size and time of change of a file; None where it cannot be looked at."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 def lost(names: Sequence[str], missing: NDArray[np.bool_]) -> dict[Path, int]:
     """Folders that look like a disk that is not there, and how many pictures of an index each has.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from dsh_cli.config import MAX_BITS
 from dsh_cli.errors import DshError, ImageError, IndexStateError, UsageError, VersionGone
 from dsh_cli.files import written
 from dsh_cli.index import origins
-from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_at, lost, matches
+from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_at, lost, matches, stamp
 from dsh_cli.index.rows import Counts, Entry, Failure, Known, Writer, among
 from dsh_cli.index.schema import DIGEST, fixed
 from dsh_cli.index.table import Damage, Table
@@ -61,6 +62,7 @@ class Report:
     model: str | None  # fingerprint of the run
     version: int  # 0 before the first commit
     versions: int  # kept, this one included
+    whole_versions: int | None  # of them; None where nobody knows, as in object storage
     added: int = 0
     updated: int = 0
     skipped: int = 0  # unchanged
@@ -69,6 +71,7 @@ class Report:
     checked: int | None = None  # pictures `verify` looked at
     digests: bool = True  # whether each row carries one, by which damage shows
     failed: tuple[Failure, ...] = ()
+    repaired: tuple[Failure, ...] = ()  # what `verify` found, and mended
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,12 @@ class Index:
             raise IndexStateError(f"index {self.uri} is empty; add pictures with: dsh index add {self.uri} FOLDER")
 
     def report(self) -> Report:
-        """What the index holds."""
+        """What the index holds.
+
+        Raises:
+            IndexStateError: there is no index.
+        """
+        self._require_commit()
         return self._again(lambda: self._report(Counts()))
 
     # Changing
@@ -302,7 +310,7 @@ class Index:
 
     def remove(
         self,
-        patterns: Iterable[str] = (),
+        patterns: Iterable[str] | None = None,
         missing: bool = False,
         relative_to: str | None = None,
         waiting: Callable[[], None] | None = None,
@@ -314,7 +322,7 @@ class Index:
         Args:
             patterns: paths of files, of folders for all that is below them, and globs of both; their `*` takes
                 slashes too.
-            missing: also those whose files are gone.
+            missing: only those whose files are gone; where `patterns` is None, of all.
             relative_to: the folder to which the paths in the index are relative, if they are.
             waiting: as in `add`.
             yes: also where what is missing looks like a disk that is not there: all pictures, or all of a folder that
@@ -330,8 +338,8 @@ class Index:
             counts = Counts()
             table = self._table.read(["number", "path"])
             paths: list[bytes] = table["path"].to_pylist()
-            chosen = np.zeros(len(paths), bool)
-            for pattern in patterns:
+            chosen = np.full(len(paths), missing and patterns is None)
+            for pattern in patterns or ():
                 matching = matches(key_of(pattern, relative_to), paths)
                 if not matching.any():  # codes that came ready have paths as they were given
                     matching = matches(os.fsencode(pattern), paths)
@@ -346,12 +354,10 @@ class Index:
                         "name the folder to which it is relative with `relative_to`"
                     )
                 names = [os.path.join(os.path.abspath(relative_to or ""), os.fsdecode(path)) for path in paths]
-                are_gone = np.fromiter(map(gone, names), bool, len(names)) & ~chosen
-                if not yes and are_gone.any():
-                    self._require_disks(
-                        [n for n, c in zip(names, chosen, strict=True) if not c], are_gone[~chosen], ask
-                    )
-                chosen |= are_gone
+                are_gone = np.fromiter(map(gone, names), bool, len(names))
+                if not yes and (are_gone & chosen).any():
+                    self._require_disks(names, are_gone, chosen, ask)
+                chosen &= are_gone
             self._table.delete(table["number"].to_numpy()[chosen])
             counts.removed = int(chosen.sum())
             self._table.tidy()
@@ -373,8 +379,8 @@ class Index:
     ) -> Report:
         """Look for rows that are not what was written; read and encode pictures again, and say what differs.
 
-        `failed` has the paths of such rows and pictures, and what it is; and the index itself, where its newest version
-        is not whole.
+        `failed` has the paths of such rows and pictures, what it is, and what to do about it; and the index itself,
+        where its newest version is not whole. What was repaired is in `repaired` instead.
 
         Args:
             run: the one that made the codes; None with a sample of 0.
@@ -399,11 +405,18 @@ class Index:
             raise UsageError("`model`: pictures are encoded by a run, and none is given; or have a `sample` of 0")
         counts = Counts()
         if repair:
-            counts.failed += _failures(self._repair(counts, waiting), self.uri, ", taken out")
+            self._repair(counts, waiting)
         elif self.note:
             counts.failed.append(Failure(self.uri, self.note))
-        damage, table = self._again(lambda: self._to_verify(run, sample, seed, relative_to, repair))
-        counts.failed += _failures(damage, self.uri)
+        damage, table = self._again(lambda: self._to_verify(run, sample, seed, relative_to))
+        counts.failed += [
+            Failure(
+                _named(lost, self.uri),
+                lost.what,
+                f"damaged: dsh index verify {self.uri} `repair` takes out such rows, and dsh index add adds them again",
+            )
+            for lost in damage
+        ]
         if run is None or not len(table):
             return self._again(lambda: self._report(counts, checked=0))
         codes = fixed(table["code"])
@@ -411,6 +424,7 @@ class Index:
         from dsh_cli.network.encoding import Encoder
 
         encoder = Encoder(run.load_model(device))
+        base = "" if relative_to is None else f" `relative_to` {relative_to}"
 
         def listed() -> Iterator[tuple[int, Row]]:
             for start in range(0, len(table), _COMMIT_ROWS):
@@ -425,11 +439,9 @@ class Index:
                 return (None, str(error)), None
 
         for done, ((number, row), (digest, error), packed) in enumerate(encoder.each(listed(), read, workers), 1):
-            if error:
-                missing = gone(os.path.join(relative_to or "", row.path))
-                counts.failed.append(Failure(row.path, "missing" if missing else f"cannot be read: {error}"))
-            elif found := _differences(row, codes[number], digest, packed):
-                counts.failed.append(Failure(row.path, found))
+            name = os.path.join(relative_to or "", row.path)
+            if found := _differing(row, name, codes[number], digest, packed, error, self.uri, base):
+                counts.failed.append(found)
             if progress:
                 progress(done, len(table))
         return self._again(lambda: self._report(counts, checked=len(table)))
@@ -478,16 +490,16 @@ class Index:
         return labels if order is None else labels[order], classes
 
     def _to_verify(
-        self, run: Run | None, sample: int | None, seed: int, relative_to: str | None, repaired: bool
+        self, run: Run | None, sample: int | None, seed: int, relative_to: str | None
     ) -> tuple[list[Damage], pa.Table]:
         """What is not what was written, and what is known of the rows whose pictures to look at, of one version."""
-        damage = [] if repaired else self._table.damage()
+        damage = self._table.damage()
         rows = np.zeros(0, np.int64)
-        if run is not None and sample != 0 and all(lost.path is not None for lost in damage):
+        if run is not None and sample != 0 and all(lost.path is not None or not lost.count for lost in damage):
             self.require(run)
             self._require_base(relative_to)
             whole = np.ones(len(self), bool)
-            whole[[lost.place for lost in damage]] = False
+            whole[[lost.place for lost in damage if lost.count]] = False
             rows = np.flatnonzero(whole[self._table.places()])
             if sample is not None and sample < len(rows):
                 rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
@@ -519,15 +531,19 @@ class Index:
                 writer.write_table(pa.table(columns, schema=schema))
         return self._report(Counts())
 
-    def _repair(self, counts: Counts, waiting: Callable[[], None] | None) -> list[Damage]:
-        """Keep what is whole, and make that the newest version; gives what was not."""
+    def _repair(self, counts: Counts, waiting: Callable[[], None] | None) -> None:
+        """Keep what is whole, and make that the newest version."""
+        if self.note:
+            counts.repaired.append(Failure(self.uri, "the last whole version is the newest now"))
         with self._table.writing(waiting, salvage=True):
             damage, before = self._table.damage(), len(self)
             if damage:
                 self._table.rewrite()
             self._table.tidy()
             counts.removed = before - len(self)
-        return damage
+        for rows in damage:
+            then = ", taken out" if rows.count else "; what is there now counts as all there is"
+            counts.repaired.append(Failure(_named(rows, self.uri), rows.what + then))
 
     def _require_commit(self) -> None:
         if not self.version:
@@ -552,19 +568,28 @@ class Index:
                 "name it with `relative_to`"
             )
 
-    def _require_disks(self, names: list[str], missing: NDArray[np.bool_], ask: Callable[[str], bool] | None) -> None:
+    def _require_disks(
+        self,
+        names: list[str],
+        missing: NDArray[np.bool_],
+        chosen: NDArray[np.bool_],
+        ask: Callable[[str], bool] | None,
+    ) -> None:
         """Refuse to take for gone what may be on a disk that is not there.
 
         Raises:
             DshError: it may, and the answer is no.
         """
-        folders = lost(names, missing)
+        taken = missing & chosen
+        above = {folder for i in np.flatnonzero(taken) for folder in Path(names[i]).parents}
+        folders = {folder: count for folder, count in lost(names, missing).items() if folder in above}
         if not folders:
             return
         folder, count = max(folders.items(), key=lambda item: item[1])
         what = f"all {count:,} below {folder}" if count < len(names) else "all there are"
         more = f" and those of {len(folders) - 1:,} more" if len(folders) > 1 else ""
-        said = f"{missing.sum():,} of {len(names):,} pictures in index {self.uri} are missing, {what}{more}"
+        those = "pictures" if chosen.all() else "such pictures"
+        said = f"{taken.sum():,} of {chosen.sum():,} {those} in index {self.uri} are missing, {what}{more}"
         if ask is None or not ask(said):
             raise DshError(f"{said}; mount their disk if it is not, or take them out with `yes`")
 
@@ -577,13 +602,15 @@ class Index:
         )
 
     def _report(self, counts: Counts, checked: int | None = None) -> Report:
+        versions, whole = self._table.versions()
         return Report(
             index=self.uri,
             bits=self.bits,
             rows=len(self),
             model=self.model,
             version=self.version,
-            versions=self._table.versions(),
+            versions=versions,
+            whole_versions=whole,
             added=counts.added,
             updated=counts.updated,
             skipped=counts.skipped,
@@ -592,6 +619,7 @@ class Index:
             checked=checked,
             digests=self._table.has_checks,
             failed=tuple(counts.failed),
+            repaired=tuple(counts.repaired),
         )
 
 
@@ -609,12 +637,9 @@ def _rows(table: pa.Table) -> list[Row]:
     ]
 
 
-def _failures(damage: Iterable[Damage], uri: str, then: str = "") -> list[Failure]:
-    """What to say of rows that are not what was written, and what was done with them."""
-    return [
-        Failure(lost.path or (f"{lost.count:,} rows" if lost.count else uri), lost.what + (then if lost.count else ""))
-        for lost in damage
-    ]
+def _named(damage: Damage, uri: str) -> str:
+    """What to call rows that are not what was written."""
+    return damage.path or (f"{damage.count:,} rows" if damage.count else uri)
 
 
 def _grouped(batches: Iterable[ReadyCodes], bits: int) -> Iterator[tuple[list[bytes], Packed, list[bytes | None]]]:
@@ -639,15 +664,27 @@ def _grouped(batches: Iterable[ReadyCodes], bits: int) -> Iterator[tuple[list[by
         yield paths, np.concatenate(packed), labels
 
 
-def _differences(row: Row, code: Packed, digest: bytes | None, packed: Packed | None) -> str:
-    """What differs of a picture, in words; nothing where all is as it was."""
-    found = []
+def _differing(
+    row: Row, name: str, code: Packed, digest: bytes | None, packed: Packed | None, error: str, uri: str, base: str
+) -> Failure | None:
+    """What differs of a picture, in words, and what to do about it; None where all is as it was."""
+    add, remove = f"dsh index add {uri} PATH{base}", f"dsh index remove {uri} PATH{base}"
+    if error and gone(name):
+        return Failure(row.path, "missing", f"missing: dsh index remove {uri} `missing`{base} takes them out")
+    if error:
+        remedy = f"cannot be read: see to these files, or take them out with: {remove}"
+        return Failure(row.path, f"cannot be read: {error}", remedy)
+    found, remedy = [], f"changed code: {remove}, and then {add}, encodes them again"
     if row.hash is not None and digest is not None and digest.hex() != row.hash:
         found.append("changed content")
+        remedy = f"changed content: {add} encodes them again"
+        if stamp(name) == (row.size, row.mtime_ns):  # for which `add` takes it for unchanged
+            found[0] += ", but neither size nor time"
+            remedy = f"neither size nor time: get these files back from a copy, or {remove}, and then {add}"
     if packed is not None and (packed != code).any():
         bits = int(np.bitwise_count(packed ^ code).sum())
         found.append(f"changed code ({bits} bit{'' if bits == 1 else 's'})")
-    return ", ".join(found)
+    return Failure(row.path, ", ".join(found), remedy) if found else None
 
 
 def _text(column: pa.ChunkedArray) -> pa.Array:

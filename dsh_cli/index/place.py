@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from dsh_cli.errors import IndexStateError, UsageError, reason
+from dsh_cli.files import sync_folder
 
 _ON_DISK = ("file", "file+uring", "file-object-store")  # schemes by which Lance reaches a local folder
 
@@ -94,7 +95,7 @@ def _lock_folder(path: str, waiting: Callable[[], None] | None, stack: ExitStack
     except ImportError:
         return False
     while True:
-        Path(path).mkdir(parents=True, exist_ok=True)
+        _make(Path(path))
         with suppress(FileNotFoundError), ExitStack() as attempt:  # others may remove it
             folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             attempt.callback(os.close, folder)
@@ -110,6 +111,14 @@ def _lock_folder(path: str, waiting: Callable[[], None] | None, stack: ExitStack
             if os.path.samestat(os.fstat(folder), os.stat(path)):
                 stack.push(attempt.pop_all())
                 return True
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, so that they outlast a loss of power."""
+    new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        sync_folder(path.parent)
 
 
 def _lock_file(path: str, waiting: Callable[[], None] | None, stack: ExitStack) -> None:

@@ -31,10 +31,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Failure:
-    """A path that could not be done, and why; or what `verify` found."""
+    """A path that could not be done, and why; or what `verify` found, or has repaired."""
 
     path: str
     error: str
+    remedy: str = ""  # what to do about this and all of its kind, where `error` does not say it
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Counts:
     removed: int = 0
     unlabelled: int = 0
     failed: list[Failure] = field(default_factory=list)
+    repaired: list[Failure] = field(default_factory=list)
 
 
 class Known:

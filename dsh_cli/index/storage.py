@@ -10,8 +10,11 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import starmap
 from pathlib import Path
 
 from dsh_cli.errors import IndexStateError, reason
@@ -19,6 +22,8 @@ from dsh_cli.files import sync_folder
 
 VERSIONS = "_versions"
 
+_HINT = "latest_version_hint.json"  # in `_versions`: {"version": 3}, written by Lance after each commit
+_HINT_BYTES = 1 << 8  # more than it has
 _NEWEST = (1 << 64) - 1  # less the number of a version, of 20 digits, is its name, so that the newest is listed first
 _MANIFEST = re.compile(r"(\d+)\.manifest")
 _PATH = re.compile(rb"[/\\:%]|\.\.")  # what no name of a file in a folder of Lance's has
@@ -40,6 +45,12 @@ class Standing:
     whole: int | None  # the newest version that is whole
     damaged: tuple[Path, ...] = ()  # manifests of newer versions, which are not
     readable: int | None = None  # the newest whose manifest is whole, of which rows may be left
+    vanished: bool = False  # a newer version was committed whose manifest is not there
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether nothing newer than the version that is whole was committed."""
+        return not self.damaged and not self.vanished
 
 
 def look_at(folder: str, uri: str, every: bool) -> Standing:
@@ -58,9 +69,11 @@ def look_at(folder: str, uri: str, every: bool) -> Standing:
         if os.path.isdir(os.path.join(folder, "_refs", "branches")):  # which Lance cleans up in too
             raise _outside(uri, "a branch")
         while True:
+            hinted = _hinted(folder)  # before the versions are listed, for a newer one may come in between
             listed = _manifests(folder)
             found = _standing(folder, uri, listed, every)
-            if not found.damaged or _manifests(folder) == listed:  # else another process has gone on meanwhile
+            found = replace(found, vanished=hinted > max((number for number, _ in listed), default=0))
+            if found.is_newest or _manifests(folder) == listed:  # else another process has gone on meanwhile
                 return found
     except OSError as error:
         raise unreachable(uri, f"{reason(error)}, {error.filename}") from error
@@ -75,7 +88,7 @@ def _standing(folder: str, uri: str, listed: list[tuple[int, Path]], every: bool
         if version is not None and readable is None:
             readable = number
         if whole is None:
-            if version is not None and _has_files(folder, version):
+            if version is not None and all(_is_whole(folder, *file) for file in version.files):
                 whole = number
             else:
                 damaged.append(path)
@@ -111,15 +124,18 @@ def unreachable(uri: str, why: str) -> IndexStateError:
     return IndexStateError(f"cannot read index {uri}: {why}; see to its permissions, disk or network, and try again")
 
 
-def drop(manifests: Sequence[Path]) -> None:
+def drop(folder: str, standing: Standing) -> None:
     """Take away versions that are not whole, so that the one before them is the newest.
 
     Raises:
         OSError: as the system says.
     """
-    for manifest in manifests:
-        manifest.unlink()
-        sync_folder(manifest.parent)
+    if standing.is_newest:
+        return
+    place = Path(folder, VERSIONS)
+    for left in (place / _HINT, *standing.damaged):  # the hint first, for without it the others are as if never there
+        left.unlink(missing_ok=True)
+        sync_folder(place)
 
 
 def versions(folder: str, uri: str) -> list[int]:
@@ -130,6 +146,27 @@ def versions(folder: str, uri: str) -> list[int]:
     """
     try:
         return [number for number, _ in _manifests(folder)]
+    except OSError as error:
+        raise unreachable(uri, f"{reason(error)}, {error.filename}") from error
+
+
+def count_versions(folder: str, uri: str) -> tuple[int, int]:
+    """How many versions there are, and how many of them are whole.
+
+    Raises:
+        IndexStateError: they cannot be reached.
+    """
+    try:
+        while True:
+            listed = _manifests(folder)
+            is_whole = cache(partial(_is_whole, folder))  # of files, which versions share
+            whole = 0
+            for number, path in listed:
+                with suppress(IndexStateError):  # leads out of the index: not whole
+                    version = _version(path, number, uri)
+                    whole += version is not None and all(starmap(is_whole, version.files))
+            if whole == len(listed) or _manifests(folder) == listed:  # else another process has gone on meanwhile
+                return len(listed), whole
     except OSError as error:
         raise unreachable(uri, f"{reason(error)}, {error.filename}") from error
 
@@ -182,6 +219,16 @@ def _manifests(folder: str) -> list[tuple[int, Path]]:
     return sorted(found, reverse=True)
 
 
+def _hinted(folder: str) -> int:
+    """The newest version by Lance's hint, by which the loss of a manifest shows; 0 where there is no sound one."""
+    try:
+        with Path(folder, VERSIONS, _HINT).open("rb") as file:
+            hint = re.search(rb'"version": *(\d+)', file.read(_HINT_BYTES))
+        return int(hint[1]) if hint else 0
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
 def _number(name: str) -> int:
     return _NEWEST - int(name) if len(name) == len(str(_NEWEST)) else int(name)
 
@@ -215,18 +262,15 @@ def _content(path: Path, name: str, uri: str) -> bytes:
         return file.read()
 
 
-def _has_files(folder: str, version: Version) -> bool:
-    """Whether the files of a version are there, each as long as it was and with its end."""
-    for name, size, end in version.files:
-        try:
-            with Path(folder, name).open("rb") as file:
-                actual = os.fstat(file.fileno()).st_size
-                file.seek(max(0, actual - len(end)))
-                if not actual or actual != (size or actual) or file.read(len(end)) != end:
-                    return False
-        except FileNotFoundError:
-            return False
-    return True
+def _is_whole(folder: str, name: str, size: int | None, end: bytes) -> bool:
+    """Whether a file of a version is there, as long as it was and with its end."""
+    try:
+        with Path(folder, name).open("rb") as file:
+            actual = os.fstat(file.fileno()).st_size
+            file.seek(max(0, actual - len(end)))
+            return bool(actual) and actual == (size or actual) and file.read(len(end)) == end
+    except FileNotFoundError:
+        return False
 
 
 def _parsed(data: bytes, uri: str) -> Version:

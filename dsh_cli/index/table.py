@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed
-from dsh_cli.errors import IndexStateError, VersionGone, lacking_memory, reason
+from dsh_cli.errors import IndexStateError, VersionGone, lacking_memory, lacking_space, reason
 from dsh_cli.files import sync_folder
 from dsh_cli.index import digests, storage
 from dsh_cli.index.place import local, locked
@@ -87,7 +87,7 @@ class Table:
         path = local(uri)
         dataset, standing = _open(path, uri, salvage=salvage)
         note = None
-        if standing.damaged and standing.whole is not None:
+        if not standing.is_newest and standing.whole is not None:
             note = (
                 f"the newest version of index {uri} is not whole; this is version {standing.whole}, the last that is; "
                 f"make it the newest with: dsh index verify {uri} `repair`"
@@ -103,14 +103,14 @@ class Table:
         """Number of the version; 0 before the first commit."""
         return 0 if self._dataset is None else int(self._dataset.version)
 
-    def versions(self) -> int:
-        """How many are kept."""
+    def versions(self) -> tuple[int, int | None]:
+        """How many are kept, and how many of them are whole; None where nobody knows, as in object storage."""
         if self._dataset is None:
-            return 0
+            return 0, 0
         if self._path is not None:
-            return len(storage.versions(self._path, self.uri))
+            return storage.count_versions(self._path, self.uri)
         with self._reading():
-            return len(self._dataset.versions())
+            return len(self._dataset.versions()), None
 
     def read(self, names: list[str]) -> pa.Table:
         """Columns of all rows, in the order in which they lie in the table."""
@@ -158,7 +158,7 @@ class Table:
         return self._order
 
     def damage(self) -> list[Damage]:
-        """Rows that are not what was written, and, if there are none, whether some are missing."""
+        """Rows that are not what was written, and, if there are none, whether some are missing, or nobody can tell."""
         found: list[Damage] = []
         place = total = 0
         for part, count, error in self._parts():
@@ -171,7 +171,11 @@ class Table:
                     for row in np.flatnonzero(~self._whole(part)).tolist()
                 ]
             place += count
-        if not found and self.has_checks and self._total not in (None, total & (1 << 64) - 1):
+        if found or not self.has_checks:
+            return found
+        if self._total is None and self._path is not None and self.rows:
+            found.append(Damage(place, 0, None, "whether rows were lost cannot be told, for their sum is not there"))
+        elif self._total not in (None, total & (1 << 64) - 1):
             found.append(Damage(place, 0, None, "rows were lost, or others came back"))
         return found
 
@@ -187,7 +191,8 @@ class Table:
                 with self._changing():
                     self._synced = storage.files(self._path, *_SYNCED)
                     if standing.whole is not None:
-                        storage.drop(standing.damaged)
+                        storage.drop(self._path, standing)
+                        self.note = None
             if not self.has_checks:
                 self.rewrite()
             yield
@@ -511,7 +516,7 @@ def _open(
     while True:
         standing = _look_at(path, uri, every)
         number = standing.readable if standing.whole is None and salvage else standing.whole
-        if number is None and not standing.damaged:
+        if number is None and standing.is_newest:
             return None, standing
         if number is None:
             left = f"delete {uri} and make it again with: dsh index add"
@@ -585,8 +590,9 @@ def _reaching(uri: str, doing: str = "read") -> Iterator[None]:
                 "end other programs, or raise the limit (see: ulimit -v)"
             ) from error
         if doing == "write":
+            what_to_do = "free space" if lacking_space(error) else "see to its permissions and disk"
             raise IndexStateError(
-                f"index {uri} cannot be written ({said}); free space, or choose another place"
+                f"index {uri} cannot be written ({said}); {what_to_do}, or choose another place"
             ) from error
         place = (local(uri) or uri.partition("://")[2]).strip("/")  # whose folders may be called anything
         if _UNREACHED.search(said.replace(place, "")) and not is_panic:

@@ -84,7 +84,7 @@ def test_the_command_line_adds_what_hash_prints_and_says_what_it_did(digits_run:
     fingerprint = Run.open(digits_run).fingerprint
     assert first == {
         "index": "i.lance", "bits": 8, "rows": 8, "model": fingerprint, "version": 1, "versions": 1,
-        "digests": True, "added": 8, "updated": 0, "skipped": 0, "removed": 0, "failed": [],
+        "whole_versions": 1, "digests": True, "added": 8, "updated": 0, "skipped": 0, "removed": 0, "failed": [],
     }  # fmt: skip
     assert dsh_json(*line) | {"added": 8, "skipped": 0} == first
     info = dsh_json("index", "info", "i.lance")
@@ -256,6 +256,9 @@ def test_relative_paths(run: Run, folder: str, tmp_path: Path) -> None:
     error = one_line_error(dsh("index", "remove", "i", "--missing"), 2)
     assert "--relative-to" in error and len(Index.open("i")) == 4
     assert Index.open("i").remove(missing=True, relative_to=moved).removed == 0
+    os.remove(f"{moved}/two/0000.png")
+    said = dsh("index", "verify", "i", "--model", run.path, "--relative-to", moved).stderr
+    assert said.endswith(f"missing: dsh index remove i --missing --relative-to {moved} takes them out\n")
 
 
 def test_absolute_and_relative_paths_are_not_mixed(run: Run, folder: str) -> None:
@@ -428,8 +431,8 @@ def test_remove(digits_run: Path, folder: str) -> None:
     os.chdir(folder)
     assert dsh_json("index", "remove", f"{folder}/../i", "one", ".")["rows"] == 0
     os.chdir("..")
-    assert dsh_json("index", "info", "i") | {"version": 0, "versions": 0} == {
-        "index": "i", "bits": None, "rows": 0, "model": None, "version": 0, "versions": 0,
+    assert dsh_json("index", "info", "i") | {"version": 0, "versions": 0, "whole_versions": 0} == {
+        "index": "i", "bits": None, "rows": 0, "model": None, "version": 0, "versions": 0, "whole_versions": 0,
         "digests": True, "added": 0, "updated": 0, "skipped": 0, "removed": 0, "failed": [],
     }  # fmt: skip
     assert counts(Index.open("i").add_codes([ReadyCodes(["a"], np.zeros((1, 3), np.uint8))], 24, "other"))[0] == 1
@@ -456,6 +459,12 @@ def test_verify_says_what_differs(digits_run: Path, folder: str) -> None:
     with open(f"{folder}/one/0002.png", "ab") as file:
         file.write(b"\0")  # other content, same pixels
     shutil.copy(f"{folder}/one/0003.png", f"{folder}/two/0000.png")
+    os.remove(f"{folder}/two/0002.png")
+    rotten = Path(folder, "two", "0003.png")
+    status, content = rotten.stat(), bytearray(rotten.read_bytes())
+    content[-6] ^= 1  # of the last chunk, in which there is nothing
+    rotten.write_bytes(content)
+    os.utime(rotten, ns=(status.st_atime_ns, status.st_mtime_ns))
     wrong = Index.open("i").codes()[5:6] ^ np.uint8(0b10000001)
     name = f"{folder}/two/0001.png"
     Index.open("i").add_codes([ReadyCodes([name], wrong)], 8, run.fingerprint)
@@ -465,12 +474,28 @@ def test_verify_says_what_differs(digits_run: Path, folder: str) -> None:
     assert found.pop("two/0000.png").startswith("changed content")
     assert found == {
         "one/0000.png": "missing",
+        "two/0002.png": "missing",
+        "two/0003.png": "changed content, but neither size nor time",
         "one/0001.png": "cannot be read: not a picture, or of a format Pillow does not know",
         "one/0002.png": "changed content",
         "two/0001.png": "changed code (2 bits)",
     }
+    assert [line for line in result.stderr.splitlines() if not line.startswith("error: ")] == [
+        "missing: dsh index remove i --missing takes them out",
+        "cannot be read: see to these files, or take them out with: dsh index remove i PATH",
+        "changed content: dsh index add i PATH encodes them again",
+        "changed code: dsh index remove i PATH, and then dsh index add i PATH, encodes them again",
+        "neither size nor time: get these files back from a copy, or dsh index remove i PATH, and then dsh index add i "
+        "PATH",
+    ]
     sampled = json.loads(dsh("index", "verify", "i", "--model", digits_run, "--json", "--sample", 3).stdout)
     assert sampled["checked"] == 3 and len(sampled["failed"]) <= 3
+    assert dsh_json("index", "remove", "i", "--missing")["removed"] == 2  # as it said
+    assert dsh_json("index", "remove", "i", f"{folder}/one/0001.png", name, rotten)["removed"] == 3
+    os.remove(f"{folder}/one/0001.png")
+    added = dsh_json("index", "add", "i", folder, "--model", digits_run)
+    assert (added["added"], added["updated"], added["skipped"]) == (2, 2, 1)
+    assert dsh_json("index", "verify", "i", "--model", digits_run)["failed"] == []
 
 
 def test_export(run: Run, folder: str) -> None:
@@ -516,6 +541,7 @@ def test_what_counts_as_empty(run: Run, folder: str, tmp_path: Path) -> None:
         assert opened.codes().shape[0] == 0 and opened.rows([]) == []
         for line in (
             ["neighbors", "0xf0", "--model", run.path, "--index", uri],
+            ["index", "info", uri],
             ["index", "remove", uri, "x"],
             ["index", "verify", uri, "--model", run.path],
             ["index", "export", uri, "--parquet", "x"],
@@ -523,9 +549,8 @@ def test_what_counts_as_empty(run: Run, folder: str, tmp_path: Path) -> None:
             said = one_line_error(dsh(*line), 1)
             assert said == f"error: there is no index {uri}; make it with: dsh index add {uri} FOLDER"
         assert not os.path.exists(f"{uri}.lock")
-        assert "there is no such index yet" in dsh("index", "info", uri, "--format", "table").stdout
         assert opened.add(run, [folder]).rows == 8 and len(opened) == 8 == len(Index.open(uri))
-    assert not os.path.exists("absent2") and dsh_json("index", "info", "absent2")["rows"] == 0
+    assert one_line_error(dsh("index", "info", "absent2", "--json"), 1).startswith("error: there is no index absent2;")
     assert not os.path.exists("absent2") and not os.path.exists("absent2.lock")  # looking makes nothing
 
 

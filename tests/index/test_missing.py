@@ -1,5 +1,6 @@
 """`remove --missing`: files that were deleted go, and those of a disk that is not mounted stay until that is agreed."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -62,11 +63,25 @@ def test_a_small_folder_goes_unasked_whether_deleted_or_emptied() -> None:
     assert dsh_json("index", "remove", "i", "--missing")["removed"] == 6
 
 
-def test_what_is_named_is_taken_out_unasked() -> None:
+def test_what_is_named_alone_is_taken_out_unasked() -> None:
     indexed(("a", 10), ("b", 10))
     shutil.rmtree("a")
-    os.remove("b/000.png")
-    assert dsh_json("index", "remove", "i", "a", "--missing")["removed"] == 11
+    assert dsh_json("index", "remove", "i", "a")["removed"] == 10
+
+
+def test_of_what_is_named_only_what_is_missing_is_taken_out(tmp_path: Path) -> None:
+    indexed(("photos/a", 10), ("photos/b", 10), ("disk", 10))
+    os.rename("disk", "elsewhere")  # which nobody asks about below
+    for name in ("photos/a/000.png", "photos/b/001.png", "photos/b/002.png"):
+        os.remove(name)
+    assert json.loads(dsh("index", "remove", "i", "-", "--missing", "--json", input="").stdout)["removed"] == 0
+    assert dsh_json("index", "remove", "i", "photos/a", "--missing")["removed"] == 1
+    assert dsh_json("index", "remove", "i", "photos/*2.png", "--missing")["removed"] == 1
+    assert dsh_json("index", "remove", "i", "photos", "--missing")["removed"] == 1
+    assert dsh_json("index", "remove", "i", "photos", "--missing")["removed"] == 0
+    said = one_line_error(dsh("index", "remove", "i", "photos/b", "disk", "--missing"), 1)
+    assert f"10 of 18 such pictures in index i are missing, all 10 below {tmp_path}/disk; mount" in said
+    assert dsh_json("index", "remove", "i", "disk", "--missing", "--yes")["rows"] == 17
 
 
 def test_a_small_disk_is_told_from_a_small_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

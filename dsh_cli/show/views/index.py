@@ -21,28 +21,31 @@ def index_report(report: Report) -> View:
         "model": report.model,
         "version": report.version,
         "versions": report.versions,
+        "whole_versions": report.whole_versions,
         "digests": report.digests,
         **{name: getattr(report, name) for name in _DONE},
     }
+    lists = {"failed": report.failed}
     if report.checked is not None:
         record["checked"] = report.checked
-    failed = [{"path": failure.path, "error": failure.error} for failure in report.failed]
+        lists = {"repaired": report.repaired, **lists}
     done = [f"{getattr(report, name):,} {name}" for name in _DONE if getattr(report, name)]
     if report.checked is not None:
-        done.append(f"rows and {counted(report.checked, 'picture')} checked, {len(failed):,} differ")
-    elif failed:
-        done.append(f"{len(failed):,} failed")
+        done.append(f"rows and {counted(report.checked, 'picture')} checked, {len(report.failed):,} differ")
+    elif report.failed:
+        done.append(f"{len(report.failed):,} failed")
     rows = {
         "index": printable(report.index),
         "holds": f"{counted(report.rows, 'code')} of {or_dash(report.bits)} bits" if report.rows else "nothing yet",
         "model": or_dash(report.model),
         "version": f"{report.version:,}, {counted(report.versions, 'version')} kept",
     }
-    if not report.version:
-        rows = {"index": rows["index"], "holds": "nothing: there is no such index yet"}
+    if report.whole_versions not in (None, report.versions):
+        rows["version"] += f", {report.whole_versions:,} of them whole"
     if not report.digests:
         rows["digests"] = f"none, so damage does not show; dsh index verify {rows['index']} --repair adds them"
     if done:
         rows["done"] = ", ".join(done)
-    plain = plain_record({**record, "failed": len(failed)})
-    return View(lambda width: pairs_table(rows), plain, {**record, "failed": failed})
+    plain = plain_record({**record, **{name: len(found) for name, found in lists.items()}})
+    said = {name: [{"path": one.path, "error": one.error} for one in found] for name, found in lists.items()}
+    return View(lambda width: pairs_table(rows), plain, {**record, **said})
