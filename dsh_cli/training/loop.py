@@ -232,15 +232,16 @@ def _train(
     batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device, config.per_class)
     optimizer = make_optimizer(net, config)
     schedule = make_schedule(optimizer, config, steps=len(batches) * config.epochs)
-    begun = restore(run, net, optimizer)
+    started = time.perf_counter()
+    objective = DshObjective(run, splits.train, len(batches), device)
+    prepared = time.perf_counter() - started
+    begun = restore(run, net, optimizer, len(batches), 1 + len(objective.weights))
     first, part, seconds = begun.epochs, begun.part, begun.seconds
     with warnings.catch_warnings(action="ignore"):  # the optimizer took these steps before it was interrupted
         for _ in range(first * len(batches) if begun.steps is None else begun.steps):
             schedule.step()
-    started = time.perf_counter()
-    objective = DshObjective(run, splits.train, len(batches), device)
     if not (first or part):
-        seconds += time.perf_counter() - started
+        seconds += prepared
     plan = Plan(
         run, str(device), len(batches), batches.batch_size, first, taken, objective.told, part.batches if part else 0
     )
