@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dsh_cli.errors import DISK_FULL, DshError, reason
+from dsh_cli.errors import DISK_FULL, DshError, UsageError, reason
 
 # of file systems that cannot sync a folder, and of folders that may be written to but not listed
 _NOT_SYNCED = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
@@ -57,6 +57,24 @@ def written(file: str | os.PathLike[str], or_else: str, folder: Path | None = No
         if scratch is not None:
             with contextlib.suppress(OSError):
                 scratch.unlink()
+
+
+def expanded(path: str, named: str) -> Path:
+    """A path with the folder of a user in place of `~` or `~user` at its beginning.
+
+    Args:
+        path: as it was given.
+        named: what gave it, for messages.
+
+    Raises:
+        UsageError: this machine does not know such a user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"{named} {path}: this machine knows no home folder {Path(path).parts[0]}; write the path out"
+        ) from error
 
 
 def open_regular(path: str | os.PathLike[str], follow: bool = True) -> int:
