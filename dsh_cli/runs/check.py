@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dsh_cli.errors import RunError
-from dsh_cli.runs.record import METRICS, digests_now, is_run_file, sweep_states, write_record
+from dsh_cli.runs.record import METRICS, digests_now, is_run_file, is_state, sweep_states, write_record
 from dsh_cli.runs.run import CENTERS, WEIGHTS, Run, codes_file
 from dsh_cli.runs.storage import check_tensors, read_json
 
@@ -58,6 +58,10 @@ def _checked(run: Run) -> Checked:
             _read(run, name)
         except RunError as error:
             damaged[name] = str(error)
+    whole = [name for name in names if is_state(name) and name not in damaged]
+    for name in filter(is_state, damaged):
+        if whole:
+            damaged[name] += f"; or go on from {whole[-1]} with: dsh train --resume {run.path}"
     return Checked(run, len(names) + 2, damaged, _strays(run, {*names, "config.json", METRICS}))
 
 

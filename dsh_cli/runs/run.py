@@ -35,7 +35,8 @@ from numpy.typing import NDArray
 from dsh_cli.codes.bits import Packed, is_packed
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import PROTOCOLS, UNSEEN, ModelConfig, Recipe
-from dsh_cli.errors import RunError, UsageError, reason
+from dsh_cli.errors import DISK_FULL, RunError, UsageError, reason
+from dsh_cli.files import UNLINK
 from dsh_cli.pictures import decode
 from dsh_cli.runs.record import (
     ALL_SPLITS,
@@ -393,14 +394,15 @@ class Run:
         """
         import filelock
 
-        path = file_of(self.path, LOCK)
+        path = file_of(self.path, LOCK, UNLINK)
         lock = filelock.FileLock(path)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout as error:
             raise RunError(f"another process is training {self.path}; wait for it") from error
         except OSError as error:
-            raise RunError(f"cannot write {path}: {reason(error)}") from error
+            instead = "free space" if error.errno in DISK_FULL else "make the folder writable, or take a copy that is"
+            raise RunError(f"cannot write {path}: {reason(error)}; {instead}") from error
         held = dataclasses.replace(self, place=os.stat(self.path))
         try:
             yield held
