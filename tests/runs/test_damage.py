@@ -9,6 +9,7 @@ import shutil
 import socket
 import struct
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 from numpy.typing import NDArray
 
 from dsh_cli import TrainConfig, load_splits, train
@@ -29,6 +31,7 @@ from dsh_cli.runs.run import Run
 from dsh_cli.training.events import EpochStats, Quiet
 from tests.support.commands import dsh, dsh_json, one_line_error
 from tests.support.runs import edit, identical, older, reseal, small_run, weights
+from tests.support.values import there
 
 PLACES, LENGTHS = 250, 100
 CONFIG = TrainConfig(data="digits", epochs=4, batch_size=64, device="cpu", tensorboard=False)
@@ -329,6 +332,27 @@ def test_a_run_that_cannot_be_written_to_is_not_repaired(digits_run: Path, nobod
 def test_what_verify_needs(run: Path) -> None:
     for options in (["--verify"], [run, "--repair"]):
         assert "dsh info RUN --verify --repair" in one_line_error(dsh("info", *options), 2)
+
+
+def test_a_run_that_is_being_trained_has_lost_nothing(stopped: Path, tmp_path: Path) -> None:
+    part, done = shutil.copytree(stopped, tmp_path / "part"), threading.Event()
+
+    def go_on() -> None:
+        with resumed(part) as run:
+            while not done.is_set():
+                run.write_state({"epochs_done": torch.tensor(3)}, epochs_done=3)
+
+    training = threading.Thread(target=go_on)
+    training.start()
+    try:
+        found = [check(part) for _ in range(200)]
+    finally:
+        done.set()
+        training.join()
+    assert [said for one in found for said in (*one.damaged.items(), *one.strays)] == []
+    assert len({tuple(one.run.digests or ()) for one in found}) > 20  # states were replaced meanwhile
+    (part / sorted(there(Run.open(part).digests))[-1]).unlink()
+    assert len(check(part).damaged) == 1
 
 
 def test_a_run_that_is_being_trained_is_not_repaired(run: Path) -> None:
