@@ -44,7 +44,8 @@ def train(
     """Train a network, save its run, and measure it.
 
     One seed on one machine gives identical weights, whether or not the training was interrupted in between. It is saved
-    after each epoch, and at Ctrl-C after the batch that is under way; a second Ctrl-C ends it without.
+    after each epoch, and at Ctrl-C after the batch that is under way, or the epoch where all its batches are done; a
+    second Ctrl-C ends it without.
 
     Args:
         config: what to do; its open choices are made from the data, and saved.
@@ -121,6 +122,7 @@ class _Loop:
     seconds: float  # that the whole epochs took
     saved: str  # after what, in words; nothing if it is not yet
     saved_at: float
+    stopping: Callable[[], bool]  # whether Ctrl-C came
     started: float = 0.0  # when the epoch under way would have been, had it not been interrupted
 
     def epoch(self, number: int, part: Part | None) -> RunningLoss:
@@ -142,26 +144,26 @@ class _Loop:
             for kind, generator in generators(self.device).items():
                 if kind in part.random:  # it may have been another device
                     generator.set_rng_state(part.random[kind])
-        with held_back() as stopping:
-            for done, (images, labels) in enumerate(self.batches.epoch(number, part), begun + 1):
-                with precision:
-                    relaxed = self.forward(images).float()  # (B, k)
-                terms = self.objective(relaxed, labels, number + (done - 1) / len(self.batches))
-                self.optimizer.zero_grad(set_to_none=True)
-                terms.total.backward()  # type: ignore[no-untyped-call]
-                if config.clip is not None:
-                    torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
-                self.optimizer.step()
-                self.schedule.step()
-                loss.add(terms)
-                if done % _LOOK == 0:
-                    self.require_finite([loss.sums], number, f"step {done} of {len(self.batches)}")
-                for listener in self.listeners:
-                    listener.on_batch(number + 1, done, loss)
-                if time.perf_counter() - self.saved_at >= self.every or stopping():
-                    self.save_within(number, loss)
-                if stopping():
-                    raise Interrupted(_stopped(self.run, self.saved))
+        for done, (images, labels) in enumerate(self.batches.epoch(number, part), begun + 1):
+            with precision:
+                relaxed = self.forward(images).float()  # (B, k)
+            terms = self.objective(relaxed, labels, number + (done - 1) / len(self.batches))
+            self.optimizer.zero_grad(set_to_none=True)
+            terms.total.backward()  # type: ignore[no-untyped-call]
+            if config.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
+            self.optimizer.step()
+            self.schedule.step()
+            loss.add(terms)
+            if done % _LOOK == 0:
+                self.require_finite([loss.sums], number, f"step {done} of {len(self.batches)}")
+            for listener in self.listeners:
+                listener.on_batch(number + 1, done, loss)
+            stopping = self.stopping()
+            if stopping or time.perf_counter() - self.saved_at >= self.every:
+                self.save_within(number, loss)
+            if stopping:
+                raise Interrupted(_stopped(self.run, self.saved))
         if not loss.batches:
             raise DataError(f"none of the pictures of {config.data} could be read in epoch {number + 1}")
         return loss
@@ -248,43 +250,47 @@ def _train(
     for listener in listeners:
         listener.on_start(plan)
 
-    loop = _Loop(
-        run,
-        net,
-        forward,
-        batches,
-        objective,
-        optimizer,
-        schedule,
-        device,
-        listeners,
-        every=math.inf if checkpoint_every is None else 60 * checkpoint_every,
-        seconds=seconds,
-        saved=_progress(run, first, part),
-        saved_at=time.perf_counter(),
-    )
-    net.train()
-    for epoch in range(first, config.epochs):
-        loss = loop.epoch(epoch, part)
-        part = None
-        mean = loss.mean()  # the device waits, once an epoch
-        elapsed = time.perf_counter() - loop.started
-        # The last step of an epoch may spoil weights that no loss has seen yet.
-        loop.require_finite([loss.sums, *loop.state(epoch + 1).values()], epoch, f"its last step, {len(batches)}")
-        validation = encode_dataset(net, splits.validation)
-        stats = EpochStats(
-            epoch=epoch + 1,
-            loss=mean,
-            images_per_second=len(batches) * batches.batch_size / elapsed,
-            validation=validation,
-            validation_map=mean_average_precision(validation) if len(validation) > 1 else None,
-            waited=batches.waited / elapsed,
-            notes=batches.new_notes(),
+    with held_back() as stopping:
+        loop = _Loop(
+            run,
+            net,
+            forward,
+            batches,
+            objective,
+            optimizer,
+            schedule,
+            device,
+            listeners,
+            every=math.inf if checkpoint_every is None else 60 * checkpoint_every,
+            seconds=seconds,
+            saved=_progress(run, first, part),
+            saved_at=time.perf_counter(),
+            stopping=stopping,
         )
-        loop.seconds += time.perf_counter() - loop.started
-        loop.save(loop.state(epoch + 1), epoch + 1)
-        for listener in listeners:
-            listener.on_epoch(stats)
+        net.train()
+        for epoch in range(first, config.epochs):
+            loss = loop.epoch(epoch, part)
+            part = None
+            mean = loss.mean()  # the device waits, once an epoch
+            elapsed = time.perf_counter() - loop.started
+            # The last step of an epoch may spoil weights that no loss has seen yet.
+            loop.require_finite([loss.sums, *loop.state(epoch + 1).values()], epoch, f"its last step, {len(batches)}")
+            validation = encode_dataset(net, splits.validation)
+            stats = EpochStats(
+                epoch=epoch + 1,
+                loss=mean,
+                images_per_second=len(batches) * batches.batch_size / elapsed,
+                validation=validation,
+                validation_map=mean_average_precision(validation) if len(validation) > 1 else None,
+                waited=batches.waited / elapsed,
+                notes=batches.new_notes(),
+            )
+            loop.seconds += time.perf_counter() - loop.started
+            loop.save(loop.state(epoch + 1), epoch + 1)
+            for listener in listeners:
+                listener.on_epoch(stats)
+            if loop.stopping():
+                raise Interrupted(_stopped(run, loop.saved))
 
     result = measured(run, net, splits, loop.seconds)
     for listener in listeners:

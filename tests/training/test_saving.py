@@ -3,7 +3,7 @@
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dsh_cli import TrainConfig, load_splits, train
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
@@ -20,7 +21,9 @@ from dsh_cli.network.model import HashNet
 from dsh_cli.runs import folders, storage
 from dsh_cli.runs.run import Run
 from dsh_cli.training import loop, measuring
+from dsh_cli.training.batches import Batches
 from dsh_cli.training.events import EpochStats, Plan, Quiet, RunningLoss, TrainResult
+from dsh_cli.training.objective import DshObjective
 from dsh_cli.training.optimizer import COUNTS, MOMENTS, make_optimizer
 from dsh_cli.training.start import Part
 from dsh_cli.training.terms import dsh_loss
@@ -33,6 +36,11 @@ CONFIG = TrainConfig(data="digits", epochs=2, batch_size=64, device="cpu", tenso
 @pytest.fixture(scope="module")
 def splits() -> Splits:
     return load_splits(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(CONFIG, splits, str(tmp_path_factory.mktemp("runs") / "whole")).run
 
 
 def deleted(run: Path) -> None:
@@ -206,6 +214,64 @@ def test_ctrl_c_in_the_first_epoch_saves_it_too(splits: Splits, tmp_path: Path) 
     assert result.exit_code == 0 and "\ngoing on in epoch 1, after 7 of 20 batches\nepoch 1/2 " in result.stderr
     whole = train(CONFIG, splits, str(tmp_path / "whole")).run
     assert identical(weights(whole), weights(Run.open(tmp_path / "run")))
+
+
+def press(*_: Any) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def after_the_last_look(monkeypatch: pytest.MonkeyPatch, stop: Callable[[], None]) -> None:
+    epoch = Batches.epoch
+
+    def then_stop(self: Batches, number: int, part: Part | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from epoch(self, number, part)
+        stop()
+
+    monkeypatch.setattr(Batches, "epoch", then_stop)
+
+
+def while_it_is_validated(monkeypatch: pytest.MonkeyPatch, stop: Callable[[], None]) -> None:
+    encode = measuring.encode_dataset
+
+    def stopping(*args: Any) -> CodeSet:
+        stop()
+        return encode(*args)
+
+    monkeypatch.setattr(loop, "encode_dataset", stopping)
+
+
+def before_the_next(monkeypatch: pytest.MonkeyPatch, stop: Callable[[], None]) -> None:
+    prepare = DshObjective.prepare
+
+    def stopping(self: DshObjective, net: HashNet, epoch: float) -> None:
+        if epoch:
+            stop()
+        prepare(self, net, epoch)
+
+    monkeypatch.setattr(DshObjective, "prepare", stopping)
+
+
+@pytest.mark.parametrize(
+    ("moment", "left"),
+    [(after_the_last_look, (1, 0)), (while_it_is_validated, (1, 0)), (before_the_next, (1, 1))],
+)
+def test_ctrl_c_between_epochs_loses_neither_the_epoch_nor_itself(
+    splits: Splits,
+    uninterrupted: Run,
+    tmp_path: Path,
+    saved: list[tuple[int, int]],
+    moment: Callable[[pytest.MonkeyPatch, Callable[[], None]], None],
+    left: tuple[int, int],
+) -> None:
+    watched = Watched()
+    with pytest.MonkeyPatch.context() as patch:
+        moment(patch, press)
+        with pytest.raises(Interrupted, match="^stopped after 1 (of 2 epochs|batches of epoch 2); "):
+            train(CONFIG, splits, str(tmp_path / "part"), listeners=[watched])
+    assert saved[-1] == left and len(watched.epochs) == 1
+    part = Run.open(tmp_path / "part")
+    resumed = train(part.config, splits, resume=part).run
+    assert identical(weights(uninterrupted), weights(resumed))
 
 
 def test_elsewhere_than_in_the_main_thread_ctrl_c_is_left_to_others(splits: Splits, tmp_path: Path) -> None:
