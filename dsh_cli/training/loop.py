@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor
 from dsh_cli.analysis.retrieval import mean_average_precision
 from dsh_cli.config import TrainConfig
 from dsh_cli.data.splits import Splits
-from dsh_cli.errors import DataError, DshError, Interrupted, RunError
+from dsh_cli.errors import DataError, DshError, Interrupted, RunError, Terminated
 from dsh_cli.network.device import choose_device
 from dsh_cli.network.model import HashNet
 from dsh_cli.network.weights import Taken
@@ -44,8 +45,8 @@ def train(
     """Train a network, save its run, and measure it.
 
     One seed on one machine gives identical weights, whether or not the training was interrupted in between. It is saved
-    after each epoch, and at Ctrl-C after the batch that is under way, or the epoch where all its batches are done; a
-    second Ctrl-C ends it without.
+    after each epoch, and at Ctrl-C or SIGTERM after the batch that is under way, or the epoch where all its batches are
+    done; a second Ctrl-C ends it without.
 
     Args:
         config: what to do; its open choices are made from the data, and saved.
@@ -62,7 +63,7 @@ def train(
             its folder was deleted, moved or replaced meanwhile.
         WeightsError: the weights to start from cannot be had, or do not fit. No run is made then.
         DshError: the loss or a weight is not finite. The run keeps the state that was saved last.
-        Interrupted: Ctrl-C; the run stays, unfinished.
+        Interrupted: Ctrl-C, or SIGTERM (`Terminated`); the run stays, unfinished.
     """
     require_minutes(checkpoint_every)
     device = choose_device(config.device)
@@ -122,14 +123,14 @@ class _Loop:
     seconds: float  # that the whole epochs took
     saved: str  # after what, in words; nothing if it is not yet
     saved_at: float
-    stopping: Callable[[], bool]  # whether Ctrl-C came
+    stopping: Callable[[], int]  # the number of what is to stop it: of Ctrl-C or SIGTERM, if either came
     started: float = 0.0  # when the epoch under way would have been, had it not been interrupted
 
     def epoch(self, number: int, part: Part | None) -> RunningLoss:
         """Train for one epoch, numbered from 0, or for what a part of it leaves.
 
         Raises:
-            Interrupted: Ctrl-C; what was trained is saved.
+            Interrupted: Ctrl-C or SIGTERM; what was trained is saved.
         """
         config, loss = self.run.config, RunningLoss(self.objective.weights, self.device)
         # bfloat16 has the range of float32, so small gradients need no scaling as they do in float16.
@@ -163,7 +164,7 @@ class _Loop:
             if stopping or time.perf_counter() - self.saved_at >= self.every:
                 self.save_within(number, loss)
             if stopping:
-                raise Interrupted(_stopped(self.run, self.saved))
+                raise self.stopped()
         if not loss.batches:
             raise DataError(f"none of the pictures of {config.data} could be read in epoch {number + 1}")
         return loss
@@ -192,6 +193,11 @@ class _Loop:
         """Save it in the run."""
         self.run.write_state(state, epochs_done=epochs)
         self.saved_at, self.saved = time.perf_counter(), _progress(self.run, epochs, part)
+
+    def stopped(self) -> Interrupted:
+        """What to raise where it was to stop, and all is saved."""
+        kind = Terminated if self.stopping() == signal.SIGTERM else Interrupted
+        return kind(_stopped(self.run, self.saved))
 
     def require_finite(self, tensors: Iterable[Tensor], epoch: int, step: str) -> None:
         """Stop where a loss, a weight or a moment is infinite or no number; what was saved last stays."""
@@ -290,7 +296,7 @@ def _train(
             for listener in listeners:
                 listener.on_epoch(stats)
             if loop.stopping():
-                raise Interrupted(_stopped(run, loop.saved))
+                raise loop.stopped()
 
     result = measured(run, net, splits, loop.seconds)
     for listener in listeners:

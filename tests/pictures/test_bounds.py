@@ -100,6 +100,16 @@ def test_a_process_that_was_ended_is_replaced() -> None:
     assert (decode.decode(data, 8, 3) == expected).all()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
+def test_a_signal_to_a_whole_job_is_for_who_asks() -> None:
+    data = odd.encoded(odd.picture("RGB"), "WEBP")
+    expected = decode.decode(data, 8, 3)
+    process = bounded._idle[worker.__name__][-1]._process
+    process.terminate()
+    assert (decode.decode(data, 8, 3) == expected).all()
+    assert process.poll() is None and bounded._idle[worker.__name__][-1]._process is process
+
+
 def test_a_crash_is_an_error_of_the_picture_and_the_next_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     data = odd.encoded(odd.picture("RGB"), "WEBP")
 

@@ -3,7 +3,7 @@
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.data.splits import Splits
-from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
+from dsh_cli.errors import DshError, Interrupted, RunError, Terminated, UsageError
 from dsh_cli.network.model import HashNet
 from dsh_cli.runs import folders, storage
 from dsh_cli.runs.run import Run
@@ -137,10 +137,10 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 class Watched(Quiet):
-    """Keeps what an epoch came to, but for its seconds; Ctrl-C in one batch of one epoch."""
+    """Keeps what an epoch came to, but for its seconds; Ctrl-C, or another signal, in one batch of one epoch."""
 
-    def __init__(self, stop: tuple[int, int] | None = None, presses: int = 1) -> None:
-        self.stop, self.presses = stop, presses
+    def __init__(self, stop: tuple[int, int] | None = None, signals: Sequence[int] = (signal.SIGINT,)) -> None:
+        self.stop, self.signals = stop, signals
         self.epochs: list[EpochStats] = []
         self.batches: list[tuple[int, int]] = []
 
@@ -150,8 +150,8 @@ class Watched(Quiet):
     def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None:
         self.batches.append((epoch, done))
         if (epoch, done) == self.stop:
-            for _ in range(self.presses):
-                signal.raise_signal(signal.SIGINT)
+            for number in self.signals:
+                signal.raise_signal(number)
 
     def on_epoch(self, stats: EpochStats) -> None:
         self.epochs.append(stats)
@@ -202,9 +202,33 @@ def test_ctrl_c_within_an_epoch_loses_none_of_its_batches(
 
 def test_a_second_ctrl_c_ends_at_once(splits: Splits, tmp_path: Path, saved: list[tuple[int, int]]) -> None:
     with pytest.raises(Interrupted, match="^stopped after 1 of 2 epochs; "):
-        train(CONFIG, splits, str(tmp_path / "run"), listeners=[Watched(stop=(2, 3), presses=2)])
+        train(CONFIG, splits, str(tmp_path / "run"), listeners=[Watched((2, 3), [signal.SIGINT] * 2)])
     assert saved == [(1, 0)]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_training_that_is_terminated_stops_as_by_ctrl_c(
+    splits: Splits, uninterrupted: Run, tmp_path: Path, saved: list[tuple[int, int]], times: int
+) -> None:
+    with pytest.raises(Terminated, match="^stopped after 3 batches of epoch 2; "):
+        train(CONFIG, splits, str(tmp_path / "run"), listeners=[Watched((2, 3), [signal.SIGTERM] * times)])
+    assert saved == [(1, 0), (1, 3)]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    part = Run.open(tmp_path / "run")
+    assert identical(weights(uninterrupted), weights(train(part.config, splits, resume=part).run))
+
+
+def test_a_signal_that_someone_else_minds_is_left_to_them(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minded = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: minded.append(number))
+    try:
+        train(CONFIG, splits, str(tmp_path / "run"), listeners=[Watched((2, 3), [signal.SIGTERM])])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert minded == [signal.SIGTERM] and Run.open(tmp_path / "run").finished
 
 
 def test_ctrl_c_in_the_first_epoch_saves_it_too(splits: Splits, tmp_path: Path) -> None:
