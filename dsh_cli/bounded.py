@@ -99,6 +99,7 @@ def serve(work: Work) -> None:
     """Do what is asked for on standard input, until it ends."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # where libraries may print
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all processes of a job: this one ends with who asks
     if _HAS_TIMERS:  # whoever started this may have ignored or blocked them
         for number in (signal.SIGPROF, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)

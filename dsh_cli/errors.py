@@ -62,6 +62,12 @@ class Interrupted(DshError):
     exit_code = 130
 
 
+class Terminated(Interrupted):
+    """SIGTERM during a training, as by a batch system or a service manager; the message says how to go on."""
+
+    exit_code = 143
+
+
 _NO_MEMORY = re.compile(
     r"(?:can't|unable to|cannot|tried to) allocate|bad_alloc|out of memory|start new thread|failed to map segment", re.I
 )

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dsh_cli.errors import DISK_FULL, DshError, reason
+from dsh_cli.errors import DISK_FULL, DshError, UsageError, reason
 
 # of file systems that cannot sync a folder, and of folders that may be written to but not listed
 _NOT_SYNCED = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 
+UNLINK = "remove the link"  # where a link is in the place of what is to be written
 STALLED = 30.0  # seconds without an answer before a download counts as failed
 
 
@@ -39,7 +40,7 @@ def written(file: str | os.PathLike[str], or_else: str, folder: Path | None = No
     """
     target = Path(os.path.realpath(file)) if folder is None else Path(file)
     if folder is not None:
-        require_no_links(target, folder)
+        require_no_links(target, folder, UNLINK)
     if os.path.lexists(target) and not os.path.isfile(target):
         raise DshError(f"cannot write {os.fspath(file)}: it is there and no file; {or_else}")
     scratch = None
@@ -57,6 +58,24 @@ def written(file: str | os.PathLike[str], or_else: str, folder: Path | None = No
         if scratch is not None:
             with contextlib.suppress(OSError):
                 scratch.unlink()
+
+
+def expanded(path: str, named: str) -> Path:
+    """A path with the folder of a user in place of `~` or `~user` at its beginning.
+
+    Args:
+        path: as it was given.
+        named: what gave it, for messages.
+
+    Raises:
+        UsageError: this machine does not know such a user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"{named} {path}: this machine knows no home folder {Path(path).parts[0]}; write the path out"
+        ) from error
 
 
 def open_regular(path: str | os.PathLike[str], follow: bool = True) -> int:
@@ -92,8 +111,15 @@ def _require_regular(status: os.stat_result, path: str | os.PathLike[str]) -> No
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
 
 
-def require_no_links(path: Path, folder: Path) -> None:
+def require_no_links(
+    path: Path, folder: Path, or_else: str = "put what it leads to in its place, if you trust it"
+) -> None:
     """Refuse a path below a folder of ours that a link in it would lead elsewhere.
+
+    Args:
+        path: to be read, or written.
+        folder: of ours.
+        or_else: what to do instead.
 
     Raises:
         DshError: it would.
@@ -101,10 +127,7 @@ def require_no_links(path: Path, folder: Path) -> None:
     below = path.relative_to(folder)
     for part in (*reversed(below.parents), below):
         if part.parts and os.path.islink(folder / part):  # noqa: PTH114  # pathlib's is troubled by permissions
-            raise DshError(
-                f"{folder / part} is a link, and nothing in {folder} is reached through one; "
-                "put what it leads to in its place, if you trust it"
-            )
+            raise DshError(f"{folder / part} is a link, and nothing in {folder} is reached through one; {or_else}")
 
 
 def _scratch(target: Path) -> Path:

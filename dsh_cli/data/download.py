@@ -17,7 +17,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from dsh_cli.errors import DataError
-from dsh_cli.files import STALLED, socket_timeout
+from dsh_cli.files import STALLED, expanded, socket_timeout
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 CIFAR_FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
@@ -119,6 +119,7 @@ def locate(name: str, data_root: str | None = None) -> Path:
 
     Raises:
         DataError: none of these has it; the message says what was tried.
+        UsageError: a path begins with a `~user` that this machine does not know.
     """
     wanted = NAMED_SETS[name]
     roots = _roots(data_root)
@@ -146,8 +147,8 @@ def locate(name: str, data_root: str | None = None) -> Path:
 
 def _roots(data_root: str | None) -> list[Path]:
     if data_root:
-        return [Path(data_root).expanduser()]
-    from_environment = [Path(os.environ["DSH_DATA"]).expanduser()] if os.environ.get("DSH_DATA") else []
+        return [expanded(data_root, "`data_root`")]
+    from_environment = [expanded(os.environ["DSH_DATA"], "$DSH_DATA")] if os.environ.get("DSH_DATA") else []
     return [*from_environment, user_cache_path("dsh")]
 
 

@@ -17,6 +17,7 @@ from dsh_cli.data.dataset import Dataset, Progress, in_order
 from dsh_cli.data.listing import LABEL_FILES, Listing, list_folder, list_labels, sort_classes
 from dsh_cli.data.named import load_named
 from dsh_cli.errors import DataError, ImageError, UsageError
+from dsh_cli.files import expanded
 from dsh_cli.pictures import decode
 from dsh_cli.pictures.cache import PictureCache
 from dsh_cli.pictures.reading import Intake, PictureFiles
@@ -60,6 +61,7 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
 
     Raises:
         DataError: the data is missing, damaged, or cannot be learned from.
+        UsageError: there are too few classes for `hold_out_classes`, or a path begins with an unknown `~user`.
     """
     if config.pretrained and config.image_size is None:
         from dsh_cli.network.presets import preset
@@ -156,7 +158,7 @@ def _picture_files(source: str, paths: tuple[str, ...], config: TrainConfig) -> 
     pictures = PictureFiles(paths, intake)
     if config.cache == "off" or (config.cache == "auto" and _fits(pictures.shape, config)):
         return pictures  # what memory holds is decoded only once
-    folder = user_cache_path("dsh") / "pictures" if config.cache == "auto" else Path(config.cache).expanduser()
+    folder = user_cache_path("dsh") / "pictures" if config.cache == "auto" else expanded(config.cache, "`cache`")
     return replace(pictures, intake=replace(intake, cache=PictureCache(folder, size, intake.channels)))
 
 

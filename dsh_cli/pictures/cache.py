@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dsh_cli.errors import DshError, ImageError, reason
-from dsh_cli.files import open_regular, require_no_links
+from dsh_cli.files import UNLINK, open_regular, require_no_links
 from dsh_cli.pictures import decode
 from dsh_cli.pictures.decode import Picture
 
@@ -48,7 +48,7 @@ class PictureCache:
     def _open(self) -> None:
         try:
             for path in self._files():
-                require_no_links(path, self.path.parent)
+                require_no_links(path, self.path.parent, UNLINK)
             if os.path.lexists(self.path):
                 os.close(open_regular(self.path))  # SQLite would wait for whoever writes to a pipe
             self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)

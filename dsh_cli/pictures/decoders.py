@@ -32,6 +32,7 @@ _WHITE = (255, 255, 255, 255)
 _REFUSED = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
 # Pixels at most of Pillow's decoders in Python, by which a few bytes become pixels for minutes.
 _SLOW = {"bmp_rle": 1 << 24, "dds_rgb": 1 << 24, "fits_gzip": 1 << 22}
+_MAX_WEBP = 1 << 26  # pixels: more take more than 1 GiB, which libwebp calls "could not create decoder object"
 _MAX_SCANS = 1 << 31  # pixels of a JPEG times its scans, some seconds; it usually has one scan or ten
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # of a JPEG: what has a length, and the end
 _BAND = 1024  # rows of a large picture converted at once
@@ -165,6 +166,8 @@ def by_pillow(
 
 def _open(data: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
     _hush()
+    if _webp_pixels(data) > _MAX_WEBP:
+        raise ImageError(_too_large(_MAX_WEBP))
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
@@ -181,6 +184,22 @@ def _open(data: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
     if image.width * image.height > limit:
         raise ImageError(_too_large(limit))
     return image
+
+
+def _webp_pixels(data: bytes) -> int:
+    """The pixels that the header of a WebP says it has; 0 of what is none."""
+    head = data[:30]
+    if len(head) < 30 or not head.startswith(b"RIFF") or head[8:15] != b"WEBPVP8":
+        return 0
+    match head[15:16]:
+        case b"X":  # a canvas, for all that is more than one picture: sizes less one
+            return (1 + int.from_bytes(head[24:27], "little")) * (1 + int.from_bytes(head[27:30], "little"))
+        case b"L":  # without loss: sizes less one, of 14 bits each
+            sizes = int.from_bytes(head[21:25], "little")
+            return (1 + (sizes & 0x3FFF)) * (1 + (sizes >> 14 & 0x3FFF))
+        case b" ":  # with two bits of scale above each size
+            return (int.from_bytes(head[26:28], "little") & 0x3FFF) * (int.from_bytes(head[28:30], "little") & 0x3FFF)
+    return 0
 
 
 @cache

@@ -6,12 +6,12 @@ import contextlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsh_cli.errors import RunError
-from dsh_cli.runs.record import METRICS, digests_now, is_run_file, sweep_states, write_record
+from dsh_cli.runs.record import METRICS, digests_now, is_run_file, is_state, sweep_states, write_record
 from dsh_cli.runs.run import CENTERS, WEIGHTS, Run, codes_file
-from dsh_cli.runs.storage import check_tensors, read_json
+from dsh_cli.runs.storage import Digest, check_tensors, read_json
 
 _SCRATCH = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # what `files.written` writes to
 
@@ -39,7 +39,8 @@ def check(path: str | os.PathLike[str], repair: bool = False) -> Checked:
             another process is training it.
     """
     if not repair:
-        return _checked(Run.open(path))
+        found = _checked(Run.open(path))
+        return replace(found, strays=_unheld(found)) if found.strays else found
     with Run.open(path).held():
         run = Run.open(path)
         sweep_states(run.path, run.record)
@@ -51,14 +52,33 @@ def check(path: str | os.PathLike[str], repair: bool = False) -> Checked:
 
 
 def _checked(run: Run) -> Checked:
-    names = _files(run)
-    damaged = {}
-    for name in names:
-        try:
-            _read(run, name)
-        except RunError as error:
-            damaged[name] = str(error)
-    return Checked(run, len(names) + 2, damaged, _strays(run, {*names, "config.json", METRICS}))
+    """Read the files of a run; of one that is being trained as it is at the end, for states come and go meanwhile."""
+    seen: dict[str, tuple[Digest | None, str | None]] = {}  # the digest it must have, and what is wrong
+    now = run
+    while True:
+        run, names = now, _files(now)
+        for name in names:
+            digest = run.record.digest(name)
+            if name not in seen or seen[name][0] != digest:
+                seen[name] = digest, _problem(run, name)
+        damaged = {name: problem for name in names if (problem := seen[name][1]) is not None}
+        now = Run.open(run.path)
+        if now.record == run.record or not damaged:
+            break
+    whole = [name for name in names if is_state(name) and name not in damaged]
+    for name in filter(is_state, damaged):
+        if whole:
+            damaged[name] += f"; or go on from {whole[-1]} with: dsh train --resume {run.path}"
+    return Checked(run, len(names) + 2, damaged, _strays(now))
+
+
+def _problem(run: Run, name: str) -> str | None:
+    """What is wrong with a file, if anything."""
+    try:
+        _read(run, name)
+    except RunError as error:
+        return str(error)
+    return None
 
 
 def _files(run: Run) -> list[str]:
@@ -95,9 +115,18 @@ def _read(run: Run, name: str) -> None:
         run.thumbnails(split, [])
 
 
-def _strays(run: Run, names: set[str]) -> tuple[str, ...]:
+def _unheld(found: Checked) -> tuple[str, ...]:
+    """The strays of a run: none where a process trains it, for they are what it writes."""
+    try:
+        with found.run.held():
+            return _strays(Run.open(found.run.path))
+    except RunError as error:
+        return () if isinstance(error.__cause__, TimeoutError) else found.strays
+
+
+def _strays(run: Run) -> tuple[str, ...]:
     """Files as runs have them, and what they are written to, that are not of this run."""
-    found = []
+    found, names = [], {*_files(run), "config.json", METRICS}
     for folder in ("", "codes"):
         there: list[str] = []
         with contextlib.suppress(OSError):  # reading the files has said so

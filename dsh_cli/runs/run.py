@@ -35,7 +35,8 @@ from numpy.typing import NDArray
 from dsh_cli.codes.bits import Packed, is_packed
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import PROTOCOLS, UNSEEN, ModelConfig, Recipe
-from dsh_cli.errors import RunError, UsageError, reason
+from dsh_cli.errors import DISK_FULL, RunError, UsageError, reason
+from dsh_cli.files import UNLINK
 from dsh_cli.pictures import decode
 from dsh_cli.runs.record import (
     ALL_SPLITS,
@@ -326,10 +327,19 @@ class Run:
         if not (states := record.states(self.path)):
             return {}
         tensors = read_tensors(self.path, states[-1], record.digest(states[-1]), _EPOCHS_DONE, all_of_it=True)
-        with damage_to(self.path, states[-1]):
+        self._epochs_done(states[-1], tensors)
+        return {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
+
+    def _epochs_done(self, state: str, tensors: Mapping[str, NDArray[Any]]) -> int:
+        """The epochs that were done when a state was saved.
+
+        Raises:
+            RunError: there are no so many.
+        """
+        with damage_to(self.path, state):
             if not 0 <= (done := int(tensors["epochs_done"])) <= self.config.epochs:
                 raise ValueError(f"it is after {done:,} of {self.config.epochs:,} epochs")
-        return {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
+        return done
 
     def held_out(self) -> tuple[str, ...]:
         """The classes that a finished run was not trained on.
@@ -384,14 +394,15 @@ class Run:
         """
         import filelock
 
-        path = file_of(self.path, LOCK)
+        path = file_of(self.path, LOCK, UNLINK)
         lock = filelock.FileLock(path)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout as error:
             raise RunError(f"another process is training {self.path}; wait for it") from error
         except OSError as error:
-            raise RunError(f"cannot write {path}: {reason(error)}") from error
+            instead = "free space" if error.errno in DISK_FULL else "make the folder writable, or take a copy that is"
+            raise RunError(f"cannot write {path}: {reason(error)}; {instead}") from error
         held = dataclasses.replace(self, place=os.stat(self.path))
         try:
             yield held
@@ -436,7 +447,7 @@ class Run:
         for state in reversed(states):
             try:
                 check_tensors(self.path, state, record.digest(state))
-                done = int(read_tensors(self.path, state, None, _EPOCHS_DONE)["epochs_done"])
+                done = self._epochs_done(state, read_tensors(self.path, state, None, _EPOCHS_DONE))
             except RunError as error:
                 if isinstance(error.__cause__, OSError) and error.__cause__.errno not in _LOST:
                     raise  # it cannot be reached, and may be whole

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.errors import DshError, RunError, reason
-from dsh_cli.files import open_regular, require_no_links, saving, sweep, written
+from dsh_cli.files import UNLINK, open_regular, require_no_links, saving, sweep, written
 from dsh_cli.runs.schema import shown
 
 if TYPE_CHECKING:
@@ -52,15 +52,15 @@ def _hash(data: bytes) -> hashlib.blake2b:
     return hashlib.blake2b(data, digest_size=16)
 
 
-def file_of(run: Path, name: str) -> Path:
-    """The path of a file of a run, such as `codes/test.safetensors`.
+def file_of(run: Path, name: str, *or_else: str) -> Path:
+    """The path of a file of a run, such as `codes/test.safetensors`; what to do instead, if it is not to be read.
 
     Raises:
         RunError: it, or a folder on the way to it, is a link: a run of a stranger's could lead anywhere.
     """
     path = run / name
     try:
-        require_no_links(path, run)
+        require_no_links(path, run, *or_else)
     except DshError as error:
         raise RunError(str(error)) from error
     return path
@@ -413,7 +413,7 @@ def write_arrays(run: Path, name: str, arrays: Mapping[str, NDArray[Any]], each:
 @contextlib.contextmanager
 def _place(run: Path, name: str) -> Iterator[Path]:
     """Where to write a file of a run, whole or not at all; its folder is made."""
-    path = file_of(run, name)
+    path = file_of(run, name, UNLINK)
     with saving(path, OR_ELSE):
         if path.parent != run:
             path.parent.mkdir(exist_ok=True)
@@ -428,4 +428,4 @@ def remove(run: Path, names: Iterable[str]) -> None:
     """Take files of a run away, where they are there."""
     for name in names:
         with saving(run / name, OR_ELSE):
-            file_of(run, name).unlink(missing_ok=True)
+            file_of(run, name, UNLINK).unlink(missing_ok=True)

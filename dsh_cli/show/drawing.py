@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsh_cli.errors import UsageError
-from dsh_cli.files import require_no_links
+from dsh_cli.files import UNLINK, require_no_links
 from dsh_cli.show.figures import Points, embedding, require_writable, save
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class Drawing:
         if _is_page(file) and self.points is not None:
             raise UsageError("`points` is for pictures; a page has dots, and shows a picture where the pointer is")
         if self.out is None:
-            require_no_links(Path(file), run.path)
+            require_no_links(Path(file), run.path, f"{UNLINK}, or name what it leads to with `out`")
         if self.tensorboard:
-            require_no_links(run.path / "tensorboard" / method, run.path)
+            require_no_links(run.path / "tensorboard" / method, run.path, UNLINK)
         require_writable(file, "choose another `out` FILE", _PAGES)
         return file
 

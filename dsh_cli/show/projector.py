@@ -15,7 +15,7 @@ from PIL import Image
 from dsh_cli.analysis.embedding import Embedding
 from dsh_cli.codes.sets import CodeSet, sample, taken
 from dsh_cli.errors import UsageError
-from dsh_cli.files import require_no_links, saving, written
+from dsh_cli.files import UNLINK, require_no_links, saving, written
 from dsh_cli.runs.run import Run
 from dsh_cli.show.style import class_name
 from dsh_cli.show.views.shared import printable
@@ -71,7 +71,7 @@ def write_embedding(run: Run, embedding: Embedding, split: str) -> str:
     of = "" if len(rows) == len(embedding.codes) else f" of {len(embedding.codes):,}"
     text = f"{how.method} of {split} pictures, {embedding.metric}: {len(rows):,}{of} points"
     folder = run.path / "tensorboard" / how.method
-    require_no_links(folder, run.path)
+    require_no_links(folder, run.path, UNLINK)
     shown = taken(embedding.codes, rows)
     _write_points(folder, shown, embedding.points[rows], f"{split}_{how.method}", text, 0, "leave `tensorboard` out")
     return f"TensorBoard has the points under {how.method}: tensorboard --logdir {shlex.quote(str(run.path))}"

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dsh_cli.analysis.classes import HardestPairs, Pair, class_table, hardest_pairs
 from dsh_cli.codes.bits import unpack
 from dsh_cli.codes.sets import CodeSet, sample, taken
-from dsh_cli.files import require_no_links, saving
+from dsh_cli.files import UNLINK, require_no_links, saving
 from dsh_cli.show.projector import NO_EVENTS, class_of, one_line, write_projector
 from dsh_cli.training.events import EpochStats, Plan, Quiet, TrainResult
 
@@ -52,7 +52,7 @@ class TensorBoard(Quiet):
 
         self.seed = plan.run.config.seed
         self.folder = Path(plan.run.path, "tensorboard")
-        require_no_links(self.folder, plan.run.path)
+        require_no_links(self.folder, plan.run.path, UNLINK)
         self.hook_before, threading.excepthook = threading.excepthook, self._hook
         with self._saving():
             self.writer = SummaryWriter(str(self.folder), purge_step=plan.first_epoch + 1 if plan.first_epoch else None)
@@ -102,7 +102,7 @@ class TensorBoard(Quiet):
         with self._saving():
             self.writer.add_scalar("test/map", result.map, run.config.epochs)
             if len(validation):
-                require_no_links(self.folder / "projector", run.path)
+                require_no_links(self.folder / "projector", run.path, UNLINK)
                 write_projector(self.folder / "projector", validation, run.config.epochs, self.seed)
 
     def close(self) -> None:

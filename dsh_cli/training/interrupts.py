@@ -1,4 +1,4 @@
-"""Ctrl-C where a training can stop without losing anything."""
+"""Ctrl-C and SIGTERM where a training can stop without losing anything."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ from types import FrameType
 
 
 @contextmanager
-def held_back() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C back until the caller asks, by what is yielded, whether it came; a second one acts at once.
+def held_back() -> Iterator[Callable[[], int]]:
+    """Hold Ctrl-C and SIGTERM back until the caller asks, by what is yielded, which came: its number, or 0.
 
-    Threads other than the main one never hear of it, and where it is ignored it stays so.
+    A second Ctrl-C acts at once; who sends SIGTERM again has SIGKILL. Threads other than the main one never hear of
+    them, and where they are ignored, or SIGTERM is minded by someone else, it stays so.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if not callable(before) or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    act, came = before, False
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        if callable(signal.getsignal(signal.SIGINT)):
+            before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            before[signal.SIGTERM] = signal.SIG_DFL
+    came = 0
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal came
-        if came:
+        act = before[signal.Signals(number)]
+        if came and callable(act) and number == signal.SIGINT:
             act(number, frame)
-        came = True
+        came = came or number
 
-    signal.signal(signal.SIGINT, note)
+    for number in before:
+        signal.signal(number, note)
     try:
         yield lambda: came
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if came:  # since the caller last asked
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(came)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor
 from dsh_cli.analysis.retrieval import mean_average_precision
 from dsh_cli.config import TrainConfig
 from dsh_cli.data.splits import Splits
-from dsh_cli.errors import DataError, DshError, Interrupted, RunError
+from dsh_cli.errors import DataError, DshError, Interrupted, RunError, Terminated
 from dsh_cli.network.device import choose_device
 from dsh_cli.network.model import HashNet
 from dsh_cli.network.weights import Taken
@@ -44,7 +45,8 @@ def train(
     """Train a network, save its run, and measure it.
 
     One seed on one machine gives identical weights, whether or not the training was interrupted in between. It is saved
-    after each epoch, and at Ctrl-C after the batch that is under way; a second Ctrl-C ends it without.
+    after each epoch, and at Ctrl-C or SIGTERM after the batch that is under way, or the epoch where all its batches are
+    done; a second Ctrl-C ends it without.
 
     Args:
         config: what to do; its open choices are made from the data, and saved.
@@ -61,7 +63,7 @@ def train(
             its folder was deleted, moved or replaced meanwhile.
         WeightsError: the weights to start from cannot be had, or do not fit. No run is made then.
         DshError: the loss or a weight is not finite. The run keeps the state that was saved last.
-        Interrupted: Ctrl-C; the run stays, unfinished.
+        Interrupted: Ctrl-C, or SIGTERM (`Terminated`); the run stays, unfinished.
     """
     require_minutes(checkpoint_every)
     device = choose_device(config.device)
@@ -121,13 +123,14 @@ class _Loop:
     seconds: float  # that the whole epochs took
     saved: str  # after what, in words; nothing if it is not yet
     saved_at: float
+    stopping: Callable[[], int]  # the number of what is to stop it: of Ctrl-C or SIGTERM, if either came
     started: float = 0.0  # when the epoch under way would have been, had it not been interrupted
 
     def epoch(self, number: int, part: Part | None) -> RunningLoss:
         """Train for one epoch, numbered from 0, or for what a part of it leaves.
 
         Raises:
-            Interrupted: Ctrl-C; what was trained is saved.
+            Interrupted: Ctrl-C or SIGTERM; what was trained is saved.
         """
         config, loss = self.run.config, RunningLoss(self.objective.weights, self.device)
         # bfloat16 has the range of float32, so small gradients need no scaling as they do in float16.
@@ -142,26 +145,26 @@ class _Loop:
             for kind, generator in generators(self.device).items():
                 if kind in part.random:  # it may have been another device
                     generator.set_rng_state(part.random[kind])
-        with held_back() as stopping:
-            for done, (images, labels) in enumerate(self.batches.epoch(number, part), begun + 1):
-                with precision:
-                    relaxed = self.forward(images).float()  # (B, k)
-                terms = self.objective(relaxed, labels, number + (done - 1) / len(self.batches))
-                self.optimizer.zero_grad(set_to_none=True)
-                terms.total.backward()  # type: ignore[no-untyped-call]
-                if config.clip is not None:
-                    torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
-                self.optimizer.step()
-                self.schedule.step()
-                loss.add(terms)
-                if done % _LOOK == 0:
-                    self.require_finite([loss.sums], number, f"step {done} of {len(self.batches)}")
-                for listener in self.listeners:
-                    listener.on_batch(number + 1, done, loss)
-                if time.perf_counter() - self.saved_at >= self.every or stopping():
-                    self.save_within(number, loss)
-                if stopping():
-                    raise Interrupted(_stopped(self.run, self.saved))
+        for done, (images, labels) in enumerate(self.batches.epoch(number, part), begun + 1):
+            with precision:
+                relaxed = self.forward(images).float()  # (B, k)
+            terms = self.objective(relaxed, labels, number + (done - 1) / len(self.batches))
+            self.optimizer.zero_grad(set_to_none=True)
+            terms.total.backward()  # type: ignore[no-untyped-call]
+            if config.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
+            self.optimizer.step()
+            self.schedule.step()
+            loss.add(terms)
+            if done % _LOOK == 0:
+                self.require_finite([loss.sums], number, f"step {done} of {len(self.batches)}")
+            for listener in self.listeners:
+                listener.on_batch(number + 1, done, loss)
+            stopping = self.stopping()
+            if stopping or time.perf_counter() - self.saved_at >= self.every:
+                self.save_within(number, loss)
+            if stopping:
+                raise self.stopped()
         if not loss.batches:
             raise DataError(f"none of the pictures of {config.data} could be read in epoch {number + 1}")
         return loss
@@ -190,6 +193,11 @@ class _Loop:
         """Save it in the run."""
         self.run.write_state(state, epochs_done=epochs)
         self.saved_at, self.saved = time.perf_counter(), _progress(self.run, epochs, part)
+
+    def stopped(self) -> Interrupted:
+        """What to raise where it was to stop, and all is saved."""
+        kind = Terminated if self.stopping() == signal.SIGTERM else Interrupted
+        return kind(_stopped(self.run, self.saved))
 
     def require_finite(self, tensors: Iterable[Tensor], epoch: int, step: str) -> None:
         """Stop where a loss, a weight or a moment is infinite or no number; what was saved last stays."""
@@ -232,58 +240,63 @@ def _train(
     batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device, config.per_class)
     optimizer = make_optimizer(net, config)
     schedule = make_schedule(optimizer, config, steps=len(batches) * config.epochs)
-    begun = restore(run, net, optimizer)
+    started = time.perf_counter()
+    objective = DshObjective(run, splits.train, len(batches), device)
+    prepared = time.perf_counter() - started
+    begun = restore(run, net, optimizer, len(batches), 1 + len(objective.weights))
     first, part, seconds = begun.epochs, begun.part, begun.seconds
     with warnings.catch_warnings(action="ignore"):  # the optimizer took these steps before it was interrupted
         for _ in range(first * len(batches) if begun.steps is None else begun.steps):
             schedule.step()
-    started = time.perf_counter()
-    objective = DshObjective(run, splits.train, len(batches), device)
     if not (first or part):
-        seconds += time.perf_counter() - started
+        seconds += prepared
     plan = Plan(
         run, str(device), len(batches), batches.batch_size, first, taken, objective.told, part.batches if part else 0
     )
     for listener in listeners:
         listener.on_start(plan)
 
-    loop = _Loop(
-        run,
-        net,
-        forward,
-        batches,
-        objective,
-        optimizer,
-        schedule,
-        device,
-        listeners,
-        every=math.inf if checkpoint_every is None else 60 * checkpoint_every,
-        seconds=seconds,
-        saved=_progress(run, first, part),
-        saved_at=time.perf_counter(),
-    )
-    net.train()
-    for epoch in range(first, config.epochs):
-        loss = loop.epoch(epoch, part)
-        part = None
-        mean = loss.mean()  # the device waits, once an epoch
-        elapsed = time.perf_counter() - loop.started
-        # The last step of an epoch may spoil weights that no loss has seen yet.
-        loop.require_finite([loss.sums, *loop.state(epoch + 1).values()], epoch, f"its last step, {len(batches)}")
-        validation = encode_dataset(net, splits.validation)
-        stats = EpochStats(
-            epoch=epoch + 1,
-            loss=mean,
-            images_per_second=len(batches) * batches.batch_size / elapsed,
-            validation=validation,
-            validation_map=mean_average_precision(validation) if len(validation) > 1 else None,
-            waited=batches.waited / elapsed,
-            notes=batches.new_notes(),
+    with held_back() as stopping:
+        loop = _Loop(
+            run,
+            net,
+            forward,
+            batches,
+            objective,
+            optimizer,
+            schedule,
+            device,
+            listeners,
+            every=math.inf if checkpoint_every is None else 60 * checkpoint_every,
+            seconds=seconds,
+            saved=_progress(run, first, part),
+            saved_at=time.perf_counter(),
+            stopping=stopping,
         )
-        loop.seconds += time.perf_counter() - loop.started
-        loop.save(loop.state(epoch + 1), epoch + 1)
-        for listener in listeners:
-            listener.on_epoch(stats)
+        net.train()
+        for epoch in range(first, config.epochs):
+            loss = loop.epoch(epoch, part)
+            part = None
+            mean = loss.mean()  # the device waits, once an epoch
+            elapsed = time.perf_counter() - loop.started
+            # The last step of an epoch may spoil weights that no loss has seen yet.
+            loop.require_finite([loss.sums, *loop.state(epoch + 1).values()], epoch, f"its last step, {len(batches)}")
+            validation = encode_dataset(net, splits.validation)
+            stats = EpochStats(
+                epoch=epoch + 1,
+                loss=mean,
+                images_per_second=len(batches) * batches.batch_size / elapsed,
+                validation=validation,
+                validation_map=mean_average_precision(validation) if len(validation) > 1 else None,
+                waited=batches.waited / elapsed,
+                notes=batches.new_notes(),
+            )
+            loop.seconds += time.perf_counter() - loop.started
+            loop.save(loop.state(epoch + 1), epoch + 1)
+            for listener in listeners:
+                listener.on_epoch(stats)
+            if loop.stopping():
+                raise loop.stopped()
 
     result = measured(run, net, splits, loop.seconds)
     for listener in listeners:

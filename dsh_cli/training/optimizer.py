@@ -9,6 +9,9 @@ from dsh_cli.network.model import HashNet
 
 _STEP_AT = (0.6, 0.85)  # shares of the training at which the `step` schedule divides the rate by ten
 _MOMENTUM = 0.9  # of SGD, as in the DSH authors' released code
+# What each keeps of a parameter: scalars, and what has the parameter's shape.
+MOMENTS = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
+COUNTS = ("step",)  # the scalars
 
 
 def make_optimizer(net: HashNet, config: Recipe) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from torch import Tensor
 from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits
-from dsh_cli.errors import DataError, RunError
+from dsh_cli.errors import DataError, RunError, reason
 from dsh_cli.network.model import HashNet
 from dsh_cli.network.weights import Taken, take_file, take_pretrained
 from dsh_cli.runs.run import Run
+from dsh_cli.training.optimizer import COUNTS, MOMENTS
 
 _SAMPLE = 2000  # pictures in files that mean and deviation are taken from
 
@@ -88,24 +90,38 @@ class Part:
         }
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> Part:
+    def of(cls, state: Mapping[str, Tensor], batches: int, losses: int, device: torch.device) -> Part:
         """Undo `tensors`.
+
+        Args:
+            state: they, among others.
+            batches: of a whole epoch.
+            losses: how many sums there are.
+            device: of the training.
 
         Raises:
             KeyError, TypeError, ValueError, RuntimeError: they are not such.
         """
-        random = "epoch.random."
-        for name in ("epoch.shuffle", f"{random}cpu"):
-            torch.Generator().set_state(state[name])  # which refuses what is none
+        name = "epoch.random."
+        random = {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
+        torch.Generator().set_state(state["epoch.shuffle"])  # which refuses what is none, as here and below
+        torch.Generator().set_state(state[f"{name}cpu"])
+        if device.type in random:  # it may have been another device
+            torch.Generator(device.type).set_state(random[device.type])
+        _require_like(state, {"epoch.losses": torch.empty(losses)})
+        notes = json.loads(state["epoch.notes"].numpy().tobytes())
+        if not isinstance(notes, list):
+            raise ValueError("'epoch.notes' is no list")
+        read = int(_number(state, "epoch.read", most=batches))
         return cls(
-            batches=int(state["epoch.batches"]),
-            read=int(state["epoch.read"]),
+            batches=int(_number(state, "epoch.batches", least=1, most=read)),
+            read=read,
             losses=state["epoch.losses"],
-            seconds=float(state["epoch.seconds"]),
-            waited=float(state["epoch.waited"]),
-            notes=tuple(map(str, json.loads(bytes(state["epoch.notes"].tolist())))),
+            seconds=_number(state, "epoch.seconds"),
+            waited=_number(state, "epoch.waited"),
+            notes=tuple(map(str, notes)),
             shuffle=state["epoch.shuffle"],
-            random={name.removeprefix(random): value for name, value in state.items() if name.startswith(random)},
+            random=random,
         )
 
 
@@ -133,31 +149,100 @@ def state_of(net: HashNet, optimizer: torch.optim.Optimizer, standing: Standing)
     return {**state, "epochs_done": torch.tensor(standing.epochs), **(standing.part.tensors() if standing.part else {})}
 
 
-def restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer) -> Standing:
-    """Undo `state_of` where the run has a state."""
+def restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer, batches: int, losses: int) -> Standing:
+    """Undo `state_of` where the run has a state.
+
+    Args:
+        run: has the state.
+        net: is given its weights.
+        optimizer: is given its moments.
+        batches: of an epoch.
+        losses: how many sums a part of an epoch has.
+
+    Raises:
+        RunError: the state is missing or damaged, or that of another training.
+    """
     state = run.load_state()
     if not state:
         return Standing()
+    epochs, device = run.config.epochs, next(net.parameters()).device
     try:
-        net.load_state_dict({name: state[f"net.{name}"] for name in net.state_dict()})
-        for name, parameter in net.named_parameters():
-            prefix = f"optimizer.{name}."
-            optimizer.state[parameter] = {
-                # moments in the layout of their parameter and steps on its device: fused optimizers rely on both
-                key.removeprefix(prefix): (
-                    torch.empty_like(parameter).copy_(value) if value.dim() else value.to(parameter.device)
-                )
-                for key, value in state.items()
-                if key.startswith(prefix)
-            }
-        return Standing(
-            epochs=int(state["epochs_done"]),
-            steps=int(state["steps"]) if "steps" in state else None,  # which older versions did not count
-            seconds=float(state["seconds"]),
-            part=Part.of(state) if "epoch.batches" in state else None,
+        moments = _moments(state, net, run.config.optimizer)
+        _require_like(state, {f"net.{name}": value for name, value in net.state_dict().items()})
+        standing = Standing(
+            epochs=int(_number(state, "epochs_done", most=epochs)),
+            # older versions did not count them; the schedule has no more
+            steps=int(_number(state, "steps", most=epochs * batches)) if "steps" in state else None,
+            seconds=_number(state, "seconds"),
+            part=Part.of(state, batches, losses, device) if "epoch.batches" in state else None,
         )
+        if standing.part is not None and standing.epochs == epochs:
+            raise ValueError(f"'epochs_done' is {epochs}, and it has a part of one more")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RunError(f"the state of {run.path} is damaged ({error}); train again with: dsh train") from error
+        why = f"it lacks {error}" if isinstance(error, KeyError) else reason(error)
+        raise RunError(
+            f"the state of {run.path} is damaged ({why}); train again with: dsh train --like {run.path}"
+        ) from error
+    net.load_state_dict({name: state[f"net.{name}"] for name in net.state_dict()})
+    for parameter, of_it in moments.items():
+        optimizer.state[parameter] = {
+            # moments in the layout of their parameter and steps on its device: fused optimizers rely on both
+            key: torch.empty_like(parameter).copy_(value) if value.dim() else value.to(parameter.device)
+            for key, value in of_it.items()
+        }
+    return standing
+
+
+def _moments(state: Mapping[str, Tensor], net: HashNet, optimizer: str) -> dict[torch.nn.Parameter, dict[str, Tensor]]:
+    """What a state has of each parameter that an optimizer has moved.
+
+    Raises:
+        KeyError, ValueError: something is missing, or no such thing.
+    """
+    found = {}
+    for name, parameter in net.named_parameters():
+        names = {key: f"optimizer.{name}.{key}" for key in MOMENTS[optimizer]}
+        if parameter.requires_grad and not state.keys().isdisjoint(names.values()):  # some take no part in the loss
+            scalar = parameter.new_empty(())
+            _require_like(state, {full: scalar if key in COUNTS else parameter for key, full in names.items()})
+            for count in COUNTS:
+                if count in names:
+                    _number(state, names[count])
+            found[parameter] = {key: state[full] for key, full in names.items()}
+    return found
+
+
+def _require_like(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Check that there are finite tensors of the types and shapes of others.
+
+    Raises:
+        KeyError: one is missing.
+        ValueError: one is another.
+    """
+    for name, like in expected.items():
+        found = state[name]
+        if found.dtype != like.dtype or found.shape != like.shape:
+            raise ValueError(f"{name!r} is {_kind(found)}, in place of {_kind(like)}")
+        if not found.isfinite().all():
+            raise ValueError(f"{name!r} is not finite")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _number(state: Mapping[str, Tensor], name: str, least: float = 0, most: float = sys.float_info.max) -> float:
+    """The number that a tensor is.
+
+    Raises:
+        KeyError: it is missing.
+        ValueError: it is none, or out of its range.
+    """
+    tensor = state[name]
+    if tensor.dim() or not least <= tensor.item() <= most:  # NaN fails too
+        up_to = "" if most == sys.float_info.max else f" to {most:,}"
+        raise ValueError(f"{name!r} is no number from {least}{up_to}")
+    return tensor.item()
 
 
 def generators(device: torch.device) -> dict[str, Any]:

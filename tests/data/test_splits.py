@@ -18,7 +18,7 @@ from dsh_cli.data import download
 from dsh_cli.data import named as named_sets
 from dsh_cli.data.listing import list_folder, list_labels
 from dsh_cli.data.splits import Splits, load_splits
-from dsh_cli.errors import DataError
+from dsh_cli.errors import DataError, UsageError
 from tests.support.values import in_memory, there
 
 
@@ -67,6 +67,24 @@ def test_order_of_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert download.locate("mnist") == tmp_path / "env" / "MNIST" / "raw"
     write_mnist(tmp_path / "root" / "MNIST" / "raw")
     assert download.locate("mnist", str(tmp_path / "root")) == tmp_path / "root" / "MNIST" / "raw"
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "named"),
+    [
+        ({"data": "mnist", "data_root": "~no-such-user/x"}, "", "`data_root`"),
+        ({"data": "mnist"}, "~no-such-user/x", "$DSH_DATA"),
+        ({"data": "photos", "memory": 0.0, "cache": "~no-such-user/x"}, "", "`cache`"),
+    ],
+)
+def test_a_home_folder_that_is_not_known_is_refused(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], environment: str, named: str
+) -> None:
+    monkeypatch.setenv("DSH_DATA", environment)
+    with pytest.raises(UsageError) as told:
+        load_splits(TrainConfig(**options))
+    said = "~no-such-user/x: this machine knows no home folder ~no-such-user; write the path out"
+    assert str(told.value) == f"{named} {said}"
 
 
 def test_when_all_fail_one_error_names_what_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

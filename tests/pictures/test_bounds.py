@@ -1,7 +1,9 @@
 """What a hostile picture may cost, and that ordinary ones cost no more than they did."""
 
+import io
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -91,6 +93,52 @@ for name, data in odd.hostile().items():
     assert done.stdout.count("limit against decompression bombs") >= 5, done.stdout
 
 
+def webp(kind: str, width: int, height: int) -> bytes:
+    """The head of a WebP of such a size, and some zeros."""
+    match kind:
+        case "VP8 ":
+            content = b"\x30\x01\x00\x9d\x01\x2a" + struct.pack("<HH", width, height)
+        case "VP8L":
+            content = b"\x2f" + struct.pack("<I", width - 1 | height - 1 << 14)
+        case _:
+            content = bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"WEBP" + kind.encode() + struct.pack("<I", len(content) + 40) + content + bytes(40)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "height"),
+    [
+        ("VP8 ", 16383, 16383),
+        ("VP8L", 16384, 16384),
+        ("VP8X", 13000, 13000),
+        ("VP8X", 1 << 24, 255),
+        ("VP8L", 9000, 9000),
+    ],
+)
+def test_a_webp_of_too_many_pixels_is_refused_by_its_header(tmp_path: Path, kind: str, width: int, height: int) -> None:
+    said = "^more than 67 million pixels, the limit against decompression bombs$"
+    (tmp_path / "x").write_bytes(webp(kind, width, height))
+    with pytest.raises(ImageError, match=said):
+        decode.read(tmp_path / "x", 32, 3)
+    with pytest.raises(ImageError, match=said):
+        decode.probe(tmp_path / "x")
+
+
+@pytest.mark.parametrize("kind", [b"VP8 ", b"VP8L", b"VP8X"])
+def test_the_pixels_of_a_webp_are_counted_as_they_are(kind: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    mode, options = {b"VP8 ": ("RGB", {}), b"VP8L": ("RGB", {"lossless": True}), b"VP8X": ("RGBA", {})}[kind]
+    file = io.BytesIO()
+    Image.frombytes(mode, (301, 77), os.urandom(301 * 77 * len(mode))).save(file, "WEBP", **options)
+    data = file.getvalue()
+    assert data[12:16] == kind
+    monkeypatch.setattr(decoders, "_MAX_WEBP", 301 * 77)
+    assert decoders.pixels(data, 8, 3, nullcontext).shape == (8, 8, 3)
+    monkeypatch.setattr(decoders, "_MAX_WEBP", 301 * 77 - 1)
+    with pytest.raises(ImageError, match="million pixels"):
+        decoders.pixels(data, 8, 3, nullcontext)
+
+
 def test_a_process_that_was_ended_is_replaced() -> None:
     data = odd.encoded(odd.picture("RGB"), "WEBP")
     expected = decode.decode(data, 8, 3)
@@ -98,6 +146,16 @@ def test_a_process_that_was_ended_is_replaced() -> None:
     process.kill()
     process.wait()
     assert (decode.decode(data, 8, 3) == expected).all()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
+def test_a_signal_to_a_whole_job_is_for_who_asks() -> None:
+    data = odd.encoded(odd.picture("RGB"), "WEBP")
+    expected = decode.decode(data, 8, 3)
+    process = bounded._idle[worker.__name__][-1]._process
+    process.terminate()
+    assert (decode.decode(data, 8, 3) == expected).all()
+    assert process.poll() is None and bounded._idle[worker.__name__][-1]._process is process
 
 
 def test_a_crash_is_an_error_of_the_picture_and_the_next_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

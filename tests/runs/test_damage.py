@@ -1,5 +1,6 @@
 """A damaged run: each bit that changed is told, or changes no answer; no file makes more than one clear line."""
 
+import contextlib
 import errno
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import socket
 import struct
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 from numpy.typing import NDArray
 
 from dsh_cli import TrainConfig, load_splits, train
@@ -28,6 +31,7 @@ from dsh_cli.runs.run import Run
 from dsh_cli.training.events import EpochStats, Quiet
 from tests.support.commands import dsh, dsh_json, one_line_error
 from tests.support.runs import edit, identical, older, reseal, small_run, weights
+from tests.support.values import there
 
 PLACES, LENGTHS = 250, 100
 CONFIG = TrainConfig(data="digits", epochs=4, batch_size=64, device="cpu", tensorboard=False)
@@ -262,9 +266,93 @@ def test_verify_names_each_damaged_file_in_one_line(run: Path) -> None:
     assert "8 files, 4 damaged" in table.stdout and table.exit_code == 1
 
 
+def test_plain_lines_of_a_whole_run_have_a_dash_where_nothing_is_wrong(run: Path) -> None:
+    lines = dsh("info", run, "--verify").stdout.splitlines()
+    assert [line for line in lines if line.startswith("verified")] == ["verified.files\t8", "verified.strays\t-"]
+
+
+def test_a_changed_record_is_not_held_against_itself(run: Path) -> None:
+    said = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(said | {"seconds": 1.0}))
+    line = one_line_error(dsh("info", run, "--verify"), 1)
+    assert f"{run / 'metrics.json'} is damaged (it has changed since it was written); bring it back from a copy" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "next_step"),
+    [
+        ("config.json", "flipped", "bring it back from a copy, or train again with: dsh train"),
+        ("metrics.json", "missing", "bring it back from a copy, or train again with: dsh train"),
+        ("splits.json", "flipped", "bring it back from a copy, or train again with: dsh train --like {run}"),
+        ("model.safetensors", "missing", "bring it back from a copy, or train again with: dsh train --like {run}"),
+        ("codes/test.safetensors", "empty", "bring it back from a copy, or train again with: dsh train --like {run}"),
+        ("centers.safetensors", "link", "put what it leads to in its place, if you trust it"),
+        ("centers.safetensors", "folder", "see to that, or train again with: dsh train"),
+    ],
+)
+def test_verify_says_what_to_do_next(run: Path, name: str, harm: str, next_step: str) -> None:
+    content = (run / name).read_bytes()
+    (run / name).unlink()
+    match harm:
+        case "flipped":
+            (run / name).write_bytes(flipped(content, random.Random(0)))
+        case "empty":
+            (run / name).touch()
+        case "link":
+            (run / name).symlink_to("elsewhere")
+        case "folder":
+            (run / name).mkdir()
+    result = dsh("info", run, "--verify")
+    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"error: {run / name} ")
+    assert result.stderr.rstrip().endswith(f"; {next_step.format(run=run)}"), result.stderr
+
+
+def test_verify_says_which_state_an_unfinished_run_goes_on_from(stopped: Path, tmp_path: Path) -> None:
+    part = shutil.copytree(stopped, tmp_path / "part")
+    (part / "state-3.safetensors").unlink()
+    result = dsh("info", part, "--verify")
+    assert result.exit_code == 1
+    assert result.stderr.rstrip().endswith(f"; or go on from state-2.safetensors with: dsh train --resume {part}")
+    (part / "state-2.safetensors").unlink()
+    assert "--resume" not in dsh("info", part, "--verify").stderr
+
+
+def test_a_run_that_cannot_be_written_to_is_not_repaired(digits_run: Path, nobody: Path) -> None:
+    run = shutil.copytree(digits_run, nobody / "runs" / "run")
+    os.chmod(run, 0o555)
+    with unprivileged():
+        line = one_line_error(dsh("info", run, "--verify", "--repair"), 1)
+        assert dsh("info", run, "--verify").exit_code == 0
+    os.chmod(run, 0o755)
+    said = f"cannot write {run / '.lock'}: permission denied; make the folder writable, or take a copy that is"
+    assert line == f"error: {said}"
+
+
 def test_what_verify_needs(run: Path) -> None:
     for options in (["--verify"], [run, "--repair"]):
         assert "dsh info RUN --verify --repair" in one_line_error(dsh("info", *options), 2)
+
+
+def test_a_run_that_is_being_trained_has_lost_nothing(stopped: Path, tmp_path: Path) -> None:
+    part, done = shutil.copytree(stopped, tmp_path / "part"), threading.Event()
+
+    def go_on() -> None:
+        with resumed(part) as run:
+            while not done.is_set():
+                run.write_state({"epochs_done": torch.tensor(3)}, epochs_done=3)
+
+    training = threading.Thread(target=go_on)
+    training.start()
+    try:
+        found = [check(part) for _ in range(200)]
+    finally:
+        done.set()
+        training.join()
+    assert [said for one in found for said in (*one.damaged.items(), *one.strays)] == []
+    assert len({tuple(one.run.digests or ()) for one in found}) > 20  # states were replaced meanwhile
+    (part / sorted(there(Run.open(part).digests))[-1]).unlink()
+    assert len(check(part).damaged) == 1
 
 
 def test_a_run_that_is_being_trained_is_not_repaired(run: Path) -> None:
@@ -479,14 +567,23 @@ def nobody() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.parametrize("file", [*ASKED, "."])
-def test_what_may_not_be_read_is_one_line(digits_run: Path, nobody: Path, file: str) -> None:
-    run = shutil.copytree(digits_run, nobody / "runs" / "run")
-    os.chmod(run / file, 0)
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """As a user who may not read and write all."""
     was = os.geteuid()
     if was == 0:
         os.seteuid(65534)
     try:
+        yield
+    finally:
+        os.seteuid(was)
+
+
+@pytest.mark.parametrize("file", [*ASKED, "."])
+def test_what_may_not_be_read_is_one_line(digits_run: Path, nobody: Path, file: str) -> None:
+    run = shutil.copytree(digits_run, nobody / "runs" / "run")
+    os.chmod(run / file, 0)
+    with unprivileged():
         with pytest.raises(RunError, match="permission denied"):
             answers(run)
         if file in ("config.json", "metrics.json", "."):
@@ -494,9 +591,7 @@ def test_what_may_not_be_read_is_one_line(digits_run: Path, nobody: Path, file: 
             assert not found and len(problems) == 1
         else:
             assert any("permission denied" in problem for problem in check(run).damaged.values())
-    finally:
-        os.seteuid(was)
-        os.chmod(run / file, 0o755)
+    os.chmod(run / file, 0o755)
 
 
 def test_more_than_would_be_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

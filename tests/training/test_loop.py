@@ -261,8 +261,9 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(splits
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
-def test_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_cleanly_and_the_run_can_go_on(tmp_path: Path, number: int, code: int) -> None:
     out = tmp_path / "run"
     # a shell starts background jobs with Ctrl-C ignored, and tests may run in one
     script = (
@@ -274,11 +275,12 @@ def test_ctrl_c_ends_cleanly_and_the_run_can_go_on(tmp_path: Path) -> None:
     while not list(out.glob("state-*")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert stdout == "" and "Traceback" not in stderr
-    assert f"dsh train --resume {out}" in stderr.splitlines()[-1]
+    last = stderr.splitlines()[-1]
+    assert last.startswith("error: stopped after ") and last.endswith(f"Go on with: dsh train --resume {out}")
     assert dsh_json("info", out)["finished"] is False
     config, done = json.loads((out / "config.json").read_text())["config"], dsh_json("info", out)["epochs_done"] + 1
     edit(out / "config.json", config=config | {"epochs": done})

@@ -3,7 +3,7 @@
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,22 @@ import torch
 from torch import Tensor
 
 from dsh_cli import TrainConfig, load_splits, train
+from dsh_cli.codes.sets import CodeSet
+from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.data.splits import Splits
-from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
-from dsh_cli.runs import folders
+from dsh_cli.errors import DshError, Interrupted, RunError, Terminated, UsageError
+from dsh_cli.network.model import HashNet
+from dsh_cli.runs import folders, storage
 from dsh_cli.runs.run import Run
 from dsh_cli.training import loop, measuring
+from dsh_cli.training.batches import Batches
 from dsh_cli.training.events import EpochStats, Plan, Quiet, RunningLoss, TrainResult
+from dsh_cli.training.objective import DshObjective
+from dsh_cli.training.optimizer import COUNTS, MOMENTS, make_optimizer
 from dsh_cli.training.start import Part
 from dsh_cli.training.terms import dsh_loss
 from tests.support.commands import DIGITS, dsh, dsh_json, one_line_error
-from tests.support.runs import identical, weights
+from tests.support.runs import identical, reseal, weights
 
 CONFIG = TrainConfig(data="digits", epochs=2, batch_size=64, device="cpu", tensorboard=False)
 
@@ -30,6 +36,11 @@ CONFIG = TrainConfig(data="digits", epochs=2, batch_size=64, device="cpu", tenso
 @pytest.fixture(scope="module")
 def splits() -> Splits:
     return load_splits(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(CONFIG, splits, str(tmp_path_factory.mktemp("runs") / "whole")).run
 
 
 def deleted(run: Path) -> None:
@@ -126,10 +137,10 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 class Watched(Quiet):
-    """Keeps what an epoch came to, but for its seconds; Ctrl-C in one batch of one epoch."""
+    """Keeps what an epoch came to, but for its seconds; Ctrl-C, or another signal, in one batch of one epoch."""
 
-    def __init__(self, stop: tuple[int, int] | None = None, presses: int = 1) -> None:
-        self.stop, self.presses = stop, presses
+    def __init__(self, stop: tuple[int, int] | None = None, signals: Sequence[int] = (signal.SIGINT,)) -> None:
+        self.stop, self.signals = stop, signals
         self.epochs: list[EpochStats] = []
         self.batches: list[tuple[int, int]] = []
 
@@ -139,8 +150,8 @@ class Watched(Quiet):
     def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None:
         self.batches.append((epoch, done))
         if (epoch, done) == self.stop:
-            for _ in range(self.presses):
-                signal.raise_signal(signal.SIGINT)
+            for number in self.signals:
+                signal.raise_signal(number)
 
     def on_epoch(self, stats: EpochStats) -> None:
         self.epochs.append(stats)
@@ -191,9 +202,33 @@ def test_ctrl_c_within_an_epoch_loses_none_of_its_batches(
 
 def test_a_second_ctrl_c_ends_at_once(splits: Splits, tmp_path: Path, saved: list[tuple[int, int]]) -> None:
     with pytest.raises(Interrupted, match="^stopped after 1 of 2 epochs; "):
-        train(CONFIG, splits, str(tmp_path / "run"), listeners=[Watched(stop=(2, 3), presses=2)])
+        train(CONFIG, splits, str(tmp_path / "run"), listeners=[Watched((2, 3), [signal.SIGINT] * 2)])
     assert saved == [(1, 0)]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_training_that_is_terminated_stops_as_by_ctrl_c(
+    splits: Splits, uninterrupted: Run, tmp_path: Path, saved: list[tuple[int, int]], times: int
+) -> None:
+    with pytest.raises(Terminated, match="^stopped after 3 batches of epoch 2; "):
+        train(CONFIG, splits, str(tmp_path / "run"), listeners=[Watched((2, 3), [signal.SIGTERM] * times)])
+    assert saved == [(1, 0), (1, 3)]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    part = Run.open(tmp_path / "run")
+    assert identical(weights(uninterrupted), weights(train(part.config, splits, resume=part).run))
+
+
+def test_a_signal_that_someone_else_minds_is_left_to_them(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minded = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: minded.append(number))
+    try:
+        train(CONFIG, splits, str(tmp_path / "run"), listeners=[Watched((2, 3), [signal.SIGTERM])])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert minded == [signal.SIGTERM] and Run.open(tmp_path / "run").finished
 
 
 def test_ctrl_c_in_the_first_epoch_saves_it_too(splits: Splits, tmp_path: Path) -> None:
@@ -203,6 +238,64 @@ def test_ctrl_c_in_the_first_epoch_saves_it_too(splits: Splits, tmp_path: Path) 
     assert result.exit_code == 0 and "\ngoing on in epoch 1, after 7 of 20 batches\nepoch 1/2 " in result.stderr
     whole = train(CONFIG, splits, str(tmp_path / "whole")).run
     assert identical(weights(whole), weights(Run.open(tmp_path / "run")))
+
+
+def press(*_: Any) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def after_the_last_look(monkeypatch: pytest.MonkeyPatch, stop: Callable[[], None]) -> None:
+    epoch = Batches.epoch
+
+    def then_stop(self: Batches, number: int, part: Part | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from epoch(self, number, part)
+        stop()
+
+    monkeypatch.setattr(Batches, "epoch", then_stop)
+
+
+def while_it_is_validated(monkeypatch: pytest.MonkeyPatch, stop: Callable[[], None]) -> None:
+    encode = measuring.encode_dataset
+
+    def stopping(*args: Any) -> CodeSet:
+        stop()
+        return encode(*args)
+
+    monkeypatch.setattr(loop, "encode_dataset", stopping)
+
+
+def before_the_next(monkeypatch: pytest.MonkeyPatch, stop: Callable[[], None]) -> None:
+    prepare = DshObjective.prepare
+
+    def stopping(self: DshObjective, net: HashNet, epoch: float) -> None:
+        if epoch:
+            stop()
+        prepare(self, net, epoch)
+
+    monkeypatch.setattr(DshObjective, "prepare", stopping)
+
+
+@pytest.mark.parametrize(
+    ("moment", "left"),
+    [(after_the_last_look, (1, 0)), (while_it_is_validated, (1, 0)), (before_the_next, (1, 1))],
+)
+def test_ctrl_c_between_epochs_loses_neither_the_epoch_nor_itself(
+    splits: Splits,
+    uninterrupted: Run,
+    tmp_path: Path,
+    saved: list[tuple[int, int]],
+    moment: Callable[[pytest.MonkeyPatch, Callable[[], None]], None],
+    left: tuple[int, int],
+) -> None:
+    watched = Watched()
+    with pytest.MonkeyPatch.context() as patch:
+        moment(patch, press)
+        with pytest.raises(Interrupted, match="^stopped after 1 (of 2 epochs|batches of epoch 2); "):
+            train(CONFIG, splits, str(tmp_path / "part"), listeners=[watched])
+    assert saved[-1] == left and len(watched.epochs) == 1
+    part = Run.open(tmp_path / "part")
+    resumed = train(part.config, splits, resume=part).run
+    assert identical(weights(uninterrupted), weights(resumed))
 
 
 def test_elsewhere_than_in_the_main_thread_ctrl_c_is_left_to_others(splits: Splits, tmp_path: Path) -> None:
@@ -303,18 +396,119 @@ def test_the_command_takes_minutes_for_new_runs_and_for_resumed_ones(
     assert saved[0] == (1, 4)
 
 
+@pytest.fixture(scope="module")
+def part(splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped within its second epoch."""
+    out = tmp_path_factory.mktemp("runs") / "part"
+    with pytest.raises(Interrupted):
+        train(CONFIG, splits, str(out), listeners=[Watched(stop=(2, 3))])
+    return out
+
+
+def generator(left: int, seeded: int = 1) -> Tensor:
+    """The state of a generator with other counts."""
+    return torch.cat(
+        [
+            torch.Generator().get_state()[:8],
+            torch.tensor([left, seeded], dtype=torch.int32).view(torch.uint8),
+            torch.Generator().get_state()[16:],
+        ]
+    )
+
+
+BIAS, WEIGHT = "hash_layer.bias", "hash_layer.weight"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("epoch.notes", torch.ones(3)),
-        ("epoch.shuffle", torch.zeros(3, dtype=torch.uint8)),
-        ("epoch.random.cpu", torch.zeros(5056)),
+        ("epochs_done", torch.tensor(-1)),
+        ("epochs_done", torch.tensor(2)),
+        ("epochs_done", torch.tensor(1.0)),
+        ("steps", torch.tensor(-1)),
+        ("steps", torch.tensor(41)),
+        ("steps", torch.tensor(2**62)),
+        ("steps", torch.zeros(2, dtype=torch.int64)),
+        ("steps", torch.tensor(float("inf"))),
+        ("seconds", torch.tensor(float("nan"), dtype=torch.float64)),
+        ("seconds", torch.tensor(-1.0, dtype=torch.float64)),
+        ("epoch.batches", torch.tensor(0)),
+        ("epoch.batches", torch.tensor(4)),
+        ("epoch.batches", torch.tensor(float("inf"))),
         ("epoch.read", torch.zeros(2)),
+        ("epoch.read", torch.tensor(2)),
+        ("epoch.read", torch.tensor(21)),
+        ("epoch.losses", None),
+        ("epoch.losses", torch.zeros(3)),
+        ("epoch.losses", torch.zeros(5)),
+        ("epoch.losses", torch.zeros(())),
+        ("epoch.losses", torch.zeros(2, 2)),
+        ("epoch.losses", torch.zeros(4, dtype=torch.int64)),
+        ("epoch.losses", torch.zeros(4, dtype=torch.float64)),
+        ("epoch.losses", torch.full((4,), float("nan"))),
+        ("epoch.seconds", torch.tensor(float("inf"), dtype=torch.float64)),
+        ("epoch.waited", torch.zeros(0)),
+        ("epoch.notes", torch.ones(3)),
+        ("epoch.notes", torch.tensor(list(b"5"), dtype=torch.uint8)),
+        ("epoch.notes", torch.tensor(list(b'{"a": 1}'), dtype=torch.uint8)),
+        ("epoch.notes", torch.tensor(list(b"[" * 100_000), dtype=torch.uint8)),
+        ("epoch.shuffle", None),
+        ("epoch.shuffle", torch.zeros(3, dtype=torch.uint8)),
+        ("epoch.shuffle", generator(left=0)),
+        ("epoch.shuffle", generator(left=1, seeded=0)),
+        ("epoch.random.cpu", torch.zeros(5056)),
+        ("epoch.random.cpu", torch.full((5056,), 255, dtype=torch.uint8)),
+        ("epoch.random.cpu", torch.zeros(632, dtype=torch.int64)),
+        (f"net.{BIAS}", None),
+        (f"net.{BIAS}", torch.zeros(8, dtype=torch.float64)),
+        (f"net.{BIAS}", torch.zeros(9)),
+        (f"net.{BIAS}", torch.full((8,), float("nan"))),
+        (f"optimizer.{BIAS}.step", torch.tensor(-1.0)),
+        (f"optimizer.{BIAS}.step", torch.zeros(1)),
+        (f"optimizer.{BIAS}.step", torch.tensor(1)),
+        (f"optimizer.{BIAS}.exp_avg", None),
+        (f"optimizer.{BIAS}.exp_avg", torch.zeros(8, dtype=torch.float16)),
+        (f"optimizer.{BIAS}.exp_avg", torch.zeros(1)),
+        (f"optimizer.{BIAS}.exp_avg", torch.zeros(())),
+        (f"optimizer.{BIAS}.exp_avg_sq", torch.zeros(8, dtype=torch.int64)),
+        (f"optimizer.{BIAS}.exp_avg_sq", torch.full((8,), float("inf"))),
     ],
 )
-def test_a_part_of_an_epoch_that_is_none_is_damage(name: str, value: torch.Tensor) -> None:
-    random = torch.Generator().get_state()
-    part = Part(1, 1, torch.zeros(4), 1.0, 0.0, ("note",), random, {"cpu": random})
-    assert Part.of(part.tensors()).notes == ("note",)
-    with pytest.raises((KeyError, TypeError, ValueError, RuntimeError)):
-        Part.of(part.tensors() | {name: value})
+def test_a_state_that_no_training_saves_is_one_line(
+    part: Path, splits: Splits, tmp_path: Path, name: str, value: Tensor | None
+) -> None:
+    run = shutil.copytree(part, tmp_path / "run")
+    state = Run.open(run).load_state()
+    assert name in state
+    crafted = {key: tensor for key, tensor in (state | {name: value}).items() if tensor is not None}
+    for file in Run.open(run).record.states(run):
+        storage.write_tensors(run, file, crafted)
+    reseal(run)
+    with pytest.raises(RunError) as told:
+        train(Run.open(run).config, splits, resume=Run.open(run))
+    line = str(told.value)
+    assert "damaged" in line, line
+    assert f"dsh train --like {run}" in line and "\n" not in line
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_what_an_optimizer_keeps_is_known(optimizer: Any) -> None:
+    net = HashNet(ModelConfig("small-resnet", 8, 1, 8))
+    made = make_optimizer(net, Recipe(optimizer=optimizer, lr=1e-3))
+    net(torch.zeros(2, 1, 8, 8)).sum().backward()
+    made.step()
+    for parameter in net.parameters():
+        kept = made.state[parameter]
+        assert tuple(kept) == MOMENTS[optimizer]
+        assert all(value.shape == (() if key in COUNTS else parameter.shape) for key, value in kept.items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU")
+@pytest.mark.parametrize("value", [torch.zeros(3, dtype=torch.uint8), torch.zeros(16), torch.ones(16).byte()])
+def test_a_state_of_a_gpus_generator_that_is_none_is_refused(value: Tensor) -> None:
+    random, device = torch.Generator().get_state(), torch.device("cuda")
+    kinds = {"cpu": random, "cuda": torch.Generator("cuda").get_state()}
+    state = Part(1, 1, torch.zeros(4), 1.0, 0.0, ("note",), random, kinds).tensors()
+    assert Part.of(state, 1, 4, device).notes == ("note",)
+    with pytest.raises((TypeError, ValueError, RuntimeError)):
+        Part.of(state | {"epoch.random.cuda": value}, 1, 4, device)

@@ -87,7 +87,7 @@ def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= flattened(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = ",".join(value) if isinstance(value, (list, tuple)) else value
+            flat[prefix + name] = (",".join(value) or None) if isinstance(value, (list, tuple)) else value
     return flat
 
 
