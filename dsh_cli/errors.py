@@ -44,6 +44,10 @@ class WeightsError(DshError):
     """Weights to start from cannot be fetched or read, or are those of another network."""
 
 
+class DivergedError(DshError):
+    """The outputs of a network are not finite, or far too large, so that its codes would mean nothing."""
+
+
 class RunError(DshError):
     """A run folder is missing, incomplete, damaged or of a newer format."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dsh_cli.codes.bits import Packed, binarize, pack
 from dsh_cli.codes.sets import CodeSet
-from dsh_cli.errors import ImageError
+from dsh_cli.errors import DivergedError, ImageError
 from dsh_cli.network.model import HashNet
 from dsh_cli.pictures import decode, find
 from dsh_cli.pictures.decode import Picture
@@ -27,6 +27,7 @@ _Result = TypeVar("_Result")
 _BATCH = 256  # pictures through the network at once, at most
 _PIXELS = 256 * 128 * 128  # of the pictures of one batch, at most
 _AHEAD = 1024  # codes made before they are asked for, about
+_LARGEST = np.finfo(np.float16).max  # of an output; those of a sound network are about 1
 _SETTING = threading.Lock()  # while the number of threads to come is not what it was
 
 
@@ -50,13 +51,23 @@ class Encoder:
         self._net = net.folded()
 
     def relaxed(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(n, H, W, channels) uint8 pictures -> (n, k) outputs of the network."""
+        """(n, H, W, channels) uint8 pictures -> (n, k) outputs of the network.
+
+        Raises:
+            DivergedError: one is not finite, or beyond float16, in which outputs are kept.
+        """
         with torch.inference_mode():
             parts = [
                 self._net(to_float(torch.tensor(pictures[start : start + self.at_once], device=self.device))).cpu()
                 for start in range(0, len(pictures), self.at_once)
             ]
-        return torch.cat(parts).numpy() if parts else np.zeros((0, self.bits), np.float32)
+        outputs = torch.cat(parts).numpy() if parts else np.zeros((0, self.bits), np.float32)
+        if not (np.abs(outputs) <= _LARGEST).all():  # which no number is not either
+            raise DivergedError(
+                "the outputs of the network are not finite, or far too large, and would give no codes: its training "
+                "has diverged; train again with a smaller `lr`"
+            )
+        return outputs
 
     def each(
         self,

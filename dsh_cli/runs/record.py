@@ -39,7 +39,7 @@ _RESULTS = {
     "finished": bool,
     "epochs": int,
     "seconds": float,
-    "map": float,
+    "map": float | None,
     "min_class_distance": int | None,
     "class_distance_bound": int | None,
     "device": str,
@@ -122,7 +122,11 @@ def read_record(run: Path, required: bool) -> Record:
         kinds = _RESULTS if finished else _PROGRESS
         require(content, kinds, METRICS, kinds if finished else ("finished",))
         metrics = {name: value for name, value in content.items() if name in kinds}
-        if not 0 <= metrics.get("map", 0) <= 1 or metrics.get("seconds", 0) < 0 or metrics.get("epochs_done", 0) < 0:
+        if (
+            not 0 <= (metrics.get("map") or 0) <= 1
+            or metrics.get("seconds", 0) < 0
+            or metrics.get("epochs_done", 0) < 0
+        ):
             raise ValueError(f"{METRICS}: a figure is out of its range")
     return Record(metrics, content.get("digests"))
 

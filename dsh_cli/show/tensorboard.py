@@ -100,7 +100,8 @@ class TensorBoard(Quiet):
         run = result.run
         validation = replace(run.codes("validation", "relaxed", "thumbnails"), names=run.names()["validation"])
         with self._saving():
-            self.writer.add_scalar("test/map", result.map, run.config.epochs)
+            if result.map is not None:
+                self.writer.add_scalar("test/map", result.map, run.config.epochs)
             if len(validation):
                 require_no_links(self.folder / "projector", run.path, UNLINK)
                 write_projector(self.folder / "projector", validation, run.config.epochs, self.seed)

@@ -79,11 +79,15 @@ class EpochStats:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished training. `map` is tie-aware, under the run's protocol; `table` is that of the test split."""
+    """A finished training.
+
+    `map` is tie-aware, under the run's protocol. `table` is of the test split, or where none of its pictures could be
+    read any more of the training pictures; `map` is None then.
+    """
 
     run: Run
     seconds: float  # the loop alone: not reading the data, not the codes at the end
-    map: float
+    map: float | None
     table: ClassTable
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from dsh_cli.analysis.retrieval import mean_average_precision
 from dsh_cli.config import TrainConfig
 from dsh_cli.data.splits import Splits
-from dsh_cli.errors import DataError, DshError, Interrupted, RunError, Terminated
+from dsh_cli.errors import DataError, DivergedError, DshError, Interrupted, RunError, Terminated
 from dsh_cli.network.device import choose_device
 from dsh_cli.network.model import HashNet
 from dsh_cli.network.weights import Taken
@@ -137,7 +137,8 @@ class _Loop:
         precision = torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp)
         self.started = time.perf_counter()
         begun = 0 if part is None else part.batches
-        self.objective.prepare(self.net, number + begun / len(self.batches))
+        with self.minded(number, "its first step"):
+            self.objective.prepare(self.net, number + begun / len(self.batches))
         torch.manual_seed((config.seed * 1_000_003 + number) % 2**63)  # of dropout, the same in a resumed run
         if part is not None:
             self.started -= part.seconds
@@ -201,14 +202,25 @@ class _Loop:
 
     def require_finite(self, tensors: Iterable[Tensor], epoch: int, step: str) -> None:
         """Stop where a loss, a weight or a moment is infinite or no number; what was saved last stays."""
-        if all(bool(tensor.isfinite().all()) for tensor in tensors):
-            return
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            raise DshError(self.diverged("the loss is not finite", epoch, step))
+
+    @contextmanager
+    def minded(self, epoch: int, step: str) -> Iterator[None]:
+        """Stop in the same way where the network gives no outputs that can be used."""
+        try:
+            yield
+        except DivergedError as error:
+            raise DshError(self.diverged("the outputs are not finite, or far too large,", epoch, step)) from error
+
+    def diverged(self, what: str, epoch: int, step: str) -> str:
+        """What to say of a training that has diverged."""
         config, run = self.run.config, self.run
         precision = ", leave `amp` out" if config.amp else ""  # rounding does it too, and on tiny maps a PyTorch kernel
         kept = f"; {run.path} stays as it was after {self.saved}" if self.saved else ""
         *first, last = (f"`{name}`" for name in self.objective.settings())
-        raise DshError(
-            f"the loss is not finite in epoch {epoch + 1}, by {step}: training has diverged. "
+        return (
+            f"{what} in epoch {epoch + 1}, by {step}: training has diverged. "
             f"Try `lr` {min(config.lr / 10, TrainConfig.lr):g} or `clip` {(config.clip or 10) / 10:g}{precision}, "
             f"and see that {', '.join(first)} and {last} are not extreme{kept}"
         )
@@ -281,7 +293,8 @@ def _train(
             elapsed = time.perf_counter() - loop.started
             # The last step of an epoch may spoil weights that no loss has seen yet.
             loop.require_finite([loss.sums, *loop.state(epoch + 1).values()], epoch, f"its last step, {len(batches)}")
-            validation = encode_dataset(net, splits.validation)
+            with loop.minded(epoch, f"its last step, {len(batches)}"):
+                validation = encode_dataset(net, splits.validation)
             stats = EpochStats(
                 epoch=epoch + 1,
                 loss=mean,
@@ -298,7 +311,8 @@ def _train(
             if loop.stopping():
                 raise loop.stopped()
 
-    result = measured(run, net, splits, loop.seconds)
+    with loop.minded(config.epochs - 1, f"its last step, {len(batches)}"):
+        result = measured(run, net, splits, loop.seconds)
     for listener in listeners:
         listener.on_end(result)
     return result

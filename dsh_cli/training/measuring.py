@@ -20,7 +20,7 @@ from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import UNSEEN
 from dsh_cli.data.dataset import Dataset, in_order
 from dsh_cli.data.splits import Splits
-from dsh_cli.errors import DshError, reason
+from dsh_cli.errors import DataError, DshError, reason
 from dsh_cli.network.encoding import Encoder
 from dsh_cli.network.model import HashNet
 from dsh_cli.pictures import decode
@@ -30,10 +30,23 @@ from dsh_cli.training.events import TrainResult
 
 
 def measured(run: Run, net: HashNet, splits: Splits, seconds: float) -> TrainResult:
-    """Encode all pictures, measure them, and save the run as finished."""
+    """Encode all pictures, measure them, and save the run as finished.
+
+    Raises:
+        DataError: none of those to train on can be read by now.
+        DivergedError: as in `Encoder.relaxed`.
+    """
     codes = {split: encode_dataset(net, part) for split, part in splits.parts().items()}
-    table = class_table(codes["test"], "test")
-    value = mean_average_precision(*compared(run.config.protocol, codes.__getitem__, UNSEEN in codes))
+    if not len(codes["train"]):
+        raise DataError(
+            f"none of the train pictures of {run.config.data} can be read any more; {run.path} keeps what was trained: "
+            f"see that they are there, and go on with: dsh train --resume {run.path}"
+        )
+    split = "test" if len(codes["test"]) else "train"
+    table = class_table(codes[split], split)
+    queries, database = compared(run.config.protocol, codes.__getitem__, UNSEEN in codes)
+    enough = len(queries) > 1 if database is None else len(queries) and len(database)
+    value = mean_average_precision(queries, database) if bool(enough) else None
     result = TrainResult(run, seconds, value, table)
     metrics = {
         "epochs": run.config.epochs,

@@ -1,5 +1,6 @@
 """The alarm of a collapse: told from health, once, and while it trains."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def splits() -> Splits:
     return load_splits(CONFIG)
 
 
-def alarm_for(numbers: list[int], classes: int, epoch: int = 4, bits: int = 8) -> list[str]:
+def alarm_for(
+    numbers: list[int], classes: int = 0, epoch: int = 4, bits: int = 8, labels: Sequence[int] | None = None
+) -> list[str]:
     """What the alarm says after an epoch with these validation codes."""
     said: list[str] = []
     alarm = CollapseAlarm(said.append)
@@ -32,8 +35,8 @@ def alarm_for(numbers: list[int], classes: int, epoch: int = 4, bits: int = 8) -
     run = Run(Path("run"), config, model, (), "", "", {}, {}, {})
     alarm.on_start(Plan(run, "cpu", 100, 64, 0))
     packed = np.array(numbers, np.uint8)[:, None]
-    labels = np.arange(len(packed)) % classes
-    codes = CodeSet(bits, packed, labels, tuple(map(str, range(classes))), ())
+    of_class = np.arange(len(packed)) % classes if labels is None else np.array(labels)
+    codes = CodeSet(bits, packed, of_class, tuple(map(str, range(of_class.max() + 1))), ())
     stats = EpochStats(epoch, LOSS, 1.0, codes, 0.1)
     alarm.on_epoch(stats)
     alarm.on_epoch(stats)
@@ -48,6 +51,15 @@ def test_the_alarm_tells_collapse_from_health() -> None:
     assert not alarm_for(list(range(10)) * 10, 10)
     assert not alarm_for([0, 255] * 50, 2)
     assert not alarm_for([7] * 100, 10, epoch=1)  # too early to say
+
+
+def test_a_code_that_most_pictures_have_is_no_collapse_where_most_are_of_its_class() -> None:
+    few = [0] * 3
+    assert not alarm_for([7] * 97 + few, labels=[0] * 97 + [1] * 3)
+    assert not alarm_for([7] * 30, labels=[0] * 30, classes=2)  # of the other class none is held out
+    assert not alarm_for([7] * 94 + few + [255] * 3, labels=[0] * 94 + [1] * 3 + [2] * 3)
+    assert alarm_for([7] * 97 + few, labels=[*range(10)] * 10)
+    assert alarm_for([7] * 100, labels=[0] * 97 + [1] * 3)
 
 
 def test_a_real_collapse_is_noticed_while_it_trains(splits: Splits, tmp_path: Path) -> None:

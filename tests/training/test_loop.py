@@ -21,9 +21,10 @@ from torch import Tensor
 
 from dsh_cli import TrainConfig, class_table, load, load_splits, mean_average_precision, train
 from dsh_cli.codes.bits import pack, to_hex, unpack
-from dsh_cli.config import Centers
+from dsh_cli.config import Centers, ModelConfig
 from dsh_cli.data.splits import Splits
-from dsh_cli.errors import DshError, Interrupted, RunError, UsageError
+from dsh_cli.errors import DivergedError, DshError, Interrupted, RunError, UsageError
+from dsh_cli.network.encoding import Encoder
 from dsh_cli.network.model import HashNet
 from dsh_cli.runs.run import Run
 from dsh_cli.show.tensorboard import TensorBoard
@@ -48,6 +49,11 @@ def test_one_seed_gives_identical_weights_and_another_does_not(splits: Splits, t
     other = train(replace(CONFIG, seed=1), splits, str(tmp_path / "other")).run
     assert identical(weights(one), weights(same))
     assert not identical(weights(one), weights(other))
+
+
+@pytest.fixture
+def small() -> HashNet:
+    return HashNet(ModelConfig("dsh-cnn", 8, 1, 16))
 
 
 class StopIn(Quiet):
@@ -227,6 +233,36 @@ def test_a_loss_that_is_not_finite_stops_the_run(splits: Splits, tmp_path: Path)
 def test_a_diverged_run_stops_long_before_its_epoch_ends(splits: Splits, tmp_path: Path) -> None:
     with pytest.raises(DshError, match="by step 50 of 161.* `clip` 1,"):
         train(replace(CONFIG, lr=1e30, schedule="constant", batch_size=8), splits, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr": 1e5, "epochs": 16},  # the means of classes, by which centers are given out, were no numbers
+        {"lr": 1e6, "epochs": 1},  # it finished, with outputs that are kept as infinite
+        {"optimizer": "sgd", "lr": 30.0, "epochs": 16},
+        {"lr": 1e3, "batch_size": 8, "epochs": 2, "amp": False},
+    ],
+)
+def test_outputs_that_run_away_where_no_loss_shows_it_end_in_the_same_sentence(
+    photos: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Of few pictures an epoch has one batch, and its loss is that of the weights before."""
+    config = TrainConfig(data=str(photos), bits=8, backbone="small-resnet", device="cpu", tensorboard=False)
+    config = replace(config, **options)
+    with pytest.raises(
+        DshError, match=r"not finite, .*in epoch \d+, by its .* step.*: training has diverged. Try `lr`"
+    ):
+        train(config, load_splits(config), str(tmp_path / "run"))
+
+
+def test_a_network_whose_outputs_are_no_numbers_gives_no_codes(small: HashNet, tmp_path: Path) -> None:
+    pictures = np.zeros((3, 16, 16, 1), np.uint8)
+    Encoder(small).relaxed(pictures)
+    for value in (math.nan, math.inf, 1e5):
+        torch.nn.init.constant_(small.hash_layer.bias, value)
+        with pytest.raises(DivergedError, match="has diverged; train again with a smaller `lr`"):
+            Encoder(small).relaxed(pictures)
 
 
 @pytest.mark.parametrize("spoiled", ["loss", "gradient"])

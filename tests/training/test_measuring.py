@@ -7,15 +7,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dsh_cli.errors import DshError
+from dsh_cli import TrainConfig, load_splits, train
+from dsh_cli.config import ProtocolName
+from dsh_cli.errors import DataError, DshError
+from dsh_cli.runs.run import Run
 from dsh_cli.training import measuring
-from tests.support.commands import dsh_json, dsh_process
+from dsh_cli.training.events import EpochStats, Quiet
+from tests.support.commands import dsh, dsh_json, dsh_process
 
 SHAPE = (500, 48, 48, 3)  # of thumbnails: 3.5 MB
 
@@ -63,7 +68,10 @@ def test_thumbnails_without_room_for_a_file_of_their_own_are_told_in_one_line(
 def test_a_limit_of_files_is_told_too() -> None:
     script = f"""
 import resource
-from dsh_cli.errors import DshError
+from dsh_cli import TrainConfig, load_splits, train
+from dsh_cli.config import ProtocolName
+from dsh_cli.errors import DataError, DshError
+from dsh_cli.runs.run import Run
 from dsh_cli.training.measuring import _room
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
@@ -102,3 +110,49 @@ def test_where_no_folder_takes_temporary_files_it_is_said(monkeypatch: pytest.Mo
     monkeypatch.setattr("tempfile._sanitize_params", lambda *args: none())
     with pytest.raises(DshError, match="cannot keep 3.5 MB of thumbnails in the folder for temporary files .no usable"):
         measuring._room(SHAPE, on_disk=True)
+
+
+class Losing(Quiet):
+    """Takes the pictures of a split away after the last epoch."""
+
+    def __init__(self, paths: tuple[str, ...]) -> None:
+        self.paths = paths
+
+    def on_epoch(self, stats: EpochStats) -> None:
+        for path in self.paths:
+            os.rename(path, f"{path}.away")
+
+
+@pytest.mark.parametrize("protocol", ["test-vs-train", "paper"])
+def test_a_run_whose_test_pictures_are_gone_at_the_end_is_finished_and_of_use(
+    many_photos: Path, tmp_path: Path, protocol: ProtocolName
+) -> None:
+    config = TrainConfig(data=str(many_photos), protocol=protocol, epochs=1, memory=0.0, cache="off", image_size=16)
+    config = replace(config, bits=8, backbone="small-resnet", batch_size=50, device="cpu", tensorboard=False)
+    splits = load_splits(config)
+    result = train(config, splits, "run", listeners=[Losing(splits.test.names)])
+    assert result.map is None and result.table.split == "train"
+    info = dsh_json("info", "run", "--verify")
+    assert info["finished"] and info["map"] is None and info["counts"]["test"] == 0
+    assert "not measured" in dsh("info", "run", "--format", "table").stdout
+    assert dsh("table", "--model", "run").exit_code == 0
+    picture = splits.train.names[0]
+    assert len(dsh("hash", picture, "--model", "run").stdout.split()) == 2
+    assert len(dsh_json("neighbors", picture, "--model", "run")["neighbors"]) == 10
+    told = dsh("evaluate", "--model", "run")
+    assert told.exit_code == 1 and "Traceback" not in told.stderr and "nothing to evaluate" in told.stderr
+
+
+def test_a_training_whose_own_pictures_are_gone_at_the_end_goes_on_once_they_are_back(
+    many_photos: Path, tmp_path: Path
+) -> None:
+    config = TrainConfig(data=str(many_photos), epochs=1, memory=0.0, cache="off", image_size=16, batch_size=50)
+    config = replace(config, bits=8, backbone="small-resnet", device="cpu", tensorboard=False)
+    splits = load_splits(config)
+    with pytest.raises(
+        DataError, match="none of the train pictures of .* any more; run keeps .*: dsh train --resume run"
+    ):
+        train(config, splits, "run", listeners=[Losing(splits.train.names)])
+    for path in splits.train.names:
+        os.rename(f"{path}.away", path)
+    assert train(config, splits, resume=Run.open("run")).map is not None

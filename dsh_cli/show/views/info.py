@@ -69,7 +69,7 @@ def run_info(run: Run, checked: Checked | None = None) -> View:
     if run.finished:
         smallest, bound = run.metrics.get("min_class_distance"), run.metrics.get("class_distance_bound")
         rows["training"] = f"{run.metrics['seconds']:.1f} s on {run.metrics['device']}"
-        rows["mAP"] = f"{run.metrics['map']:.4f}, tie-aware, {compared(run)}"
+        rows["mAP"] = map_of(run)
         rows["distance"] = f"{smallest} between the closest classes{of_all(run)}; at most {bound} possible"
     rows["versions"] = ", ".join(f"{name} {number}" for name, number in run.versions.items())
     rows["disk"] = size_text(run.size)
@@ -102,7 +102,17 @@ def _centers(run: Run) -> str:
     return "no hash centers"
 
 
-def compared(run: Run) -> str:
+def map_of(run: Run) -> str:
+    """The mAP of a finished run, and what it is of."""
+    value = run.metrics["map"]
+    return (
+        "not measured, for the pictures could not be read any more"
+        if value is None
+        else f"{value:.4f}, tie-aware, {_compared(run)}"
+    )
+
+
+def _compared(run: Run) -> str:
     """The protocol in words, with its counts."""
     from dsh_cli.analysis.protocols import sizes
 
@@ -133,7 +143,7 @@ def run_list(runs: Sequence[Run]) -> View:
                 Text(printable(str(run.path)), overflow="fold"),
                 Text(printable(os.path.basename(run.config.data))),
                 str(run.config.bits),
-                f"{metrics['map']:.4f}" if run.finished else "-",
+                "-" if metrics.get("map") is None else f"{metrics['map']:.4f}",
                 distance,
                 _state(run),
                 size_text(record["bytes"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dsh_cli.show.views.info import compared, of_all
+from dsh_cli.show.views.info import map_of, of_all
 from dsh_cli.show.views.shared import View, counted, pairs_table, plain_record, printable
 from dsh_cli.show.views.table import smallest_distance
 
@@ -31,7 +31,7 @@ def trained(result: TrainResult) -> View:
         "run": printable(record["run"]),
         "data": f"{printable(run.config.data)}, {run.config.bits} bits, {counted(run.config.epochs, 'epoch')}",
         "training": f"{result.seconds:.1f} s",
-        "mAP": f"{result.map:.4f}, tie-aware, {compared(run)}",
+        "mAP": map_of(run),
         "classes": smallest_distance(table) + of_all(run),
         "next": f"dsh table --model {printable(record['run'])}",
     }
