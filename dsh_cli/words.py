@@ -18,6 +18,11 @@ def natural(text: str) -> tuple[tuple[str | tuple[int, str], ...], str]:
     return tuple(_number(part) if i % 2 else part.casefold() for i, part in enumerate(parts)), text
 
 
+def nfc(text: str) -> str:
+    """Text in one form of Unicode: where é is one character, others make two of it, which look the same."""
+    return unicodedata.normalize("NFC", text)
+
+
 def _number(digits: str) -> tuple[int, str]:
     """How long a number is and its digits, which compare as the number does, but for any length at once."""
     plain = digits if digits.isascii() else "".join(str(unicodedata.decimal(digit)) for digit in digits)

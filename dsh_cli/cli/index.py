@@ -26,6 +26,7 @@ from dsh_cli.cli.shared import (
     notice,
     option,
     show,
+    tell,
 )
 from dsh_cli.errors import UsageError
 from dsh_cli.show.console import Console
@@ -223,6 +224,7 @@ def _finish(report: Report, form: Form) -> None:
 
     for failure in report.failed:
         complain(f"{failure.path}: {failure.error}")
+    tell(report.left_out)
     show(index_report(report), form)
     if report.failed:
         raise typer.Exit(1)
