@@ -20,8 +20,9 @@ from dsh_cli.codes.bits import Packed, looks_like_code, parse, to_hex
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.errors import DshError, UsageError, VersionGone
 from dsh_cli.index.origins import Folders, added_from
-from dsh_cli.pictures import find
+from dsh_cli.pictures.find import LeftOut, expand
 from dsh_cli.runs.run import Run
+from dsh_cli.words import nfc
 
 K = 10  # neighbours of a query, where neither their number nor a radius is asked for
 
@@ -185,6 +186,8 @@ def _of_labels(
     numbers: NDArray[np.integer], names: Sequence[str], labels: Sequence[str], not_labels: Sequence[str], where: str
 ) -> NDArray[np.int64]:
     """The rows of given labels, or without some; their own are places in the names, or -1 for none."""
+    names = [nfc(name) for name in names]
+    labels, not_labels = [nfc(label) for label in labels], [nfc(label) for label in not_labels]
     for label in (*labels, *not_labels):
         if label not in names:
             known = (", ".join(names[:10]) + (", ..." if len(names) > 10 else "")) or "none"
@@ -278,6 +281,7 @@ class Finder:
             raise UsageError(f"`radius` {radius}: codes of {database.bits} bits differ in 0 to {database.bits}")
         self.run, self.database, self.radius = run, database, radius
         self.k = K if k is None and radius is None else k
+        self.left_out = LeftOut()  # of folders given as queries
 
     def find(self, texts: Iterable[str], device: str = "auto", workers: int | None = None) -> Iterator[Answer | Query]:
         """Each query with its neighbours, in order; one that cannot be read as a `Query` with an error.
@@ -287,7 +291,7 @@ class Finder:
             device: where pictures are encoded.
             workers: threads that decode them; None: one a processor.
         """
-        queries = parse_queries(texts, self.database.bits)
+        queries = parse_queries(texts, self.database.bits, self.left_out)
         source = encoded(self.run, queries, device, workers)
         # all within a radius may be the whole database, so not for many queries at once
         while batch := list(islice(source, 1 if self.k is None else _BATCH)):
@@ -358,7 +362,7 @@ def is_code(text: str) -> bool:
     return looks_like_code(text) and not os.path.lexists(text)
 
 
-def parse_queries(texts: Iterable[str], bits: int) -> Iterator[Query]:
+def parse_queries(texts: Iterable[str], bits: int, left_out: LeftOut | None = None) -> Iterator[Query]:
     """Queries as given: codes, picture files, and folders as the pictures below them.
 
     A malformed code comes as a query with an error.
@@ -370,7 +374,7 @@ def parse_queries(texts: Iterable[str], bits: int) -> Iterator[Query]:
             except UsageError as error:
                 yield Query(text, False, error=str(error))
         else:
-            for path in find.expand([text]):
+            for path in expand([text], left_out):
                 yield Query(path, True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from dsh_cli.config import PROTOCOLS, UNSEEN, Among, ProtocolName
 from dsh_cli.data.dataset import Skipped
 from dsh_cli.data.listing import list_folder, sort_classes
 from dsh_cli.errors import DataError, UsageError
+from dsh_cli.pictures.find import LeftOut
 from dsh_cli.runs.run import Run
 
 FOLDERS = "folders"  # the protocol of two folders given
@@ -46,10 +47,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Measured:
-    """A run measured, and the pictures of folders that could not be read."""
+    """A run measured, the pictures of folders that could not be read, and what else was left out there."""
 
     evaluation: Evaluation
     skipped: tuple[Skipped, ...] = ()
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 def measure(
@@ -168,7 +170,8 @@ def evaluate_folders(
         UsageError: the run has trained on one of the queries, or some pictures but not all are in both folders.
         DataError: a folder has no class folders with pictures.
     """
-    parts = [_labelled(folder) for folder in ((query,) if _same(query, database) else (query, database))]
+    left_out = LeftOut()
+    parts = [_labelled(folder, left_out) for folder in ((query,) if _same(query, database) else (query, database))]
     _require_untrained(run, [path for path, _ in parts[0]], f"`query` {query}", os.path.realpath)
     if len(parts) == 2:
         places = [{os.path.realpath(path) for path, _ in part} for part in parts]
@@ -200,7 +203,7 @@ def evaluate_folders(
         if not packed:
             raise DataError(f"none of the {len(part):,} pictures can be read ({skipped[-1].path}: {skipped[-1].error})")
         encoded.append(CodeSet(net.config.bits, np.stack(packed), np.array(labels, np.int64), classes, ()))
-    return Measured(evaluate(encoded[0], *encoded[1:], at=at, protocol=FOLDERS), tuple(skipped))
+    return Measured(evaluate(encoded[0], *encoded[1:], at=at, protocol=FOLDERS), tuple(skipped), left_out)
 
 
 def _require_splits(run: Run, protocol: str) -> None:
@@ -250,11 +253,11 @@ def _joined(parts: Sequence[CodeSet]) -> CodeSet:
     )
 
 
-def _labelled(folder: str) -> list[tuple[str, str]]:
-    """Pictures below a folder and their classes, those of train/ and test/ together."""
+def _labelled(folder: str, left_out: LeftOut) -> list[tuple[str, str]]:
+    """Pictures below a folder and their classes, those of all splits together."""
     if not os.path.isdir(folder):
         raise UsageError(f"no folder at {folder or repr('')}; give one with a folder of pictures per class")
-    return [item for part in list_folder(Path(folder)).parts.values() for item in part]
+    return [item for part in list_folder(Path(folder), left_out).parts.values() for item in part]
 
 
 def _same(one: str, other: str) -> bool:

@@ -22,6 +22,7 @@ from dsh_cli.cli.shared import (
     option,
     show,
     status,
+    tell,
 )
 from dsh_cli.config import Among, Device, ProtocolName
 
@@ -129,6 +130,7 @@ def _measure_all(
         all_read = all_read and not measured.skipped
         for picture in measured.skipped:
             complain(f"{picture.path}: {picture.error}")
+        tell(measured.left_out)
         if not folders and comparison.among in (None, "all") and (held_out := len(run.held_out())):
             notice(f"{held_out} of {len(run.classes)} classes were held out of the training; see --classes", quiet)
     return evaluations, all_read

@@ -25,6 +25,7 @@ from dsh_cli.cli.shared import (
     form_of,
     print_table,
     status,
+    tell,
     write,
 )
 
@@ -54,10 +55,13 @@ def hash_pictures(
     run = find_run(model, quiet)
 
     from dsh_cli.network.encoding import encode_files
-    from dsh_cli.pictures import find
+    from dsh_cli.pictures.find import LeftOut, expand
 
-    found = find.expand(arguments(paths, null))
-    if not _show_all(encode_files(run.load_model(device), found, workers), form, quiet):
+    left_out = LeftOut()
+    found = expand(arguments(paths, null), left_out)
+    all_read = _show_all(encode_files(run.load_model(device), found, workers), form, quiet)
+    tell(left_out)
+    if not all_read:
         raise typer.Exit(1)
 
 

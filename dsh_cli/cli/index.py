@@ -26,6 +26,7 @@ from dsh_cli.cli.shared import (
     notice,
     option,
     show,
+    tell,
 )
 from dsh_cli.errors import UsageError
 from dsh_cli.show.console import Console
@@ -232,6 +233,7 @@ def _finish(report: Report, form: Form, quiet: bool = False) -> None:
         complain(f"{failure.path}: {failure.error}")
     for remedy in dict.fromkeys(failure.remedy for failure in report.failed if failure.remedy):
         notice(remedy, quiet)
+    tell(report.left_out)
     show(index_report(report), form)
     if report.failed:
         raise typer.Exit(1)

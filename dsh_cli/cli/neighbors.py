@@ -27,6 +27,7 @@ from dsh_cli.cli.shared import (
     option,
     show,
     status,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -99,7 +100,9 @@ def neighbors(
         complain(finder.database.note, "warning")
     if k is not None and k > len(finder.database):
         notice(f"the {finder.database.name} has only {len(finder.database):,} to choose from", quiet)
-    if not _show_all(finder.find(arguments(queries, null), device, workers), html, form, quiet):
+    all_read = _show_all(finder.find(arguments(queries, null), device, workers), html, form, quiet)
+    tell(finder.left_out)
+    if not all_read:
         raise typer.Exit(1)
 
 

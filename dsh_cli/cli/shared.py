@@ -24,6 +24,7 @@ from dsh_cli.show.views.shared import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from dsh_cli.pictures.find import LeftOut
     from dsh_cli.runs.run import Run
     from dsh_cli.show.views.shared import View
 
@@ -276,6 +277,12 @@ def complain(text: str, kind: Literal["error", "warning"] = "error", live: Conso
     """A line on stderr that says what is wrong, by the console of a live line if there is one."""
     style = "bold red" if kind == "error" else "bold yellow"
     (live or _live or Console(stderr=True)).print(Text.assemble((f"{kind}: ", style), _said(text)), soft_wrap=True)
+
+
+def tell(left_out: LeftOut) -> None:
+    """Lines on stderr that say what a search for pictures passed over."""
+    for line in left_out.lines():
+        complain(line, "warning")
 
 
 def _said(text: str) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dsh_cli.training.events import Listener
 
 _DEFAULT = TrainConfig()
+_LEFT_OUT = 3  # lines of what is left out of the data
 
 
 @app.command(
@@ -244,24 +245,14 @@ def _require_possible(config: TrainConfig, out: str | None, resume: str | None) 
 
 def _read_data(config: TrainConfig, quiet: bool) -> Splits:
     from dsh_cli.data.splits import load_splits
-    from dsh_cli.show.views.shared import listed
+    from dsh_cli.show.views.train import data_lines
 
     with status(quiet, "reading pictures") as progress:
         splits = load_splits(config, progress)
-    skipped = splits.train.skipped
-    for picture in skipped[:5]:
-        complain(f"{picture.path}: {picture.error}; left out", "warning")
-    if len(skipped) > 5:
-        more = len(skipped) - 5
-        complain(f"{more:,} more could not be read and {'is' if more == 1 else 'are'} left out", "warning")
-    counts = ", ".join(f"{len(names):,} {split}" for split, names in splits.names().items())
-    source = splits.train.source
-    where = source if source == config.data else f"{config.data} from {source}"
-    notice(f"{where}: {counts}", quiet)
-    if splits.unseen is not None:
-        held_out = [splits.unseen.classes[number] for number in sorted(set(splits.unseen.labels.tolist()))]
-        one = "; one class alone finds nothing but itself" if len(held_out) == 1 else ""
-        notice(f"held out of {len(splits.unseen.classes)} classes: {listed(held_out)}{one}", quiet)
+    for line in data_lines(config, splits):
+        notice(line, quiet)
+    for line in splits.left_out.lines(_LEFT_OUT):
+        complain(line, "warning")
     return splits
 
 

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
 from dsh_cli.config import SPLITS
-from dsh_cli.data.dataset import Skipped
 from dsh_cli.errors import DataError, reason
 from dsh_cli.files import open_regular
-from dsh_cli.pictures import find
+from dsh_cli.pictures.find import Kind, LeftOut, Search
+from dsh_cli.words import natural, nfc
 
 LABEL_FILES = (".csv", ".tsv", ".txt")
-_DIGITS = 1000  # of a class name that is a number: Python reads no more than 4,300
+# Folders of splits, and what a label file may call them, in small letters.
+_SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("validation", "val", "valid", "dev"), "validation"
+)
+# What a header may call each column, in small letters.
+_COLUMNS = {
+    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_name")
+    + ("img", "img_path", "picture"),
+    "label": ("label", "class", "category", "class_name", "label_name", "target"),
+    "split": ("split", "set", "subset", "partition"),
+}
+_HEAD = 512  # bytes by which the encoding of a label file is known
+_NAMED = 5  # folders in an error
 _SHOWN = 1000  # characters of what a line says, in an error
 
 
@@ -25,31 +41,94 @@ class Listing:
 
     source: str
     parts: Mapping[str, Sequence[tuple[str, str]]]
-    skipped: tuple[Skipped, ...] = ()  # class folders without pictures
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
-def list_folder(root: Path) -> Listing:
-    """A folder with a folder per class, with or without `train/` and `test/` above them.
+def list_folder(root: Path, left_out: LeftOut | None = None) -> Listing:
+    """A folder with a folder per class, at any depth, with or without such as `train/` and `test/` above these.
+
+    Args:
+        root: the folder.
+        left_out: told of what is left out; None: one of the listing's own.
 
     Raises:
-        DataError: there are no pictures, or no class folders.
+        DataError: there are no pictures, no class folders, or folders of splits beside others.
     """
-    root = root.absolute()
-    children = {entry.name for entry in _subfolders(root)}
-    has_parts = bool(children) and children <= {"train", "test"}
-    parts, skipped = {}, []
-    for part in SPLITS if has_parts else ("train",):
-        if not has_parts or part in children:
-            parts[part], empty = _labelled_files(root / part if has_parts else root)
-            skipped += empty
-    return Listing(str(root), parts, tuple(skipped))
+    left_out = left_out or LeftOut()
+    search = Search(root.absolute(), left_out)
+    folders, loose = search.listed(search.root)
+    by_split = _by_split(search.root, folders)
+    if not by_split:
+        return Listing(search.root, {"train": _labelled(search, search.root, folders, loose, left_out)}, left_out)
+    for path in loose:
+        left_out.add(Kind.LOOSE, path)
+    parts = {
+        split: _labelled(search, by_split[split], *search.listed(by_split[split]), left_out)
+        for split in SPLITS
+        if split in by_split
+    }
+    return Listing(search.root, parts, left_out)
+
+
+def _by_split(root: str, folders: Sequence[str]) -> dict[str, str]:
+    """The folder of each split; none where folders are of classes."""
+    splits = [(split, path) for path in folders if (split := _SPLIT_NAMES.get(_name(path).lower()))]
+    others = [_name(path) for path in folders if _name(path).lower() not in _SPLIT_NAMES]
+    if len(splits) == 1 and others and not _has_folders(splits[0][1]):
+        return {}  # a class, such as that of trains
+    by_split = dict(splits)
+    names = ", ".join(_name(path) for _, path in splits)
+    if len(by_split) < len(splits):
+        raise DataError(f"{root} has a split under two names, of {names}; move the pictures of one to the other")
+    if by_split and others:
+        seen = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED:,} more" if len(others) > _NAMED else "")
+        raise DataError(
+            f"{root} has folders of splits ({names}) beside others ({seen}), so which are classes? "
+            f"Move the others elsewhere, or train on {by_split.get('train', splits[0][1])} alone"
+        )
+    return by_split
+
+
+def _has_folders(path: str) -> bool:
+    with os.scandir(path) as entries:
+        return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
+
+
+def _name(path: str) -> str:
+    return nfc(os.path.basename(path))
+
+
+def _labelled(
+    search: Search, folder: str, folders: Sequence[str], loose: Sequence[str], left_out: LeftOut
+) -> list[tuple[str, str]]:
+    """Picture files below each class folder, at any depth, with their class."""
+    files: list[tuple[str, str]] = []
+    for path in folders:
+        found = [(file, _name(path)) for file in search.below(path)]
+        files += found
+        if not found:
+            left_out.add(Kind.EMPTY, path)
+    if not files:
+        if loose:
+            raise DataError(
+                f"{folder} holds pictures but no class folders; put those of each class in a folder of its own"
+            )
+        raise DataError(
+            "; ".join(
+                [f"no pictures under {folder}; a dataset is a folder with a folder of pictures per class"]
+                + left_out.lines()
+            )
+        )
+    for path in loose:
+        left_out.add(Kind.LOOSE, path)
+    return files
 
 
 def list_labels(file: Path) -> Listing:
     """A CSV file of `path,label` and optionally `split`: train, validation or test.
 
-    Paths are relative to the file. A first line that names the columns `path` and `label` is a header; columns may
-    then stand in any order, and others are ignored. A `.tsv` file has tabs between its columns.
+    Paths are relative to the file. A first line that names the columns is a header, see `_COLUMNS`; columns may then
+    stand in any order, and others are ignored. Between columns may be commas, semicolons or tabs.
 
     Raises:
         DataError: a line is malformed, or its picture is missing or named twice; the message gives its number.
@@ -61,88 +140,104 @@ def list_labels(file: Path) -> Listing:
         where = f"{file}, line {number}"
         if not label:
             raise DataError(f"{where}: no label for {path[-_SHOWN:]!r}; name its class, or remove the line")
-        if split not in ("", *SPLITS):
+        if split and split not in _SPLIT_NAMES:
             raise DataError(f"{where}: split {split[:_SHOWN]!r}; it is one of {', '.join(SPLITS)}, or empty for train")
-        path = os.path.normpath(file.parent / path)
-        if path in lines:
-            raise DataError(f"{where}: {path} stands in line {lines[path]} already; remove one of the two")
-        if not os.path.isfile(path):
-            raise DataError(f"{where}: no picture at {path[-_SHOWN:]}; paths are relative to the folder of the file")
-        lines[path] = number
-        parts.setdefault(split or "train", []).append((path, label))
+        there = _there(file.parent, path)
+        if there is None:
+            header = "" if lines else "; where this line is a header, it names the columns path and label"
+            raise DataError(
+                f"{where}: no picture at {os.path.join(file.parent, path)[-_SHOWN:]}; "
+                f"paths are relative to the folder of the file{header}"
+            )
+        if there in lines:
+            raise DataError(f"{where}: {there} stands in line {lines[there]} already; remove one of the two")
+        lines[there] = number
+        parts.setdefault(_SPLIT_NAMES[split] if split else "train", []).append((there, nfc(label)))
     if not parts:
         raise DataError(f"{file} names no pictures; each line is path,label")
     return Listing(str(file), parts)
 
 
+def _there(folder: Path, path: str) -> str | None:
+    """The file that a label file means: as it is written, as Windows writes it, or with letters in another form."""
+    for written in (path, path.replace("\\", "/")):
+        for form in (written, nfc(written), unicodedata.normalize("NFD", written)):
+            file = os.path.normpath(folder / form)
+            if os.path.isfile(file):
+                return file
+    return None
+
+
 def _label_rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
     """Line number, path, label and split of each row."""
     try:
-        # bytes that are not UTF-8 may be part of a path
-        opened = os.fdopen(open_regular(file), newline="", encoding="utf-8-sig", errors="surrogateescape")
+        opened = os.fdopen(open_regular(file), "rb")
     except OSError as error:
         raise DataError(f"{file} cannot be read ({reason(error)}); name another file of path,label") from error
-    with opened as text:
-        reader = csv.reader(text, "excel-tab" if file.suffix.lower() == ".tsv" else "excel", strict=True)
+    with opened, _decoded(file, opened) as text:
+        number = 0
         columns: dict[str, int] | None = None
         try:
+            first = next((line for line in text if line.strip()), "")
+            text.seek(0)
+            reader = csv.reader(text, delimiter=_delimiter(file, first), strict=True)
             for cells in reader:
+                number = reader.line_num
                 if not any(cell.strip() for cell in cells):
                     continue
                 if columns is None:
-                    head = {cell.strip().lower(): i for i, cell in reversed(list(enumerate(cells)))}
-                    columns = {name: head[name] for name in ("path", "label", "split") if name in head}
-                    if {"path", "label"} <= columns.keys():
+                    columns = _header(cells)
+                    if columns is not None:
                         continue
                     columns = {"path": 0, "label": 1, "split": 2}
                     if len(cells) > 3:
                         raise DataError(
-                            f"{file}, line {reader.line_num}: {len(cells)} columns without a header; "
+                            f"{file}, line {number}: {len(cells)} columns without a header; "
                             "name them in the first line: path,label[,split]"
                         )
                 fields = {name: cells[i].strip() for name, i in columns.items() if i < len(cells)}
                 if not fields.get("path") or "label" not in fields:
-                    raise DataError(
-                        f"{file}, line {reader.line_num}: {','.join(cells)[:_SHOWN]!r} is not path,label[,split]"
-                    )
-                yield reader.line_num, fields["path"], fields["label"], fields.get("split", "").lower()
-        except (OSError, csv.Error) as error:
-            raise DataError(f"{file}, line {reader.line_num}: {error}; each line is path,label") from error
+                    raise DataError(f"{file}, line {number}: {','.join(cells)[:_SHOWN]!r} is not path,label[,split]")
+                yield number, fields["path"], fields["label"], fields.get("split", "").lower()
+        except (OSError, csv.Error, UnicodeError) as error:
+            raise DataError(f"{file}, line {number + 1}: {error}; each line is path,label") from error
+
+
+def _decoded(file: Path, opened: BinaryIO) -> TextIO:
+    """The text of a file: UTF-8, with bytes that are not, for they may be of a path; or UTF-16, where it says so."""
+    head = opened.read(_HEAD)
+    opened.seek(0)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return io.TextIOWrapper(opened, "utf-16", newline="")
+    if head and not any(head[1::2]) or any(head) and not any(head[::2]):
+        raise DataError(f"{file} is UTF-16 without the mark that says so; save it as UTF-8")
+    return io.TextIOWrapper(opened, "utf-8-sig", "surrogateescape", newline="")
+
+
+def _delimiter(file: Path, line: str) -> str:
+    """What stands between columns: by which the first line is a header, or names a file that is there."""
+    usual = "\t,;" if file.suffix.lower() == ".tsv" else ",;\t"
+    for delimiter in usual:
+        try:
+            cells = next(csv.reader([line], delimiter=delimiter), [])
+        except csv.Error:  # that the first line says to whoever reads it
+            break
+        if _header(cells) or (len(cells) > 1 and _there(file.parent, cells[0].strip())):
+            return delimiter
+    return usual[0]
+
+
+def _header(cells: Sequence[str]) -> dict[str, int] | None:
+    """Where each column stands, if these name them; of two names for one, that which is first in `_COLUMNS`."""
+    places = {cell.strip().lower(): i for i, cell in reversed(list(enumerate(cells)))}
+    columns = {}
+    for column, names in _COLUMNS.items():
+        place = next((places[name] for name in names if name in places), None)
+        if place is not None:
+            columns[column] = place
+    return columns if {"path", "label"} <= columns.keys() else None
 
 
 def sort_classes(names: Iterable[str]) -> list[str]:
-    """Class names in order: as numbers where all of them are, else as text."""
-    found = list(names)
-    numeric = all(name.isdecimal() and len(name) <= _DIGITS for name in found)
-    return sorted(found, key=lambda name: (int(name), name) if numeric else (0, name))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _subfolders(root: Path) -> list[os.DirEntry[str]]:
-    real = root.resolve()
-    with os.scandir(root) as entries:
-        found = [entry for entry in entries if _is_folder(entry) and not entry.name.startswith(".")]
-    # a link to what it lies in would give every picture twice
-    return [e for e in found if not (e.is_symlink() and real.is_relative_to(Path(e.path).resolve()))]
-
-
-def _labelled_files(root: Path) -> tuple[list[tuple[str, str]], list[Skipped]]:
-    """Picture files below each class folder, at any depth, with their class; and the folders that have none."""
-    files: list[tuple[str, str]] = []
-    empty = []
-    for folder in sorted(_subfolders(root), key=lambda entry: entry.name):
-        found = [(path, folder.name) for path in find.find(folder.path)]
-        files += found
-        if not found:
-            empty.append(Skipped(folder.path, "folder without pictures"))
-    if not files:
-        if next(find.find(root), None) is None:
-            raise DataError(f"no pictures under {root}; a dataset is a folder with a folder of pictures per class")
-        raise DataError(f"{root} holds pictures but no class folders; put those of each class in a folder of its own")
-    return files, empty
+    """Class names in the order in which people count: 2 before 10, "item 2" before "item 10"."""
+    return sorted(names, key=natural)

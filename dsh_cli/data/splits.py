@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from dsh_cli.config import DATASETS, PROTOCOLS, SPLITS, UNSEEN, Augment, TrainConfig
-from dsh_cli.data.dataset import Dataset, Progress, in_order
+from dsh_cli.data.dataset import Dataset, Progress, Skipped, in_order
 from dsh_cli.data.listing import LABEL_FILES, Listing, list_folder, list_labels, sort_classes
 from dsh_cli.data.named import load_named
 from dsh_cli.errors import DataError, ImageError, UsageError
 from dsh_cli.files import expanded
 from dsh_cli.pictures import decode
 from dsh_cli.pictures.cache import PictureCache
+from dsh_cli.pictures.find import Kind, LeftOut
 from dsh_cli.pictures.reading import Intake, PictureFiles
 from dsh_cli.threads import default_workers
 
@@ -30,6 +31,7 @@ POOLED_QUERIES, POOLED_TRAIN = 1000, 5000  # pictures drawn from a whole set by 
 TEST_SHARE = 0.2  # of each class, where a set comes without a test part
 _AUGMENT: dict[str, Augment] = {"mnist": "digits", "digits": "digits"}  # all others: photos
 _READ_AT_ONCE = 64  # pictures between two looks at the progress
+_MEND = "bring readable ones in their place, or leave them out"
 _PROBED = 1000  # headers read to choose size and channels of a folder
 # Streams of random numbers, so that one seed serves all.
 _TEST_STREAM, _VALIDATION_STREAM, _POOL_STREAM, _CLASS_STREAM = 1, 2, 3, 4
@@ -44,6 +46,8 @@ class Splits:
     test: Dataset
     database: Dataset | None = None  # what a pooled protocol neither trains on nor looks up
     unseen: Dataset | None = None  # pictures of classes held out, which would have been trained on
+    given: tuple[str, ...] = ()  # splits that the data came with; the others were drawn from "train"
+    left_out: LeftOut = field(default_factory=LeftOut)  # of folders and label files
 
     def parts(self) -> dict[str, Dataset]:
         """The splits there are, by name."""
@@ -67,17 +71,18 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
         from dsh_cli.network.presets import preset
 
         config = replace(config, image_size=preset(config.backbone).image_size)
-    validation = None
+    validation, left_out = None, LeftOut(os.path.abspath(config.data))
     if config.data in DATASETS:
         train, test = load_named(config)
     elif os.path.isdir(config.data):
-        train, validation, test = _load_listing(list_folder(Path(config.data)), config, progress)
+        train, validation, test = _load_listing(list_folder(Path(config.data), left_out), config, progress)
     elif os.path.lexists(config.data):
         if Path(config.data).suffix.lower() not in LABEL_FILES:
             raise DataError(
                 f"{config.data} is a file; training takes a folder with a folder per class, or a CSV file of path,label"
             )
-        train, validation, test = _load_listing(list_labels(Path(config.data)), config, progress)
+        listing = replace(list_labels(Path(config.data)), left_out=left_out)
+        train, validation, test = _load_listing(listing, config, progress)
     elif os.path.isabs(config.data):
         raise DataError(
             f"there is no folder or file {config.data} any more; move the pictures back, or train on those at their "
@@ -89,6 +94,7 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
             f"Named sets: {', '.join(DATASETS)}; or give a folder with a folder per class, or a CSV file of path,label"
         )
     _require_learnable(train, test is not None)
+    given = tuple(name for name, part in zip(SPLITS, (train, validation, test), strict=True) if part is not None)
     skipped = train.skipped
     database = None
     if PROTOCOLS[config.protocol].pooled:
@@ -107,7 +113,7 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
         validation = validation.take(~np.isin(validation.labels, drawn))
         of_them = np.isin(train.labels, drawn)
         unseen, train = train.take(of_them), train.take(~of_them)
-    return Splits(replace(train, skipped=skipped), validation, test, database, unseen)
+    return Splits(replace(train, skipped=skipped), validation, test, database, unseen, given, left_out)
 
 
 def default_augment(data: str) -> Augment:
@@ -132,13 +138,21 @@ def _load_listing(
                 f"{path} is of class {label!r}, which has no pictures to train on; rename the class, or leave it out"
             )
     paths = tuple(path for path, _, _ in files)
+    part_of = np.array([part for _, _, part in files])
     pictures = _picture_files(listing.source, paths, config)
+    for name, of_part in listing.parts.items():
+        _probe(f"the {name} pictures of {listing.source}", [path for path, _ in of_part], enough=1)
     labels = np.array([numbers[label] for _, label, _ in files], np.int64)
-    everything = Dataset(pictures, labels, classes, paths, listing.source, listing.skipped)
+    everything = Dataset(pictures, labels, classes, paths, listing.source)
     readable = np.ones(len(paths), bool)
     if _fits(pictures.shape, config):
         everything, readable = _into_memory(everything, progress)
-    part_of = np.array([part for _, _, part in files])
+        for picture in everything.skipped:
+            listing.left_out.add(Kind.UNREADABLE, picture.path, picture.error)
+        for name in listing.parts:  # of which the headers could be read
+            if not readable[part_of == name].any():
+                why = "; ".join(listing.left_out.lines(1))
+                raise DataError(f"none of the {name} pictures of {listing.source} can be read ({why}); {_MEND}")
 
     def part(name: str) -> Dataset:
         return replace(everything.take(readable & (part_of == name)), skipped=everything.skipped)
@@ -149,7 +163,7 @@ def _load_listing(
 
 def _picture_files(source: str, paths: tuple[str, ...], config: TrainConfig) -> PictureFiles:
     """The files as pictures of one size and colour, chosen from their headers where the request leaves them open."""
-    shapes = _probe(source, paths)
+    shapes = _probe(f"the pictures of {source}", paths)
     size = config.image_size
     if size is None:
         side = int(np.median([min(shape.width, shape.height) for shape in shapes]))
@@ -166,16 +180,19 @@ def _fits(shape: tuple[int, ...], config: TrainConfig) -> bool:
     return math.prod(shape) <= config.memory * 2**30
 
 
-def _probe(source: str, paths: Sequence[str]) -> list[decode.Shape]:
-    """Headers of pictures spread evenly over `paths`; those that cannot be read are left out."""
-    shapes, reason = [], ""
+def _probe(what: str, paths: Sequence[str], enough: int | None = None) -> list[decode.Shape]:
+    """Headers of pictures spread evenly over `paths`, of all or of `enough`; those that cannot be read are left out."""
+    shapes: list[decode.Shape] = []
+    reason = ""
     for path in paths[:: max(1, len(paths) // _PROBED)]:
+        if len(shapes) == enough:
+            break
         try:
             shapes.append(decode.probe(path))
         except ImageError as error:
             reason = reason or f"{path}: {error}"
     if not shapes:
-        raise DataError(f"none of the pictures of {source} can be read ({reason})")
+        raise DataError(f"none of {what} can be read ({reason}); {_MEND}")
     return shapes
 
 
@@ -183,7 +200,7 @@ def _into_memory(dataset: Dataset, progress: Progress | None) -> tuple[Dataset, 
     """The dataset with its pictures as an array, and which of them (n,) could be read."""
     pixels = np.zeros(dataset.images.shape, np.uint8)
     readable = np.zeros(len(dataset), bool)
-    skipped = list(dataset.skipped)
+    skipped: list[Skipped] = []
     done = 0
     for batch in dataset.read(in_order(len(dataset), _READ_AT_ONCE)):
         pixels[batch.rows] = batch.images

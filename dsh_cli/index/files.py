@@ -19,6 +19,7 @@ from dsh_cli.index.rows import Entry, Known
 from dsh_cli.index.schema import DIGEST
 from dsh_cli.pictures import decode
 from dsh_cli.pictures.decode import Picture
+from dsh_cli.words import nfc
 
 _SHARE = 0.1  # of the pictures of an index: a folder with more of them is not taken out unasked
 
@@ -98,7 +99,7 @@ def _folder_label(root: str, name: str) -> str:
     """The first folder below the path given; for a file, or one right in the folder given, the folder it is in."""
     absolute = os.path.abspath(name)
     below = Path(os.path.relpath(absolute, os.path.abspath(root))).parts
-    return below[0] if len(below) > 1 else Path(absolute).parent.name
+    return nfc(below[0] if len(below) > 1 else Path(absolute).parent.name)
 
 
 def key_of(path: str, relative_to: str | None) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,8 +24,8 @@ from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_
 from dsh_cli.index.rows import Counts, Entry, Failure, Known, Writer, among
 from dsh_cli.index.schema import DIGEST, fixed
 from dsh_cli.index.table import Damage, Table
-from dsh_cli.pictures import find
 from dsh_cli.pictures.decode import Picture
+from dsh_cli.pictures.find import LeftOut, expand
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,6 +72,7 @@ class Report:
     digests: bool = True  # whether each row carries one, by which damage shows
     failed: tuple[Failure, ...] = ()
     repaired: tuple[Failure, ...] = ()  # what `verify` found, and mended
+    left_out: LeftOut = field(default_factory=LeftOut)  # of folders that pictures were added from
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ class Index:
             net = run.load_model(device)
             writer = Writer(self._table, run.model.bits, run.fingerprint, commit_rows)
             known, seen = Known(self._table), set[int]()
-            total = sum(1 for _ in find.expand(given)) if progress else 0
+            total = sum(1 for _ in expand(given)) if progress else 0
 
             from dsh_cli.network.encoding import Encoder
 
@@ -240,7 +241,8 @@ class Index:
             def read(named: tuple[str, str]) -> tuple[Found, Picture | None]:
                 return look_at(*named, known, relative_to, labeller, encoder.size, encoder.channels)
 
-            files = ((root, name) for root in given for name in find.expand([root]))
+            left_out = LeftOut()
+            files = ((root, name) for root in given for name in expand([root], left_out))
             try:
                 for done, ((_, name), found, packed) in enumerate(encoder.each(files, read, workers), 1):
                     if found.entry is None:
@@ -261,7 +263,7 @@ class Index:
                 raise
             writer.commit()
             self._table.tidy()
-            return self._report(writer.counts)
+            return replace(self._report(writer.counts), left_out=left_out)
 
     def add_codes(
         self, batches: Iterable[ReadyCodes], bits: int, model: str, waiting: Callable[[], None] | None = None

@@ -50,6 +50,14 @@ _GAP = rb"(\s|#[^\r\n]{0,200}[\r\n]){1,9}"
 _PLAIN_PPM = re.compile(rb"P(4%b\d{1,9}%b\d{1,9}|[56]%b\d{1,9}%b\d{1,9}%b255)\s" % ((_GAP,) * 5))
 
 
+RAW_SUFFIXES = frozenset((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"))  # STUB
+
+
+def looks_like_picture(head: bytes) -> str | None:  # STUB
+    """STUB."""
+    return "PNG" if head.startswith(b"\x89PNG") else "JPEG" if head.startswith(JPEG) else None
+
+
 @dataclass(frozen=True)
 class Shape:
     """What a picture's header says."""

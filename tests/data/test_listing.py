@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dsh_cli.data.listing import Listing, list_labels, sort_classes
+from dsh_cli.data.listing import Listing, list_folder, list_labels, sort_classes
 from dsh_cli.errors import DataError
+from dsh_cli.pictures.find import Kind
 
 PICTURES = ("a.png", "b c.png", "d,e.png", 'f".png', "g/h.png", "ä.png", "new\nline.png")
 FILE = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -92,7 +93,18 @@ def test_any_file_names_pictures_that_are_there_or_is_refused(folder: Path, cont
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"a.png,x\nb.png,y\n", "labels.csv, line 2: no picture at"),
+        (
+            b"a.png,x\nb.png,y\n",
+            "labels.csv, line 2: no picture at .*b.png; paths are relative to the folder of the file$",
+        ),
+        (
+            b"fichier,classe\na.png,x\n",
+            "line 1: no picture at .*; where this line is a header, it names the columns path",
+        ),
+        ("path,label\na.png,x\n".encode("utf-16-le"), "labels.csv is UTF-16 without the mark .*; save it as UTF-8"),
+        ("path,label\na.png,x\n".encode("utf-16-be"), "labels.csv is UTF-16 without the mark"),
+        ("path,label\na.png,x\n".encode("utf-16")[:-1], "line 2: .*truncated data; each line is"),
+        (b"\xff\xfe\x00\xd8a\x00", "line 1: .*illegal UTF-16 surrogate"),
         (b"a.png,x\n./g/../a.png,y\n", "line 2: .*a.png stands in line 1 already"),
         (b"a.png,x\n\n  ,\nb c.png,\n", "line 4: no label for 'b c.png'"),
         (b"a.png,x,all\n", "line 1: split 'all'; it is one of train, validation, test, or empty"),
@@ -117,15 +129,101 @@ def test_columns_stand_in_any_order_under_a_header(folder: Path) -> None:
     assert found.parts == {"test": [(f"{folder}/a.png", "cat")], "train": [(f"{folder}/ä.png", "dog")]}
 
 
+@pytest.mark.parametrize("header", ["filename,class", "image,label,SET", "file,Category,more", "img_path,target", None])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with a mark"])
+def test_label_files_as_people_and_programs_write_them(
+    folder: Path, header: str | None, delimiter: str, encoding: str
+) -> None:
+    rows = [header] * bool(header) + ["a.png,caf\u00e9", "g\\h.png,cafe\u0301", "a\u0308.png,x"]
+    text = "".join(f"{row}\r\n" for row in rows).replace(",", delimiter)
+    data = ("\ufeff" + text).encode("utf-16-le") if "mark" in encoding else text.encode(encoding)
+    found = listed(folder, data)
+    assert isinstance(found, Listing), found
+    assert found.parts == {  # one class, in whichever form of Unicode, and the file whose name is in the other form
+        "train": [(f"{folder}/a.png", "caf\u00e9"), (f"{folder}/g/h.png", "caf\u00e9"), (f"{folder}/\u00e4.png", "x")]
+    }
+
+
+def test_of_two_names_for_a_column_the_commoner_is_taken(folder: Path) -> None:
+    found = listed(folder, b"category,image,label,path,partition\nc,none.png,x,a.png,Dev\n")
+    assert isinstance(found, Listing) and found.parts == {"validation": [(f"{folder}/a.png", "x")]}
+
+
+def made(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["train/a/1.png", "test/a/2.png"], {"train": ["a"], "test": ["a"]}),
+        (["Train/a/1.png", "VAL/a/2.png", "Testing/b/3.png"], {"train": ["a"], "validation": ["a"], "test": ["b"]}),
+        (["training/a/1.png", "dev/a/2.png"], {"train": ["a"], "validation": ["a"]}),
+        (["train/a/1.png", "valid/a/2.png", "__MACOSX/a/3.png", ".git/x/4.png"], {"train": ["a"], "validation": ["a"]}),
+        (["train/a/1.png", "validation/train/2.png"], {"train": ["a"], "validation": ["train"]}),
+        (["bus/1.png", "train/2.png", "tram/3.png"], {"train": ["bus", "train", "tram"]}),  # that on rails
+        (["item 10/1.png", "item 2/2.png"], {"train": ["item 10", "item 2"]}),
+        (["train/caf\u00e9/1.png", "test/cafe\u0301/2.png"], {"train": ["caf\u00e9"], "test": ["caf\u00e9"]}),
+        (["caf\u00e9/1.png", "cafe\u0301/2.png", "x/3.png"], {"train": ["caf\u00e9", "caf\u00e9", "x"]}),
+    ],
+)
+def test_splits_are_known_by_the_names_that_people_give_them(
+    tmp_path: Path, paths: list[str], expected: dict[str, list[str]]
+) -> None:
+    found = list_folder(made(tmp_path, *paths))
+    assert {split: sorted(label for _, label in part) for split, part in found.parts.items()} == expected
+    assert not found.left_out.counts
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        (
+            ["train/a/1.png", "test/a/2.png", "annotations/x.xml"],
+            r"folders of splits \(test, train\) beside others \(annotations\), so which are classes\? Move the others",
+        ),
+        (["train/a/1.png", "a/2.png", "b/3.png"], r"\(train\) beside others \(a, b\).*or train on .*/train alone"),
+        (["train/1.png", "test/2.png", "x/3.png"], r"\(test, train\) beside others \(x\).*/train alone$"),
+        (["train/a/1.png", *(f"c{i}/{i}.png" for i in range(9))], r"\(c0, c1, c2, c3, c4 and 4 more\)"),
+        (["train/a/1.png", "val/a/2.png", "Dev/a/3.png"], "a split under two names, of Dev, train, val"),
+        (["train/1.png", "test/2.png"], "train holds pictures but no class folders"),
+        (["a.png", "b.png"], "holds pictures but no class folders"),
+        (
+            ["x/IMG_1.CR2", "x/IMG_2.CR2"],
+            "no pictures under .*; left out: 1 class folder without .*; left out: 2 camera",
+        ),
+        (["notes.txt"], "no pictures under"),
+    ],
+)
+def test_folders_that_can_be_understood_in_two_ways_are_refused(tmp_path: Path, paths: list[str], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        list_folder(made(tmp_path, *paths))
+
+
+def test_pictures_beside_class_folders_are_left_out_and_told(tmp_path: Path) -> None:
+    found = list_folder(made(tmp_path, "0.png", "train/1.png", "train/a/2.png", "test/a/3.png", "test/4.png"))
+    assert found.parts == {"train": [(f"{tmp_path}/train/a/2.png", "a")], "test": [(f"{tmp_path}/test/a/3.png", "a")]}
+    assert found.left_out.counts == {Kind.LOOSE: 3}
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text("0123456789٣²a", min_size=1, max_size=3) | st.integers(0, 2000).map(str), unique=True))
 @example(["1" * 5000, "2"])  # more digits than int() reads
 @example(["10", "9", "09", "009"])
 @example(["²", "1"])
-def test_classes_are_sorted_as_numbers_where_all_are_numbers(names: list[str]) -> None:
+def test_classes_are_sorted_as_people_count(names: list[str]) -> None:
     found = sort_classes(names)
     assert sorted(found) == sorted(names) and sort_classes(reversed(names)) == found
     if all(name.isdecimal() and len(name) < 100 for name in names):
         assert [int(name) for name in found] == sorted(int(name) for name in names)
-    else:
-        assert found == sorted(names)
+    assert sort_classes(["item 10", "Item 2", "item 2", "1" * 5000, "9"]) == [
+        "9",
+        "1" * 5000,
+        "Item 2",
+        "item 2",
+        "item 10",
+    ]

@@ -270,6 +270,9 @@ def test_unreadable_pictures_are_left_out_and_reported(photos: Path) -> None:
     assert [(skip.path, skip.error) for skip in splits.train.skipped] == [
         (str(photos / "apple" / "broken.png"), "not a picture, or of a format Pillow does not know")
     ]
+    assert splits.left_out.lines() == [
+        f"left out: 1 unreadable picture, apple/broken.png ({splits.train.skipped[0].error})"
+    ]
     assert not any("broken" in name for names in splits.names().values() for name in names)
 
 
@@ -294,10 +297,34 @@ def test_a_folder_linked_into_itself_is_no_class(photos: Path) -> None:
 def test_class_folders_without_pictures_are_named(photos: Path) -> None:
     (photos / "cherry").mkdir()
     splits = load_splits(TrainConfig(data=str(photos)))
-    assert [(skip.path, skip.error) for skip in splits.train.skipped] == [
-        (str(photos / "cherry"), "folder without pictures")
-    ]
+    assert splits.left_out.lines() == ["left out: 1 class folder without pictures, cherry"]
     assert splits.train.classes == ("apple", "pear", "plum")
+
+
+@pytest.mark.parametrize("memory", [2.0, 0.0])
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_a_split_without_a_readable_picture_is_told_before_the_training(
+    photos: Path, tmp_path: Path, part: str, memory: float
+) -> None:
+    """Such as pointers of Git LFS, which a clone without it has in their place."""
+    for name in ("train", "val", "test"):
+        shutil.copytree(photos, tmp_path / "set" / name)
+    config = TrainConfig(data=str(tmp_path / "set"), memory=memory, cache="off")
+    load_splits(config)
+    for path in (tmp_path / "set" / part).rglob("*.png"):
+        path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    split = {"val": "validation"}.get(part, part)
+    with pytest.raises(DataError, match=f"none of the {split} pictures of .*/set can be read .*{part}/.*not a picture"):
+        load_splits(config)
+
+
+def test_a_split_of_damaged_pictures_is_told_before_the_training(photos: Path, tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        shutil.copytree(photos, tmp_path / "set" / name)
+    for path in (tmp_path / "set" / "test").rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:80])  # of which the header is whole
+    with pytest.raises(DataError, match="none of the test pictures of .*18 unreadable pictures, first test/.*damaged"):
+        load_splits(TrainConfig(data=str(tmp_path / "set")))
 
 
 # Label files
