@@ -299,6 +299,8 @@ def _hold_out(labels: NDArray[np.int64], counts: NDArray[np.int64], seed: list[i
     """A random mask (n,) with `counts[c]` pictures of each class c."""
     rng = np.random.default_rng(seed)
     mask = np.zeros(len(labels), bool)
-    for label, count in enumerate(counts):
-        mask[rng.permutation(np.flatnonzero(labels == label))[:count]] = True
+    by_class = np.argsort(labels, kind="stable")  # rows, those of a class side by side and in order
+    places = np.searchsorted(labels[by_class], np.arange(len(counts) + 1))
+    for begin, end, count in zip(places[:-1], places[1:], counts, strict=True):
+        mask[rng.permutation(by_class[begin:end])[:count]] = True
     return mask

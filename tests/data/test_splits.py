@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -17,7 +19,7 @@ from dsh_cli.config import TrainConfig
 from dsh_cli.data import download
 from dsh_cli.data import named as named_sets
 from dsh_cli.data.listing import list_folder, list_labels
-from dsh_cli.data.splits import Splits, load_splits
+from dsh_cli.data.splits import Splits, _hold_out, load_splits
 from dsh_cli.errors import DataError, UsageError
 from tests.support.values import in_memory, there
 
@@ -505,3 +507,18 @@ def test_a_pipe_in_place_of_a_label_file_is_not_waited_for(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "labels.csv")
     with pytest.raises(DataError, match="labels.csv cannot be read .not a regular file"):
         load_splits(TrainConfig(data=str(tmp_path / "labels.csv")))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 12), max_size=60), st.lists(st.integers(0, 8), max_size=14), st.integers(0, 2**63))
+def test_the_same_pictures_are_held_out_as_by_a_look_at_all_for_each_class(
+    classes: list[int], wanted: list[int], seed: int
+) -> None:
+    labels = np.array(classes, np.int64)
+    counts = np.array((wanted + [0] * 14)[: labels.max(initial=-1) + 1], np.int64)
+    rng, expected = np.random.default_rng([seed, 1]), np.zeros(len(labels), bool)
+    for label, count in enumerate(counts):
+        expected[rng.permutation(np.flatnonzero(labels == label))[:count]] = True
+    found = _hold_out(labels, counts, [seed, 1])
+    assert found.dtype == bool and (found == expected).all()
+    assert (np.bincount(labels[found], minlength=len(counts)) == np.minimum(counts, np.bincount(labels))).all()
