@@ -258,6 +258,8 @@ def _jpeg_orientation(data: bytes) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "HEIF":  # turned by the properties of its file, besides which EXIF counts for nothing
+        return 1
     try:
         value = image.getexif().get(_EXIF_ORIENTATION)
     except Exception:  # hostile EXIF: the pixels are sound, so the picture counts as upright

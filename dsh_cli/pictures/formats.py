@@ -52,7 +52,8 @@ def looks_like_picture(head: bytes) -> str | None:
         return None
     if _HEIF.match(head):
         return "HEIF"
-    return next((name for name, accept in _accepts() if accept(head) is True), None)
+    padded = head.ljust(HEAD, b"\0")  # some look at bytes that are not there
+    return next((name for name, accept in _accepts() if accept(padded) is True), None)
 
 
 def is_raw(path: str | os.PathLike[str], head: bytes) -> bool:
