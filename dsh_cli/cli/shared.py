@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from dsh_cli.config import Device
 from dsh_cli.errors import DISK_FULL, DshError, UsageError, lacking_memory, lacking_space, reason, worded
+from dsh_cli.pictures import guesses
 from dsh_cli.show.console import Console
 from dsh_cli.show.views.shared import printable
 
@@ -121,7 +122,27 @@ Model = Annotated[
 ]
 Format = Annotated[Form | None, option("How to print the result.", "table on a terminal, plain in a pipe", "--format")]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notices; errors only.")]
+
+
+def _tell_guesses(ctx: typer.Context, quiet: bool) -> bool:
+    """At the end of a command, say what was guessed of the pictures that it read."""
+
+    def tell() -> None:
+        if made := guesses.take():
+            more = f" and {len(made) - 3} others" if len(made) > 3 else ""
+            notice(
+                f"files of pictures do not say which samples are black and white; from the samples: "
+                f"{', '.join(made[:3])}{more} (see docs/pictures.md)",
+                quiet,
+            )
+
+    ctx.call_on_close(tell)
+    return quiet
+
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress, no notices; errors only.", callback=_tell_guesses)
+]
 Null = Annotated[bool, typer.Option("--null", "-0", help="The list on standard input is NUL-separated.")]
 Where = Annotated[Device, typer.Option("--device", help="Where to compute.")]
 Workers = Annotated[int | None, option("Threads that decode pictures.", "one a processor", "--workers", min=1)]

@@ -15,13 +15,13 @@ from PIL import Image
 
 from dsh_cli.errors import ImageError, reason
 from dsh_cli.files import open_regular
-from dsh_cli.pictures import decoders, worker
+from dsh_cli.pictures import decoders, formats, worker
 from dsh_cli.pictures.decoders import Picture as Picture
 from dsh_cli.pictures.decoders import Shape as Shape
 
 MAX_BYTES = 1 << 28  # of a file: as much again is taken by its pixels, four times over
 THUMBNAIL = 48  # pixels, the longest side of a stored thumbnail
-INTAKE = 1  # raised when the same file comes to give other pixels, so that caches of them are not mixed
+INTAKE = 2  # raised when the same file comes to give other pixels, so that caches of them are not mixed
 _one_large = Lock()  # held while one is in memory
 
 
@@ -29,8 +29,10 @@ def read(path: str | os.PathLike[str], size: int, channels: int) -> Picture:
     """Read a picture file as the network expects it.
 
     The largest centred square is taken and resized to `size`. Transparency is laid over white, colour
-    becomes luma where one channel is asked for, grey is repeated where three are, and 16-bit samples keep
-    their high byte. Of an animation the first frame counts.
+    becomes luma where one channel is asked for, and grey is repeated where three are. Samples of more than eight
+    bits, signed ones and floats are brought to eight by the range that the file says they have, or else by their
+    own (see `ranges.of`); full 16 bits keep their high byte. Of an animation the first frame counts, of HEIF the
+    primary picture.
 
     Ordinary files are decoded here; all others, and what is damaged, in a process of its own, with bounds on its
     time and memory (see `worker`).
@@ -105,6 +107,8 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         raise ImageError(reason(error)) from error
     if not data:
         raise ImageError("empty file")
+    if formats.is_raw(path, data[: formats.HEAD]):
+        raise ImageError(formats.RAW_NOT_READ)
     return data
 
 

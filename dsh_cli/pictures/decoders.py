@@ -14,10 +14,12 @@ from functools import cache
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError, _imaging
+from PIL import Image, ImageFile, UnidentifiedImageError, _imaging
 
 from dsh_cli.bounded import TOO_MUCH_MEMORY
 from dsh_cli.errors import ImageError, reason
+from dsh_cli.pictures import depth, formats
+from dsh_cli.pictures.formats import looks_like_picture as looks_like_picture
 
 Picture = NDArray[np.uint8]  # (size, size, channels)
 Room = Callable[[int], AbstractContextManager[object]]  # held while a picture of so many pixels is in memory
@@ -27,17 +29,14 @@ LARGE = 1 << 24  # pixels from which pictures are decoded one at a time
 JPEG = b"\xff\xd8"  # how one begins
 _EXIF_ORIENTATION = 0x0112
 _WHITE = (255, 255, 255, 255)
-# Pillow would start another program for these (EPS), leave them to one (the others), or open any format
-# inside (IPTC); a picture must not decide what runs here.
-_REFUSED = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
 # Pixels at most of Pillow's decoders in Python, by which a few bytes become pixels for minutes.
 _SLOW = {"bmp_rle": 1 << 24, "dds_rgb": 1 << 24, "fits_gzip": 1 << 22}
 _MAX_WEBP = 1 << 26  # pixels: more take more than 1 GiB, which libwebp calls "could not create decoder object"
 _MAX_SCANS = 1 << 31  # pixels of a JPEG times its scans, some seconds; it usually has one scan or ten
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # of a JPEG: what has a length, and the end
-_BAND = 1024  # rows of a large picture converted at once
 # Bytes, and pixels, of what is ordinary: decoding costs at most 4 s and 768 MiB, seen for the worst of each format.
 _ORDINARY = 1 << 26
+_DNG_VERSION = 50706  # a tag of TIFF
 _SEGMENTS = 256  # of an ordinary JPEG, before its pixels
 _PNG, _CHUNK = b"\x89PNG\r\n\x1a\n", struct.Struct(">I4s")
 _PLAIN_CHUNKS = frozenset(  # small ones, beside the pixels
@@ -48,14 +47,6 @@ _PLAIN_BMP = re.compile(rb"BM.{12}(\x0c|[\x28\x34\x38\x40\x6c\x7c]\0\0\0.{12}[\0
 _GAP = rb"(\s|#[^\r\n]{0,200}[\r\n]){1,9}"
 # Binary, of one or eight bits, with short comments at most.
 _PLAIN_PPM = re.compile(rb"P(4%b\d{1,9}%b\d{1,9}|[56]%b\d{1,9}%b\d{1,9}%b255)\s" % ((_GAP,) * 5))
-
-
-RAW_SUFFIXES = frozenset((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"))  # STUB
-
-
-def looks_like_picture(head: bytes) -> str | None:  # STUB
-    """STUB."""
-    return "PNG" if head.startswith(b"\x89PNG") else "JPEG" if head.startswith(JPEG) else None
 
 
 @dataclass(frozen=True)
@@ -82,8 +73,8 @@ def ordinary(data: bytes, size: int, channels: int, room: Room) -> Picture | Non
         return None
     if data.startswith(JPEG):
         return jpeg(data, size, channels, room, _ORDINARY)
-    formats = _ordinary_formats(data)
-    return by_pillow(data, size, channels, room, formats, _ORDINARY) if formats else None
+    allowed = _ordinary_formats(data)
+    return by_pillow(data, size, channels, room, allowed, _ORDINARY) if allowed else None
 
 
 def shape(data: bytes) -> Shape:
@@ -101,8 +92,8 @@ def ordinary_shape(data: bytes) -> Shape | None:
         except ValueError:
             return None
         return Shape(width, height, grey=colorspace == "Gray") if height * width <= MAX_PIXELS else None
-    formats = _ordinary_formats(data)
-    return _shape(_open(data, formats)) if formats else None
+    allowed = _ordinary_formats(data)
+    return _shape(_open(data, allowed)) if allowed else None
 
 
 def _shape(opened: Image.Image) -> Shape:
@@ -153,18 +144,18 @@ def by_pillow(
     size: int,
     channels: int,
     room: Room,
-    formats: tuple[str, ...] | None = None,
+    allowed: tuple[str, ...] | None = None,
     most: int = MAX_PIXELS,
 ) -> Picture | None:
-    """A picture of one of the formats, or of any; None if it has more than `most` pixels."""
-    with _open(data, formats) as image:
+    """A picture of one of the formats allowed, or of any; None if it has more than `most` pixels."""
+    with _open(data, allowed) as image:
         if image.width * image.height > most:
             return None
         with room(image.width * image.height):
             try:
-                image.load()
+                loaded = depth.load(image, data, lambda: _open(data, allowed))
                 orientation = _orientation(image)
-                square = _resize(_convert(image, channels), size)
+                square = _resize(_convert(loaded, channels), size)
             except MemoryError as error:
                 raise ImageError(TOO_MUCH_MEMORY) from error
             except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
@@ -172,22 +163,33 @@ def by_pillow(
     return _orient(square.reshape(size, size, channels), orientation)
 
 
-def _open(data: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
+def _open(data: bytes, allowed: tuple[str, ...] | None = None) -> ImageFile.ImageFile:
     _hush()
     if _webp_pixels(data) > _MAX_WEBP:
         raise ImageError(_too_large(_MAX_WEBP))
+    head = data[: formats.HEAD]
+    if head[4:8] == b"ftyp":
+        _read_heif()
+    elif head[:2] in (b"II", b"MM"):
+        depth.more_of_tiff()
+    if formats.is_raw("", head):
+        raise ImageError(formats.RAW_NOT_READ)
     try:
-        image = Image.open(io.BytesIO(data), formats=formats)
+        image = Image.open(io.BytesIO(data), formats=allowed)
     except UnidentifiedImageError as error:
-        raise ImageError("not a picture, or of a format Pillow does not know") from error
+        kind = looks_like_picture(head)
+        message = f"a {kind} file that is damaged, or of a kind that is not read; save it anew, as JPEG or PNG"
+        raise ImageError(message if kind else "not a picture, or of a format Pillow does not know") from error
     except Image.DecompressionBombError as error:
         raise ImageError(_too_large()) from error
     except MemoryError as error:
         raise ImageError(TOO_MUCH_MEMORY) from error
     except Exception as error:  # as in `by_pillow`: a damaged header can raise nearly anything
         raise ImageError(f"damaged or truncated picture ({reason(error)})") from error
-    if image.format in _REFUSED:
+    if image.format in formats.REFUSED:
         raise ImageError(f"{image.format} files are not read")
+    if _DNG_VERSION in depth.tags_of(image):  # what is opened is the small preview
+        raise ImageError(formats.RAW_NOT_READ)
     limit = min([_SLOW.get(tile[0], MAX_PIXELS) for tile in getattr(image, "tile", ())], default=MAX_PIXELS)
     if image.width * image.height > limit:
         raise ImageError(_too_large(limit))
@@ -208,6 +210,14 @@ def _webp_pixels(data: bytes) -> int:
         case b" ":  # with two bits of scale above each size
             return (int.from_bytes(head[26:28], "little") & 0x3FFF) * (int.from_bytes(head[28:30], "little") & 0x3FFF)
     return 0
+
+
+@cache
+def _read_heif() -> None:
+    """Let Pillow open HEIC and HEIF: one thread, for each has its memory, and only the picture itself."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
 
 
 @cache
@@ -267,6 +277,8 @@ def _jpeg_orientation(data: bytes) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "HEIF":  # turned by the properties of its file, besides which EXIF counts for nothing
+        return 1
     try:
         value = image.getexif().get(_EXIF_ORIENTATION)
     except Exception:  # hostile EXIF: the pixels are sound, so the picture counts as upright
@@ -275,26 +287,17 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _convert(image: Image.Image, channels: int) -> Image.Image:
-    """Bring any Pillow mode to 8-bit grey or RGB."""
+    """Bring any Pillow mode of eight bits to grey or RGB."""
     mode = "L" if channels == 1 else "RGB"
     if image.mode == mode and not image.has_transparency_data:
         return image
-    scale = 1.0
-    if image.mode == "F":  # floats hold either 0 to 1 or 0 to 255
-        scale = 255.0 if np.nan_to_num(np.asarray(image), posinf=0, neginf=0).max() <= 1 else 1.0
     converted = Image.new(mode, image.size)
-    for top in range(0, image.height, _BAND):
-        box = (0, top, image.width, min(top + _BAND, image.height))
-        converted.paste(_to_eight_bits(image.crop(box), scale).convert(mode), box)
+    for box in depth.boxes(image):
+        converted.paste(_on_white(image.crop(box)).convert(mode), box)
     return converted
 
 
-def _to_eight_bits(image: Image.Image, scale: float) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit, or 32-bit holding 16: keep the high byte
-        return Image.fromarray((np.clip(np.asarray(image), 0, 0xFFFF) >> 8).astype(np.uint8))
-    if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image), posinf=0, neginf=0)
-        return Image.fromarray((np.clip(values, 0, 255 / scale) * scale).astype(np.uint8))
+def _on_white(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         premultiplied = {"La": "LA", "RGBa": "RGBA"}
         image = image.convert(premultiplied.get(image.mode, image.mode)).convert("RGBA")

@@ -12,9 +12,8 @@ from pathlib import Path
 from PIL import Image
 
 from dsh_cli.files import open_regular
-from dsh_cli.pictures.decoders import RAW_SUFFIXES, looks_like_picture
+from dsh_cli.pictures.formats import HEAD, HEIF_SUFFIXES, RAW_SUFFIXES, looks_like_picture
 
-_HEAD = 64  # bytes of a file that say what it is
 _LOOKS = 100  # at files of one suffix in a row that were no pictures
 # What systems leave among pictures, in lower case: thumbnails and trash of network drives, of Windows and macOS, what
 # archives keep of macOS, and what a check of a disk found.
@@ -80,15 +79,16 @@ class LeftOut:
             self.add(Kind.DEAD, path)
         elif self._in_vain[suffix] < _LOOKS:
             self._in_vain[suffix] += 1
-            if _is_picture(path):
+            if found := _format_of(path):
                 self._in_vain[suffix] = 0
-                self.add(Kind.UNNAMED, path)
+                self.add(Kind.RAW if found == "raw" else Kind.UNNAMED, path)
 
 
 @cache
 def suffixes() -> frozenset[str]:
-    """Suffixes of the formats Pillow can open, in lower case with their dot."""
-    return frozenset(ext for ext, name in Image.registered_extensions().items() if name in Image.OPEN)
+    """Suffixes of the formats that are read, in lower case with their dot."""
+    known = Image.registered_extensions().items()
+    return HEIF_SUFFIXES.union(ext for ext, name in known if name in Image.OPEN or name == "MPO")  # which opens as JPEG
 
 
 class Search:
@@ -187,18 +187,18 @@ def expand(paths: Iterable[str], left_out: LeftOut | None = None) -> Iterator[st
         yield from below
 
 
-def _is_picture(path: str) -> bool:
-    """Whether a file begins as a picture does."""
+def _format_of(path: str) -> str | None:
+    """The format of a picture by how its file begins; None if it is none, or cannot be read."""
     try:
         if not os.stat(path).st_size:  # as what a system makes up as it is read, and may be waited for
-            return False
+            return None
         descriptor = open_regular(path)
         try:
-            return looks_like_picture(os.read(descriptor, _HEAD)) is not None
+            return looks_like_picture(os.read(descriptor, HEAD))
         finally:
             os.close(descriptor)
     except OSError:
-        return False
+        return None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dsh_cli import bounded
 from dsh_cli.errors import ImageError
-from dsh_cli.pictures import decoders
+from dsh_cli.pictures import decoders, guesses
 from dsh_cli.pictures.decoders import Picture, Shape
 
 _SLACK = 1 << 25  # bytes for all but the file and its pixels
@@ -24,7 +24,10 @@ def pixels(data: bytes, size: int, channels: int, room: AbstractContextManager[o
         ImageError: it cannot be decoded, or not within the bounds.
     """
     found = _asked(data, [size, channels], room)
-    return np.frombuffer(found, np.uint8).reshape(size, size, channels).copy()
+    count = size * size * channels
+    for guess in json.loads(found[count:]):
+        guesses.note(guess)
+    return np.frombuffer(found, np.uint8, count).reshape(size, size, channels).copy()
 
 
 def shape(data: bytes, room: AbstractContextManager[object]) -> Shape:
@@ -54,7 +57,7 @@ def serve() -> None:
 
 
 def _decoded(wanted: Any, data: bytes, wait: bounded.Wait) -> bytes:
-    """Pixels, or the shape as JSON where neither size nor channels are wanted."""
+    """Pixels and, as JSON, what was guessed; or the shape as JSON where neither size nor channels are wanted."""
     if wanted is None:
         return json.dumps(dataclasses.astuple(decoders.shape(data))).encode()
 
@@ -64,4 +67,5 @@ def _decoded(wanted: Any, data: bytes, wait: bounded.Wait) -> bytes:
         return nullcontext()
 
     size, channels = wanted
-    return decoders.pixels(data, size, channels, room).tobytes()
+    found = decoders.pixels(data, size, channels, room)
+    return found.tobytes() + json.dumps(guesses.take()).encode()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from dsh_cli.errors import ImageError
-from dsh_cli.pictures import decode, decoders, find
+from dsh_cli.pictures import decode, decoders, depth, find
 from dsh_cli.show.views.shared import printable
 from tests.support import odd_pictures as odd
 from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error, undone, unmeasured
@@ -310,7 +310,7 @@ def test_large_pictures_are_converted_in_bands_as_if_at_once(monkeypatch: pytest
         data = odd.encoded(odd.picture(mode, (40, 50)), "TIFF")
         at_once = decode.decode(data, 24, 3)
         with monkeypatch.context() as patch:
-            patch.setattr(decoders, "_BAND", 7)
+            patch.setattr(depth, "BAND", 7)
             assert (decoders.pixels(data, 24, 3, nullcontext) == at_once).all()
 
 

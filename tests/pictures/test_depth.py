@@ -1,0 +1,264 @@
+"""Depth and range of samples: a picture looks as its twin of eight bits, however deep its own samples are."""
+
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from dsh_cli.pictures import decode, depth, guesses, ranges
+from tests.support import odd_pictures as odd
+from tests.support.commands import dsh
+from tests.support.deep_pictures import deepened, tiff, twin
+
+Samples = NDArray[Any]
+SEEN = twin()
+SIGNED = SEEN.astype(np.int64) - 128
+
+
+@pytest.fixture(autouse=True)
+def no_guesses() -> Iterator[None]:
+    guesses.take()
+    yield
+    guesses.take()
+
+
+def furthest(data: bytes, expected: Samples = SEEN) -> int:
+    """How far the pixels are from those of the twin, at most."""
+    expected = expected.reshape(*expected.shape[:2], -1).astype(int)
+    return int(np.abs(decode.decode(data, len(expected), expected.shape[2]) - expected).max())
+
+
+def with_one(samples: Samples, value: float) -> Samples:
+    """One sample, which is black, replaced."""
+    changed = samples.copy()
+    changed[0, 0] = value
+    return changed
+
+
+UNIT = SEEN.astype(np.float32) / 255
+INTEGERS: dict[str, Samples] = {
+    **{f"{bits} bits in 16": deepened(SEEN, bits).astype(np.uint16) for bits in (8, 10, 12, 14, 16)},
+    **{f"{bits} bits in 32": deepened(SEEN, bits).astype(np.uint32) for bits in (8, 10, 12, 16, 18, 24, 32)},
+    **{f"{bits} bits in signed 16": deepened(SEEN, bits).astype(np.int16) for bits in (8, 10, 12, 15)},
+    **{f"{bits} bits in signed 32": deepened(SEEN, bits).astype(np.int32) for bits in (8, 12, 16, 31)},
+    "signed 8": SIGNED.astype(np.int8),
+    "signed 16": (SIGNED << 8).astype(np.int16),
+    "signed 32": (SIGNED << 24).astype(np.int32),
+    "signed 12 in 16": (SIGNED << 4).astype(np.int16),
+    "signed 16 in 32": (SIGNED << 8).astype(np.int32),
+}
+FLOATS: dict[str, Samples] = {
+    "0 to 1": UNIT,
+    "0 to 255": SEEN.astype(np.float32),
+    "0 to 1,023": deepened(SEEN, 10).astype(np.float32),
+    "0 to 4,095": deepened(SEEN, 12).astype(np.float32),
+    "0 to 65,535": UNIT * 65535,
+    "0 to 2^32": UNIT * 2**32,
+    "0 to 1e-6": UNIT * 4.0**-10,
+    "-1 to 1": UNIT * 2 - 1,
+    "-128 to 128": (UNIT * 2 - 1) * 128,
+    "doubles": UNIT.astype(np.float64),
+}
+DEEP = INTEGERS | FLOATS
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", DEEP)
+def test_a_tiff_of_any_depth_looks_as_its_twin_in_either_polarity(kind: str, order: str, compressed: bool) -> None:
+    samples = DEEP[kind]
+    assert furthest(tiff(samples, order, compressed=compressed)) <= 1
+    if samples.dtype.kind == "f" or samples.min() < 0:
+        negative = samples.max() + samples.min() - samples
+    else:
+        negative = samples.max() - samples
+    assert furthest(tiff(negative.astype(samples.dtype), order, white_is_zero=True, compressed=compressed)) <= 1
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_what_a_tiff_says_is_white_is_white_in_few_bits(bits: int) -> None:
+    levels = (SEEN >> (8 - bits)).astype(np.uint8)
+    packed = np.packbits(np.unpackbits(levels[..., None], axis=2)[..., -bits:].reshape(24, -1), axis=1)
+    for white_is_zero in (False, True):
+        data = tiff(packed, white_is_zero=white_is_zero, tags={256: (4, [24]), 258: (3, [bits]), 339: (3, [1])})
+        shown = (levels * (255 // (2**bits - 1))).astype(np.uint8)
+        assert furthest(data, 255 - shown if white_is_zero else shown) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("0 to 1", 1.01), ("0 to 1", 2), ("0 to 1", 300), ("0 to 1", 1e30), ("0 to 1", -0.5), ("0 to 1", np.inf),
+     ("0 to 1", -np.inf), ("0 to 1", np.nan), ("0 to 255", 256.5), ("0 to 255", 1e6), ("0 to 65,535", 1e9),
+     ("-1 to 1", 1.5), ("-1 to 1", -20), ("16 bits in 32", 10**6), ("12 bits in signed 16", -3)],
+)  # fmt: skip
+def test_one_sample_decides_nothing(kind: str, value: float) -> None:
+    changed = decode.decode(tiff(with_one(DEEP[kind], value)), 24, 1).astype(int)[..., 0]
+    assert np.abs(changed - SEEN)[1:].max() <= 1
+    assert changed[0, 0] == (255 if value > 0 else 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (5, 5), (1, 400)])
+def test_small_pictures_too(shape: tuple[int, int]) -> None:
+    for samples in (np.full(shape, 1, np.float32), np.full(shape, 255, np.float32), np.full(shape, 65535, np.uint16)):
+        assert (decode.decode(tiff(samples), 4, 1) == 255).all()
+    for dtype in (np.float32, np.uint16, np.int32, np.int8):
+        assert not decode.decode(tiff(np.zeros(shape, dtype)), 4, 1).any()
+
+
+def test_what_resampling_leaves_beyond_black_and_white_changes_nothing() -> None:
+    sharp = np.kron(twin(8, 8) > 127, np.ones((3, 3))).astype(np.float32)
+    rung = np.where(np.indices((24, 24)).sum(0) % 7 == 0, sharp * 1.2 - 0.1, sharp)
+    assert furthest(tiff(rung.astype(np.float32)), (sharp * 255).astype(np.uint8)) <= 26
+
+
+def test_a_few_bright_samples_in_black_are_not_taken_for_outliers() -> None:
+    stars = np.zeros((40, 40), np.float32)
+    stars[::10, ::10] = np.arange(100, 260, 10).reshape(4, 4) - 5
+    assert furthest(tiff(stars), stars.astype(np.uint8)) <= 1
+
+
+def test_not_a_number_is_black_and_infinity_is_white_in_either_polarity() -> None:
+    samples = np.array([[np.nan, np.inf, -np.inf, 0.5]] * 4, np.float32)
+    shown = [0, 255, 0, 128]
+    assert decode.decode(tiff(samples), 4, 1)[0, :, 0].tolist() == shown
+    assert decode.decode(tiff(samples, white_is_zero=True), 4, 1)[0, :, 0].tolist() == [0, 0, 255, 128]
+
+
+# Colour
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("write", [odd.png16, tiff, lambda s: tiff(s, ">"), lambda s: tiff(s, ">", compressed=True)])
+def test_colour_of_sixteen_bits_looks_as_its_twin(bits: int, write: Callable[[Samples], bytes]) -> None:
+    colour = twin(bands=3)
+    assert furthest(write(deepened(colour, bits).astype(np.uint16)), colour) <= 1
+
+
+def png16_with_alpha(samples: Samples) -> bytes:
+    """(h, w, 2) or (h, w, 4) of 16 bits."""
+    height, width, bands = samples.shape
+    body = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples))
+    data = odd.png(width=width, height=height, depth=16, colour={2: 4, 4: 6}[bands])
+    return data[:33] + odd.png_chunk(b"IDAT", body) + data[-12:]
+
+
+@pytest.mark.parametrize("bands", [2, 4])
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_alpha_of_sixteen_bits_goes_with_its_colour(bands: int, bits: int) -> None:
+    flat = twin(bands=bands)
+    flat[..., -1] = np.where(flat[..., -1] > 127, 255, 0)
+    expected = np.where(flat[..., -1:] == 255, flat[..., :-1], 255)
+    expected = np.repeat(expected, 3, axis=2) if bands == 2 else expected
+    assert furthest(png16_with_alpha(deepened(flat, bits).astype(np.uint16)), expected) <= 1
+
+
+def test_large_pictures_go_in_bands_as_if_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depth, "BAND", 7)
+    assert furthest(odd.png16(deepened(SEEN, 12).astype(np.uint16))) <= 1
+    assert furthest(odd.png16(deepened(twin(bands=3), 12).astype(np.uint16)), twin(bands=3)) <= 1
+
+
+# What files say
+
+
+def dark(bits: int) -> Samples:
+    """A picture of 16 bits that has none above so many, and what it shows."""
+    return deepened(SEEN, bits).astype(np.uint16)
+
+
+def test_full_sixteen_bits_keep_their_high_byte_and_none_is_guessed() -> None:
+    wide = np.random.default_rng(0).integers(0, 65536, (24, 24), np.uint16)
+    for data in (tiff(wide), tiff(wide, ">"), odd.png16(wide), odd.encoded(Image.fromarray(wide), "PPM")):
+        assert furthest(data, (wide >> 8).astype(np.uint8)) == 0
+    assert guesses.take() == []
+
+
+def test_a_tag_says_how_bright_a_dark_picture_is_meant_to_be() -> None:
+    shown = (dark(12) >> 8).astype(np.uint8)
+    assert furthest(tiff(dark(12), tags={281: (3, [65535])}), shown) <= 1
+    colour = deepened(twin(bands=3), 12).astype(np.uint16)
+    assert furthest(tiff(colour, tags={281: (3, [65535] * 3)}), (colour >> 8).astype(np.uint8)) <= 1
+    assert guesses.take() == []
+
+
+@pytest.mark.parametrize("tags", [{281: (3, [1000])}, {341: (12, [1000])}, {341: (12, [1000]), 281: (3, [5])}])
+def test_tags_of_the_highest_sample_are_white(tags: dict[int, tuple[int, list[float]]]) -> None:
+    for dtype in (np.uint16, np.uint32, np.float32, np.int16):
+        assert furthest(tiff(np.rint(SEEN * (1000 / 255)).astype(dtype), tags=tags)) <= 1
+    assert guesses.take() == []
+
+
+def test_tags_of_the_lowest_sample_are_black() -> None:
+    tags: dict[int, tuple[int, list[float]]] = {340: (12, [-3]), 341: (12, [7])}
+    assert furthest(tiff(UNIT * 10 - 3, tags=tags)) <= 1
+
+
+@pytest.mark.parametrize("said", [[0], [3], [float("nan")], [float("inf")]])
+def test_tags_that_the_samples_contradict_are_not_believed(said: list[float]) -> None:
+    assert furthest(tiff(UNIT * 65535, tags={341: (12, said)})) <= 1
+
+
+def test_packed_twelve_bits() -> None:
+    samples = deepened(SEEN, 12).reshape(-1, 2) // 2  # dark: half of what there is
+    first, second = samples[:, 0], samples[:, 1]
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(np.uint8)
+    data = tiff(packed.reshape(24, 36), tags={256: (4, [24]), 258: (3, [12])})
+    assert furthest(data, (samples.reshape(24, 24) >> 4).astype(np.uint8)) == 0
+    assert guesses.take() == []
+
+
+def test_a_png_that_says_its_significant_bits_is_of_full_range() -> None:
+    data = odd.png16(dark(12))
+    said = data[:33] + odd.png_chunk(b"sBIT", b"\x0c") + data[33:]
+    assert furthest(said, (dark(12) >> 8).astype(np.uint8)) == 0
+    assert guesses.take() == []
+    assert furthest(data) <= 1
+    assert guesses.take() == ["0 to 4,095"]
+
+
+@pytest.mark.parametrize("highest", [255, 1023, 4095, 65535])
+def test_a_pgm_says_what_is_white(highest: int) -> None:
+    half = np.rint(SEEN * (highest / 255 / 2)).astype(np.uint16)
+    body = half.astype(">u2" if highest > 255 else np.uint8).tobytes()
+    assert furthest(b"P5 24 24 %d\n" % highest + body, (SEEN / 2).astype(np.uint8)) <= 1
+    assert guesses.take() == []
+
+
+# What was guessed
+
+
+@pytest.mark.parametrize(
+    ("samples", "range"),
+    [("0 to 1", "0 to 1"), ("12 bits in 16", "0 to 4,095"), ("16 bits in 16", None), ("-1 to 1", "-1 to 1"),
+     ("signed 16", None), ("signed 12 in 16", "-2,048 to 2,047"), ("24 bits in 32", "0 to 16,777,215")],
+)  # fmt: skip
+def test_a_guess_is_noted_from_whichever_process_made_it(samples: str, range: str | None) -> None:
+    for _ in "12":
+        decode.decode(tiff(DEEP[samples]), 8, 1)
+    assert guesses.take() == ([] if range is None else [range])
+
+
+def test_a_command_says_once_what_was_guessed(tmp_path: Path, digits_run: Path) -> None:
+    """And pictures of any depth have the codes of their twins."""
+    for number in range(30):
+        seen = np.asarray(Image.fromarray(twin(8, 8, seed=number)))
+        deep = (seen.astype(np.uint16) << 4, seen.astype(np.uint16) << 2, seen.astype(np.float32))[number % 3]
+        (tmp_path / f"{number:02}-deep.tif").write_bytes(tiff(deep))
+        Image.fromarray(seen).save(tmp_path / f"{number:02}-seen.png")
+    done = dsh("hash", tmp_path, "--model", digits_run, "--json")
+    codes = [json.loads(line)["code"] for line in done.stdout.splitlines()]
+    assert codes[::2] == codes[1::2] and len(set(codes)) > 3
+    said = [line for line in done.stderr.splitlines() if "black" in line]
+    assert len(said) == 1 and all(text in said[0] for text in ("0 to 4,095", "0 to 1,023", "0 to 255"))
+    assert "black" not in dsh("hash", tmp_path, "--model", digits_run, "--json", "--quiet").stderr
+    assert "black" not in dsh("hash", tmp_path / "00-seen.png", "--model", digits_run).stderr
+
+
+def test_the_range_of_no_samples_at_all() -> None:
+    assert ranges.of(lambda: iter([np.full((2, 2), np.nan)]), None).white == 1
