@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.support.heif import heic
+
 TOLD = [  # of what is left out, for a training: the first two kinds, and the rest in short
     "left out: 1 unreadable picture, ",
     "left out: 1 class folder without pictures, ",
     "left out: 3 pictures beside class folders, 2 pictures not named as such, 2 camera raw files, "
     "2 links to folders taken elsewhere, 1 link that leads nowhere",
 ]
-COUNTS = {"train": 36, "validation": 3, "test": 10}  # pictures that can be read, see `make`
+COUNTS = {"train": 39, "validation": 3, "test": 10}  # pictures that can be read, see `make`
 CLASSES = ["caf\u00e9", "item 2", "item 10"]
-EACH = [16, 18, 15]
+EACH = [16, 21, 15]
 
 
 def make(root: Path) -> Path:
@@ -47,6 +49,11 @@ def make(root: Path) -> Path:
     put(0, "Train/cafe\u0301/grey.png", mode="L")
     put(1, "Train/item 2/palette.gif", mode="P")
     (folder / "Train" / "cafe\u0301" / "copy.png").symlink_to("0.png")
+    # As phones, cameras and instruments write them.
+    put(1, "Train/item 2/stereo.mpo", kind="MPO")
+    (folder / "Train" / "item 2" / "IMG_7.HEIC").write_bytes(heic(drawn.integers(0, 256, (24, 24, 3), np.uint8)))
+    deep = drawn.integers(0, 4096, (24, 24)).astype(np.uint16)
+    Image.fromarray(deep).save(folder / "Train" / "item 2" / "scope.tiff")
     # What systems leave behind.
     for junk in ("@eaDir", "__MACOSX", "Train/lost+found", "Train/item 2/#recycle", ".Trashes", "$RECYCLE.BIN/S-1"):
         put(1, f"{junk}/x.png")
