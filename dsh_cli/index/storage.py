@@ -70,10 +70,10 @@ def look_at(folder: str, uri: str, every: bool) -> Standing:
             raise _outside(uri, "a branch")
         while True:
             hinted = _hinted(folder)  # before the versions are listed, for a newer one may come in between
-            listed = _manifests(folder)
+            listed = manifests(folder)
             found = _standing(folder, uri, listed, every)
             found = replace(found, vanished=hinted > max((number for number, _ in listed), default=0))
-            if found.is_newest or _manifests(folder) == listed:  # else another process has gone on meanwhile
+            if found.is_newest or manifests(folder) == listed:  # else another process has gone on meanwhile
                 return found
     except OSError as error:
         raise unreachable(uri, f"{reason(error)}, {error.filename}") from error
@@ -145,7 +145,7 @@ def versions(folder: str, uri: str) -> list[int]:
         IndexStateError: they cannot be reached.
     """
     try:
-        return [number for number, _ in _manifests(folder)]
+        return [number for number, _ in manifests(folder)]
     except OSError as error:
         raise unreachable(uri, f"{reason(error)}, {error.filename}") from error
 
@@ -158,14 +158,14 @@ def count_versions(folder: str, uri: str) -> tuple[int, int]:
     """
     try:
         while True:
-            listed = _manifests(folder)
+            listed = manifests(folder)
             is_whole = cache(partial(_is_whole, folder))  # of files, which versions share
             whole = 0
             for number, path in listed:
                 with suppress(IndexStateError):  # leads out of the index: not whole
                     version = _version(path, number, uri)
                     whole += version is not None and all(starmap(is_whole, version.files))
-            if whole == len(listed) or _manifests(folder) == listed:  # else another process has gone on meanwhile
+            if whole == len(listed) or manifests(folder) == listed:  # else another process has gone on meanwhile
                 return len(listed), whole
     except OSError as error:
         raise unreachable(uri, f"{reason(error)}, {error.filename}") from error
@@ -210,7 +210,7 @@ def _require_no_links(folder: str, uri: str) -> None:
                 )
 
 
-def _manifests(folder: str) -> list[tuple[int, Path]]:
+def manifests(folder: str) -> list[tuple[int, Path]]:
     """Numbers of the versions and their manifests, the newest first."""
     place = Path(folder, VERSIONS)
     if not place.is_dir():

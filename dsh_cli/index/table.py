@@ -526,12 +526,25 @@ def _open(
         try:
             with _reaching(uri):
                 dataset = lance.dataset(path, version=number)
+                _ = dataset.schema  # read here, for a damaged one is a panic
             if standing.whole is not None:
                 _require_bytes(dataset, path, uri)
             return dataset, standing
-        except IndexStateError:
+        except IndexStateError as error:
             if _look_at(path, uri, every) == standing:  # else another process has gone on meanwhile
+                if isinstance(error, _Damaged):
+                    raise _unopened(path, uri, number, error) from error
                 raise
+
+
+def _unopened(path: str, uri: str, number: int, error: _Damaged) -> IndexStateError:
+    """An error that says what to do about a version whose manifest looks whole, and which Lance refuses."""
+    manifests = dict(storage.manifests(path))
+    left = f"delete {uri} and make it again with: dsh index add"
+    if len(manifests) > 1:  # not taken out by a repair, for it may be of a newer Lance
+        left = f"move {manifests[number]} elsewhere, and go back a version with: dsh index verify {uri} `repair`"
+    said = _said(error.__cause__ or error)
+    return _Damaged(f"index {uri} is damaged: its version {number} cannot be opened ({said}); upgrade dsh, or {left}")
 
 
 def _look_at(path: str, uri: str, every: bool) -> storage.Standing:

@@ -143,6 +143,9 @@ def number_of(text: str, bits: int) -> int | None:
 @example(8, "0x", "f7_")
 @example(8, "0x", "f__7")
 @example(2, "0b", "11")
+@example(2, "0b", "12")  # of hex digits alone
+@example(20, "0x", "12345")
+@example(20, "0b", "00010010001101000101")
 @example(2, "0x", "4")
 @example(4, "0x", "٣")  # a digit to str.isdigit and to int()
 @example(8, "0x", "f7\n")  # which $ would let pass

@@ -114,7 +114,7 @@ def test_a_file_cut_off_anywhere_is_told_or_changes_nothing(made: str) -> None:
 
 def test_a_file_that_is_lost_is_told_or_changes_nothing(made: str) -> None:
     whole, total, told = answers("i"), Index.open("i")._table._total, set[str]()
-    newest = storage._manifests("i")[0][1]
+    newest = storage.manifests("i")[0][1]
     for file in sorted(path for path in Path("i").rglob("*") if path.is_file()):
         os.rename(file, "away")
         found = outcome("i", whole)
@@ -220,7 +220,7 @@ def test_a_row_that_was_changed_is_found_and_taken_out(change: dict[str, str]) -
 def test_rows_that_are_lost_or_come_back_are_told() -> None:
     filled("i", 9, 9)
     Index.open("i").remove(["/p/3.png"])
-    newest = storage._manifests("i")[0][1]
+    newest = storage.manifests("i")[0][1]
     total = hex(there(Index.open("i")._table._total))[2:].encode()
     data = newest.read_bytes()
     assert data.count(total) == 1
@@ -237,7 +237,7 @@ def test_rows_that_are_lost_or_come_back_are_told() -> None:
 def test_that_nobody_knows_whether_rows_were_lost_is_told_until_it_is_repaired(digits_run: Path) -> None:
     model = Run.open(digits_run).fingerprint
     Index.open("i").add_codes([ReadyCodes([f"/p/{i}" for i in range(9)], np.zeros((9, 1), np.uint8))], 8, model)
-    newest = storage._manifests("i")[0][1]
+    newest = storage.manifests("i")[0][1]
     newest.write_bytes(newest.read_bytes().replace(b"dsh.total", b"dsh.tatol"))
     for line in (["--sample", "0"], ["--model", digits_run]):
         found = json.loads(dsh("index", "verify", "i", *line, "--json").stdout)
@@ -251,7 +251,7 @@ def test_that_nobody_knows_whether_rows_were_lost_is_told_until_it_is_repaired(d
 
 def test_an_index_whose_only_manifest_is_lost_is_not_taken_for_none() -> None:
     filled("i", 9)
-    storage._manifests("i")[0][1].unlink()
+    storage.manifests("i")[0][1].unlink()
     with pytest.raises(IndexStateError, match="none of its versions is whole; delete i and make it again"):
         Index.open("i")
 
@@ -262,7 +262,7 @@ def test_an_index_whose_only_manifest_is_lost_is_not_taken_for_none() -> None:
 def test_an_index_that_lost_the_word_that_it_has_digests_is_not_read_as_one_without(old: bytes, new: bytes) -> None:
     filled("i", 9)
     lance.dataset("i").update({"code": "X'0110'"}, where="number = 3")
-    newest = storage._manifests("i")[0][1]
+    newest = storage.manifests("i")[0][1]
     data = newest.read_bytes()
     assert old in data
     newest.write_bytes(data.replace(old, new))

@@ -17,7 +17,7 @@ from lance.fragment import FragmentMetadata
 from dsh_cli.codes.bits import pack
 from dsh_cli.config import MAX_BITS
 from dsh_cli.errors import IndexStateError
-from dsh_cli.index import schema, table
+from dsh_cli.index import schema, storage, table
 from dsh_cli.index.index import Index, ReadyCodes
 from tests.support.commands import dsh, dsh_process, one_line_error
 
@@ -152,8 +152,25 @@ def changed(files: str, old: bytes, new: bytes) -> None:
 def test_a_panic_of_lance_is_an_error_in_one_line() -> None:
     written({})
     changed("_versions/*.manifest", b"int64", b"hnt64")
-    with pytest.raises(IndexStateError, match="damaged"):
+    with pytest.raises(
+        IndexStateError, match="its version 1 cannot be opened .*; upgrade dsh, or delete i and make it"
+    ):
         Index.open("i")
+
+
+def test_what_is_said_of_a_version_that_lance_refuses_leads_to_the_one_before() -> None:
+    for number in range(2):
+        codes = ReadyCodes([f"/{number}"], np.zeros((1, 1), np.uint8))
+        Index.open("i").add_codes([codes], 8, "m")
+    newest = storage.manifests("i")[0][1].absolute()
+    newest.write_bytes(newest.read_bytes().replace(b"int64", b"hnt64"))
+    said = one_line_error(dsh("index", "verify", "i", "--sample", 0, "--repair"), 1)
+    assert said.endswith(
+        f"; upgrade dsh, or move {newest} elsewhere, and go back a version with: dsh index verify i --repair"
+    )
+    os.rename(newest, "elsewhere")
+    assert dsh("index", "verify", "i", "--sample", 0, "--repair").exit_code == 0
+    assert every_answer("i")[0] == 1 and Index.open("i").note is None
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])

@@ -43,7 +43,7 @@ def paths(uri: str) -> list[str]:
 
 def manifests(uri: str) -> list[Path]:
     """The newest first."""
-    return [path for _, path in storage._manifests(uri)]
+    return [path for _, path in storage.manifests(uri)]
 
 
 # Nothing leads elsewhere
