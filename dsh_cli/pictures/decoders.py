@@ -111,7 +111,12 @@ def _ordinary_formats(data: bytes) -> tuple[str, ...]:
 
 
 def _plain_png(data: bytes) -> bool:
-    """Whether a PNG has none but usual chunks, which are no text to unpack and no animation, and not very many."""
+    """Whether a PNG has none but usual chunks, which are no text to unpack and no animation, and not very many.
+
+    Colour of 16 bits is left to others: where it is dark, it is decoded twice.
+    """
+    if data[24:25] == b"\x10" and data[25:26] != b"\0":
+        return False
     at, last = len(_PNG), len(data) - _CHUNK.size
     for _ in range(64 + len(data) // 256):
         if at > last:  # cut short: Pillow says so

@@ -26,6 +26,7 @@ _LOW_BYTES = {
     for bands in ("RGB", "RGBX", "RGBA")
     for order, other in ("BL", "LB", "NB" if sys.byteorder == "little" else "NL")
 } | {"LA;16B": "RGBA"}
+_ALL, _OF_GREY = slice(None), [1, 1, 1, 3]  # where the bands lie then
 _OF_AN_ORDER = re.compile(r"([IF];(?:16|32|64))B?([SF]?)$")
 # Tags of TIFF
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
@@ -72,39 +73,42 @@ def load(image: ImageFile.ImageFile, data: bytes, reopen: Callable[[], ImageFile
             yield band if view is None else band.view(view)
 
     inverted = bool(tags) and tags.get(_PHOTOMETRIC, 0) == 0
-    return _mapped(image.size, "L", bands, ranges.of(bands, bits, said), inverted)
+    return _mapped(Image.new("L", image.size), bands, ranges.of(bands, bits, said), inverted)
 
 
 def _colour(
     image: ImageFile.ImageFile, raw: str, said: Range | None, reopen: Callable[[], ImageFile.ImageFile]
 ) -> Image.Image:
     """16-bit colour, of which Pillow has given the high bytes."""
-    if said is None:
-        most = max(int(np.asarray(image.crop(box))[..., :3].max()) for box in boxes(image))
-        if most >= 64:  # of 255: more than 14 bits
-            return image
-    elif said.white == 0xFFFF:
+    highest = _highest(image, _ALL)
+    if said is None and highest >= 64 or said is not None and said.white == 0xFFFF:  # of 255: more than 14 bits
         return image
-    again = reopen()
-    _read_as(again, _LOW_BYTES[raw])
-    again.load()
-    low: Image.Image = again
-    if raw == "LA;16B":
-        _, grey, _, alpha = low.split()
-        low = Image.merge("RGBA", (grey, grey, grey, alpha))
+    low = reopen()
+    _read_as(low, _LOW_BYTES[raw])
+    low.load()
+    lying = _OF_GREY if raw == "LA;16B" else _ALL
 
     def bands() -> Iterator[Samples]:
         for box in boxes(image):
-            yield np.asarray(image.crop(box)).astype(np.uint16) << 8 | np.asarray(low.crop(box))
+            yield np.asarray(image.crop(box)).astype(np.uint16) << 8 | np.asarray(low.crop(box))[..., lying]
 
-    found = ranges.of(lambda: (band[..., :3] for band in bands()), 16, said)
-    return _mapped(image.size, image.mode, bands, found)
+    if said is None:  # the highest sample is known already, but for its low bits where they do not count
+        top = np.array([highest << 8 or _highest(low, lying)], np.uint16)
+        found = ranges.of(lambda: iter([top]), 16)
+    else:
+        found = ranges.of(lambda: (band[..., :3] for band in bands()), 16, said)
+    return _mapped(image, bands, found)
 
 
-def _mapped(size: tuple[int, int], mode: str, bands: ranges.Bands, found: Range, inverted: bool = False) -> Image.Image:
+def _highest(image: Image.Image, lying: list[int] | slice) -> int:
+    """The highest of all bands but alpha."""
+    return int(np.asarray(image.getextrema())[lying][:3, 1].max())
+
+
+def _mapped(image: Image.Image, bands: ranges.Bands, found: Range, inverted: bool = False) -> Image.Image:
+    """The samples of all bands in a picture, which may be the one that they come from."""
     if found.guessed:
         guesses.note(f"{found.black:,.10g} to {found.white:,.10g}")
-    image = Image.new(mode, size)
     for box, band in zip(boxes(image), bands(), strict=True):
         image.paste(Image.fromarray(found.eight_bits(band, inverted)), box)
     return image

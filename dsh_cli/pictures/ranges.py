@@ -35,8 +35,13 @@ class Range:
             values = 255 - values if inverted else values
             values[np.isnan(values)] = 0
             return (values + 0.5).astype(np.uint8)
-        above = samples.astype(np.int64) - int(self.black)
-        eight: NDArray[np.uint8] = np.clip((above << 8) // int(self.white - self.black + 1), 0, 255).astype(np.uint8)
+        steps = int(self.white) - int(self.black) + 1
+        bits = steps.bit_length() - 1
+        if bits >= 8 and steps == 1 << bits and self.black == 0:  # as below, in a third of the time
+            scaled = samples >> (bits - 8)
+        else:
+            scaled = ((samples.astype(np.int64) - int(self.black)) << 8) // steps
+        eight: NDArray[np.uint8] = np.clip(scaled, 0, 255).astype(np.uint8)
         return ~eight if inverted else eight
 
 
@@ -60,12 +65,12 @@ def of(bands: Bands, bits: int | None, said: Range | None = None) -> Range:
 
     if said is not None and said.white > said.black and few_beyond(said.black, said.white):
         return said
-    usual = _USUAL if bits is None else _USUAL[2:]
+    usual = [white for white in _USUAL if bits is None or white.bit_length() == 16 < bits]
     limit = next((white for white in usual if few_beyond(-white, white)), math.inf)
     top = max((_highest(band, limit) for band in bands()), default=0.0)
     if top == 0:
         return Range(0, 1)
-    signed = not few_beyond(top - _OVERSHOOT * top, math.inf)
+    signed = bits not in (16, 32) and not few_beyond(top - _OVERSHOOT * top, math.inf)
     if bits is None:
         power = math.ceil(math.log2(top / _OVERSHOOT))
         power += 0 if signed else power % 2
@@ -91,7 +96,7 @@ def _are_few(bands: Bands, test: Callable[[Samples], NDArray[np.bool_]]) -> bool
 
 def _highest(samples: Samples, limit: float) -> float:
     sizes = _size(_finite(samples))
-    return float(sizes[sizes <= limit].max(initial=0))
+    return float((sizes if limit == math.inf else sizes[sizes <= limit]).max(initial=0))
 
 
 def _size(samples: Samples) -> Samples:
