@@ -139,7 +139,7 @@ def answers(path: Path) -> None:
     """All that is asked of a run; each asked whether or not the one before went well."""
     run = Run.open(path)
     asked: list[Callable[[], object]] = [
-        lambda: [run_info(run).table(80), run_info(run).json, list(run_info(run).plain)],
+        lambda: [run_info(run).table(80), run_info(run).json, list(run_info(run).plain())],
         lambda: run_list([run]).table(80),
         lambda: run.names(),
         lambda: run.centers(),
@@ -159,7 +159,7 @@ def answers(path: Path) -> None:
 def shown(run: Run, split: str) -> object:
     codes = run.codes(split, "relaxed", "thumbnails")
     view = class_codes(class_table(codes, split), run)
-    return view.table(80), view.json, list(view.plain)
+    return view.table(80), view.json, view.plain()
 
 
 def gone_on(path: Path) -> None:

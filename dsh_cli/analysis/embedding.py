@@ -40,7 +40,7 @@ class Projection:
     perplexity: float = 30.0  # of t-SNE: about how many neighbours a point has
     neighbors: int = 15  # of UMAP
     min_dist: float = 0.1  # of UMAP: how near two points may come
-    seed: int = 0
+    seed: int = 0  # with 0 t-SNE starts from principal components, which no seed changes
 
     @classmethod
     def for_method(
@@ -199,7 +199,7 @@ def embed(
             f"{len(chosen)} {what} make no picture; take a larger split or `sample`"
             + (", or `space` relaxed" if how.space == "code" else "")
         )
-    points, notes = _points(vectors, how, progress)
+    points, notes = _points_of_all(vectors, how, progress)
     points = points - (points.max(axis=0) + points.min(axis=0)) / 2
     points = (points / (np.abs(points).max() or 1)).astype(np.float32)
     progress("measuring the picture")
@@ -231,6 +231,24 @@ def _one_of_each(codes: CodeSet) -> tuple[CodeSet, NDArray[np.int64]]:
     return taken(codes, first), counts
 
 
+def _points_of_all(
+    vectors: NDArray[np.float32], how: Projection, progress: Callable[[str], None]
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """As `_points`; equal vectors share a point. Many of few UMAP takes long to part, and nothing parts them."""
+    _, first, inverse = np.unique(vectors, axis=0, return_index=True, return_inverse=True)
+    if len(first) == len(vectors):
+        return _points(vectors, how, progress)
+    order = np.argsort(first)
+    distinct = vectors[first[order]]
+    outputs = "1 output" if len(distinct) == 1 else f"{len(distinct):,} different outputs"
+    note = f"{len(vectors):,} pictures have {outputs}; equal ones share a point"
+    if len(distinct) < _LEAST and how.method != "pca":
+        how = replace(how, method="pca")
+        note += ", found by PCA, for there are too few for more"
+    points, notes = _points(distinct, how, progress)
+    return points[np.argsort(order)[inverse.ravel()]], (note, *notes)
+
+
 def _points(
     vectors: NDArray[np.float32], how: Projection, progress: Callable[[str], None]
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
@@ -254,8 +272,7 @@ def _points(
                 if perplexity < how.perplexity:
                     notes.append(f"perplexity {perplexity:.3g} instead of {how.perplexity:g}, for {count} points")
                 progress(f"t-SNE of {count:,} points")
-                # Of equal vectors PCA makes no start, and scikit-learn would crash on what it makes.
-                start = "pca" if vectors.shape[1] >= how.dims and np.ptp(vectors, axis=0).any() else "random"
+                start = "pca" if how.seed == 0 and vectors.shape[1] >= how.dims else "random"
                 net = TSNE(how.dims, perplexity=perplexity, metric=metric, init=start, random_state=how.seed)
                 points = net.fit_transform(vectors)
             case "umap":

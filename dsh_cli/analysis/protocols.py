@@ -172,7 +172,7 @@ def evaluate_folders(
     """
     left_out = LeftOut()
     parts = [_labelled(folder, left_out) for folder in ((query,) if _same(query, database) else (query, database))]
-    _require_untrained(run, [path for path, _ in parts[0]], f"`query` {query}", os.path.realpath)
+    _require_untrained(run, [path for path, _ in parts[0]], f"`query` {query}", _file)
     if len(parts) == 2:
         places = [{os.path.realpath(path) for path, _ in part} for part in parts]
         if both := places[0] & places[1]:
@@ -233,6 +233,14 @@ def _require_untrained(run: Run, queries: Sequence[str], what: str, place: Calla
             f"{what}: {run.path} has trained on {len(leaked):,} of the {len(queries):,} queries, such as "
             f"{min(leaked)}; take queries it has not seen"
         )
+
+
+def _file(name: str) -> str:
+    """The file that a run calls so, by its own path; where no file can have the name, the name."""
+    try:
+        return os.path.realpath(os.fsdecode(name.encode("utf-8", "surrogateescape")))
+    except ValueError:
+        return name
 
 
 def _of_classes(codes: CodeSet, unseen: NDArray[np.int64], among: Among) -> CodeSet:

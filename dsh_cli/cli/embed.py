@@ -41,7 +41,13 @@ def embed(
     perplexity: Annotated[float | None, option("t-SNE: about how many neighbours a point has.", "30")] = None,
     neighbors: Annotated[int | None, option("UMAP: neighbours of a point.", "15")] = None,
     min_dist: Annotated[float | None, option("UMAP: how near two points may come, 0 to 1.", "0.1")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same picture.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Draws the sample, and where UMAP and t-SNE start; with 0 t-SNE starts from principal components. The "
+            "same seed gives the same picture."
+        ),
+    ] = 0,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the points to the run's projector in TensorBoard, too.")
     ] = False,

@@ -28,6 +28,7 @@ from dsh_cli.cli.shared import (
     tell,
     write,
 )
+from dsh_cli.show.console import ascii_only
 
 if TYPE_CHECKING:
     from dsh_cli.network.encoding import Encoded
@@ -71,6 +72,7 @@ def _show_all(items: Iterable[Encoded], form: Form, quiet: bool) -> bool:
 
     shown: list[Encoded] = []
     all_read = True
+    ascii = ascii_only(sys.stdout)
     on_screen = form != "table" and sys.stdout.isatty()  # the codes themselves show the progress
     with status(quiet or on_screen, "hashing pictures") as progress:
         for done, item in enumerate(items, 1):
@@ -83,7 +85,7 @@ def _show_all(items: Iterable[Encoded], form: Form, quiet: bool) -> bool:
             elif form == "table":
                 shown.append(item)
             elif item.error is None:
-                write(hashed_line(item))
+                write(hashed_line(item, ascii))
     if any(item.error is None for item in shown):
         print_table(lambda width: hashed_table(shown, width))
     flush()

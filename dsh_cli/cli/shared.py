@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from dsh_cli.config import Device
 from dsh_cli.errors import DISK_FULL, DshError, UsageError, lacking_memory, lacking_space, reason, worded
 from dsh_cli.pictures import guesses
-from dsh_cli.show.console import Console
+from dsh_cli.show.console import Console, ascii_only, ready
 from dsh_cli.show.views.shared import printable
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class DshGroup(TyperGroup):
         closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]  # by who started us
         for name in closed:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
+        ready()
         if "stdout" in closed:
             complain("cannot write the output: standard output is closed; send it somewhere, such as to a file")
             sys.exit(1)
@@ -166,10 +167,6 @@ def main(
     # What Pillow warns of is an error anyway (size), or does not touch the pixels (metadata).
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    # No name is an error where the encoding of the terminal lacks a letter of it.
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
@@ -197,12 +194,12 @@ def _live_line(quiet: bool, what: str) -> Iterator[Callable[[str], None]]:
     from rich.spinner import Spinner
 
     global _live
-    line = Spinner("dots", text=Text(printable(what)), style="status.spinner")
+    line = Spinner(console.spinner, text=Text(console.shown(what)), style="status.spinner")
     # Rich would send stdout along with the live line, and so results to stderr
     with Live(line, console=console, refresh_per_second=12.5, transient=True, redirect_stdout=False):
         _live = console
         try:
-            yield lambda text: line.update(text=Text(printable(text)))
+            yield lambda text: line.update(text=Text(console.shown(text)))
         finally:
             _live = None
 
@@ -243,7 +240,7 @@ def show(view: View, form: Form) -> None:
         case "json":
             write(view.json)
         case "plain":
-            for line in view.plain:
+            for line in view.plain(ascii_only(sys.stdout)):
                 write(line)
         case "table":
             print_table(view.table)
@@ -291,13 +288,14 @@ def _unwritable(error: OSError) -> DshError:
 def notice(text: str, quiet: bool) -> None:
     """A line on stderr for whoever watches."""
     if not quiet:
-        Console(stderr=True).print(Text(_said(text), style="dim"), soft_wrap=True)
+        Console(stderr=True).print(_said(text), style="dim", soft_wrap=True)
 
 
 def complain(text: str, kind: Literal["error", "warning"] = "error", live: Console | None = None) -> None:
     """A line on stderr that says what is wrong, by the console of a live line if there is one."""
     style = "bold red" if kind == "error" else "bold yellow"
-    (live or _live or Console(stderr=True)).print(Text.assemble((f"{kind}: ", style), _said(text)), soft_wrap=True)
+    console = live or _live or Console(stderr=True)
+    console.print(Text.assemble((f"{kind}: ", style), console.shown(_said(text))), soft_wrap=True)
 
 
 def tell(left_out: LeftOut) -> None:
@@ -307,8 +305,8 @@ def tell(left_out: LeftOut) -> None:
 
 
 def _said(text: str) -> str:
-    """A message of the core as the command line says it: its fields as options, and nothing a terminal would obey."""
-    return printable(worded(text, _flags()) if "`" in text else text)
+    """A message of the core as the command line says it: its fields as options."""
+    return worded(text, _flags()) if "`" in text else text
 
 
 @cache

@@ -618,4 +618,4 @@ def _reaching(uri: str, doing: str = "read") -> Iterator[None]:
 def _said(error: BaseException) -> str:
     """What an error of Lance's says, in one line, without where in its source."""
     said = re.split(r", /(?:home|rustc)/", " ".join(str(error).split()))[0]
-    return said if len(said) <= 300 else said[:299] + "…"
+    return said if len(said) <= 300 else said[:297] + "..."

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dsh_cli.show.console import Console
-from dsh_cli.show.views.shared import printable
 from dsh_cli.training.events import EpochStats, Loss, Plan, Quiet, RunningLoss
 
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
@@ -50,7 +49,7 @@ class ProgressBar(Quiet):
             terms="",
         )
         for line in _begins(plan):
-            self.console.print(printable(line), style="dim", soft_wrap=True)
+            self.console.print(line, style="dim", soft_wrap=True)
         self.bar.start()
 
     def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_one_seed_gives_one_picture_in_which_classes_are_apart(method: Method, s
     assert one.trustworthiness > 0.7
     if space == "relaxed":  # distinct codes of a class are few, and no cluster
         assert there(one.silhouette) > 0.3
-    if method == "umap":  # t-SNE starts from a PCA
+    if method != "pca":
         assert not (embed(codes, replace(how, seed=1)).points == one.points).all()
 
 
@@ -186,9 +187,27 @@ def test_few_and_equal_points_make_a_picture_too(method: Method) -> None:
     assert bool(few.notes) == (method != "pca")
     codes = made(40)
     equal = replace(codes, relaxed=np.ones_like(codes.relaxed))
-    assert np.isfinite(embed(equal, Projection(method)).points).all()
+    one = embed(equal, Projection(method))
+    assert not one.points.any() and one.notes[0].startswith("40 pictures have 1 output; equal ones share")
     with pytest.raises(DataError, match="1 distinct codes make no picture.*`space` relaxed"):
         embed(replace(codes, packed=codes.packed[:1].repeat(40, axis=0)), Projection(method, "code"))
+
+
+@pytest.mark.parametrize("method", ["tsne", "umap", "pca"])
+@pytest.mark.parametrize("kinds", [2, 3, 20])
+def test_many_pictures_of_few_outputs_share_points_and_are_soon_drawn(method: Method, kinds: int) -> None:
+    """UMAP took as long for them as for as many different ones, and twice that where outputs were few."""
+    rng = np.random.default_rng(0)
+    codes, of = made(2000), rng.permutation(np.arange(2000) % kinds)
+    assert codes.relaxed is not None
+    some = rng.normal(size=(kinds, codes.bits)).astype(np.float16)
+    embed(made(20), Projection(method))  # compiles
+    start = time.process_time()
+    one = embed(replace(codes, relaxed=some[of]), Projection(method))
+    assert time.process_time() - start < 3
+    first = one.points[[np.flatnonzero(of == kind)[0] for kind in range(kinds)]]
+    assert (one.points == first[of]).all() and len(np.unique(first, axis=0)) == kinds
+    assert f"2,000 pictures have {kinds} different outputs; equal ones share a point" in one.notes[0]
 
 
 def test_what_no_picture_can_be_made_of_is_refused(digits_run: Path) -> None:
@@ -269,8 +288,8 @@ def test_pictures_of_every_kind(digits_run: Path, suffix: str, points: str) -> N
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_the_same_seed_gives_the_same_bytes(suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number, time in ((1, "1"), (2, "1000000000")):
-        monkeypatch.setenv("SOURCE_DATE_EPOCH", time)  # which Matplotlib would take the date from
+    for number, date in ((1, "1"), (2, "1000000000")):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", date)  # which Matplotlib would take the date from
         figures.save(figures.embedding(embed(made(), Projection("pca")), "run", "test", "dots"), f"{number}{suffix}")
     assert Path(f"1{suffix}").read_bytes() == Path(f"2{suffix}").read_bytes()
 

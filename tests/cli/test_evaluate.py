@@ -117,7 +117,7 @@ bits: 1 in 20% to 60% of pictures; largest correlation of two 1.00
 
 def test_golden_plain_and_json_forms() -> None:
     view = evaluated(replace(small(), seconds=0.25), "runs/mine")
-    lines = dict(line.split("\t") for line in view.plain)
+    lines = dict(line.split("\t") for line in view.plain())
     assert list(lines)[:9] == [
         "protocol", "classes", "bits", "queries", "database", "map", "map_best", "map_worst", "map_at.2"
     ]  # fmt: skip
@@ -168,8 +168,8 @@ std: sample standard deviation, n - 1
 """
     shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert shown == expected.splitlines()
-    assert f"map\t{view.record['mean']['map']}\t{view.record['std']['map']}" in view.plain
-    assert f"runs/two\tmap\t{two.map}" in view.plain
+    assert f"map\t{view.record['mean']['map']}\t{view.record['std']['map']}" in view.plain()
+    assert f"runs/two\tmap\t{two.map}" in view.plain()
 
 
 def test_several_runs_have_a_mean_and_a_deviation(digits_run: Path, other_run: Path) -> None:

@@ -220,7 +220,7 @@ def test_a_view_that_forgets_to_escape_shows_nothing_obeyed_even_so() -> None:
 @example([b"\xff\x80\t", b"\\t", b"\xe2\x80\xa8", "\x85\u202e é 日本語 👨‍👩‍👧".encode()])
 def test_fields_of_a_line_can_be_undone_whatever_the_bytes(names: list[bytes]) -> None:
     texts = [os.fsdecode(name) for name in names]
-    (line,) = View(lambda width: "", [tuple(texts)], {}).plain
+    (line,) = View(lambda width: "", [tuple(texts)], {}).plain()
     assert len(line.splitlines()) <= 1 and OBEYED.search(line) is None
     assert line.encode().decode() == line  # it is UTF-8
     assert [os.fsencode(undone(part)) for part in line.split("\t")] == names

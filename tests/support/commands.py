@@ -34,9 +34,11 @@ def every_command() -> list[str]:
     return list(below(whole, ""))
 
 
-def dsh(*args: object, input: str | None = None, env: Mapping[str, str] | None = None) -> Result:
+def dsh(
+    *args: object, input: str | None = None, env: Mapping[str, str] | None = None, encoding: str = "utf-8"
+) -> Result:
     """Run a command in this process."""
-    return CliRunner().invoke(app, [str(arg) for arg in args], input, env)
+    return CliRunner(charset=encoding).invoke(app, [str(arg) for arg in args], input, env)
 
 
 def dsh_json(*args: object) -> Any:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
+from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
-from dsh_cli.show.views.shared import View, counted, lines_table, or_dash, pairs_table, plain_record, printable
+from dsh_cli.show.views.shared import View, counted, lines_table, or_dash, pairs_table, plain_record
 
 if TYPE_CHECKING:
     from dsh_cli.analysis.retrieval import Evaluation, Spread
@@ -143,7 +144,7 @@ def _evaluated_table(evaluation: Evaluation, name: str) -> RenderableType:
         f"largest correlation of two {health.bit_correlation:.2f}",
     ]
     return Group(
-        Text(printable(name), style="bold"),
+        Styled(name, "bold"),
         *_title(evaluation),
         Text(),
         pairs_table(rows),
@@ -160,7 +161,7 @@ def _classes(evaluation: Evaluation) -> list[RenderableType]:
     shown.add_column("class", overflow="fold")
     shown.add_column("mAP", justify="right")
     for value, label in scored[:_CLASSES_SHOWN]:
-        shown.add_row(Text(printable(label)), f"{value:.4f}")
+        shown.add_row(label, f"{value:.4f}")
     more = len(scored) > _CLASSES_SHOWN
     text = f"the {_CLASSES_SHOWN} lowest of {len(scored):,} classes; --json has all\n"
     return [shown, Text(text, style="dim")] if more else [shown]
@@ -187,7 +188,7 @@ def _each_run(evaluations: Mapping[str, Evaluation], at: Sequence[int]) -> Table
     for name, of_run in evaluations.items():
         values = [of_run.map, of_run.map_worst, of_run.map_best, *(of_run.map_at[k] for k in at)]
         values += [of_run.precision_at[1], of_run.precision_at[100]]
-        runs.add_row(Text(printable(name)), *(f"{value:.4f}" for value in values))
+        runs.add_row(name, *(f"{value:.4f}" for value in values))
     return runs
 
 

@@ -6,17 +6,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.text import Text
 
-from dsh_cli.show.views.shared import field, json_line, lines_table, printable
+from dsh_cli.show.views.shared import field, json_line, lines_table
 
 if TYPE_CHECKING:
     from dsh_cli.network.encoding import Encoded
 
 
-def hashed_line(item: Encoded) -> str:
+def hashed_line(item: Encoded, ascii: bool = False) -> str:
     """As md5sum writes it: code, two blanks, path as in `field`; before all that a backslash where that escapes any."""
-    path = field(item.path)
+    path = field(item.path, ascii)
     mark = "" if path == item.path else "\\"
     return f"{mark}{code_text(item)}  {path}"
 
@@ -41,7 +40,7 @@ def hashed_table(items: Iterable[Encoded], width: int) -> RenderableType:
     for item in good:
         code = code_text(item)
         binary = [f"{int(code, 16):0{bits}b}"] if show_binary else []
-        table.add_row(f"0x{code}", *binary, Text(printable(item.path)))
+        table.add_row(f"0x{code}", *binary, item.path)
     return table
 
 

@@ -135,13 +135,14 @@ def run_list(runs: Sequence[Run]) -> View:
     def table(width: int) -> RenderableType:
         shown = lines_table()
         for heading in ("run", "data", "bits", "mAP", "distance", "state", "disk"):
-            shown.add_column(heading, justify="right" if heading in ("bits", "mAP", "distance", "disk") else "left")
+            right = heading in ("bits", "mAP", "distance", "disk")
+            shown.add_column(heading, justify="right" if right else "left", overflow="fold")
         for run, record in zip(runs, records, strict=True):
             metrics = run.metrics
             distance = f"{metrics['min_class_distance']}/{metrics['class_distance_bound']}" if run.finished else "-"
             shown.add_row(
-                Text(printable(str(run.path)), overflow="fold"),
-                Text(printable(os.path.basename(run.config.data))),
+                str(run.path),
+                os.path.basename(run.config.data),
                 str(run.config.bits),
                 "-" if metrics.get("map") is None else f"{metrics['map']:.4f}",
                 distance,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
+from rich.styled import Styled
 from rich.text import Text
 
 from dsh_cli.show.views.shared import View, counted, lines_table, listed, printable
@@ -89,18 +90,18 @@ def away(distance: int) -> str:
 
 def short(code: str, most: int = 32) -> str:
     """A code's text, cut where it is long."""
-    return code if len(code) <= most else code[: most - 1] + "…"
+    return code if len(code) <= most else code[: most - 3] + "..."
 
 
 def _table(answer: Answer, width: int) -> RenderableType:
     name, code = printable(answer.query.name), f"0x{answer.code}"
     heading = name if name == code else f"{name}: {code}"
-    lines: list[RenderableType] = [Text(heading, style="bold", overflow="fold")]
+    lines: list[RenderableType] = [Styled(heading, "bold")]
     if answer.neighbors:
         lines.append(_rows(answer, width))
-    lines += [Text(predicted_class(answer)), Text(shared_class(answer))]
+    lines += [predicted_class(answer), shared_class(answer)]
     if known := calibration(answer):
-        lines.append(Text(known))
+        lines.append(known)
     return Group(*lines, Text())
 
 
@@ -123,9 +124,9 @@ def _rows(answer: Answer, width: int) -> RenderableType:
         table.add_column(f"code, {_SIGN} differs" if binary else "code, bits off", no_wrap=True)
         table.add_column("path", overflow="fold")
     for n in answer.neighbors:
-        path, code = Text(printable(n.path)), marked(n.code, answer.code, answer.bits if binary else 0, room)
-        cells = [Text("\n").join([path, code])] if _is_long(answer) else [code, path]
-        table.add_row(str(n.rank), str(n.distance), Text(printable(n.label or "-")), *cells)
+        code = marked(n.code, answer.code, answer.bits if binary else 0, room)
+        cells = [Group(n.path, code)] if _is_long(answer) else [code, n.path]
+        table.add_row(str(n.rank), str(n.distance), n.label or "-", *cells)
     return table
 
 

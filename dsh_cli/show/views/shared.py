@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from typing import Any
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
 # What breaks a line or its fields, what a terminal obeys, what turns the direction of text, and what is none.
 _BREAKING = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ud800-\udfff]")
+_NOT_ASCII = re.compile(r"[^ -\[\]-~]")  # and what breaks a line
 _NAMED = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
 
 
@@ -26,26 +27,14 @@ class View:
     fields: Sequence[tuple[object, ...]]
     record: Mapping[str, Any]
 
-    @property
-    def plain(self) -> list[str]:
-        """The fields of each line with tabs between them."""
-        return ["\t".join(map(field, line)) for line in self.fields]
+    def plain(self, ascii: bool = False) -> list[str]:
+        """The fields of each line with tabs between them, as in `field`."""
+        return ["\t".join(field(value, ascii) for value in line) for line in self.fields]
 
     @property
     def json(self) -> str:
         """The record on one line."""
         return json_line(self.record)
-
-
-class Lines(Table):
-    """A table in the style of all, in which a string is shown as it is, with what is not printable escaped."""
-
-    def __init__(self) -> None:
-        super().__init__(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-
-    def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:
-        """A row of strings or what Rich draws."""
-        super().add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in cells), **settings)
 
 
 def printable(text: str) -> str:
@@ -60,9 +49,9 @@ def json_line(record: Mapping[str, Any]) -> str:
     return json.dumps(record).replace("\x7f", r"\u007f")
 
 
-def lines_table() -> Lines:
-    """An empty table in the style of all."""
-    return Lines()
+def lines_table() -> Table:
+    """An empty table in the style of all; a string in it is shown as it is, with what cannot be shown escaped."""
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
 
 
 def pairs_table(rows: Mapping[str, str]) -> Table:
@@ -71,7 +60,7 @@ def pairs_table(rows: Mapping[str, str]) -> Table:
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in rows.items():
-        grid.add_row(name, Text(printable(value)))
+        grid.add_row(name, value)
     return grid
 
 
@@ -91,21 +80,25 @@ def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def field(value: object) -> str:
+def field(value: object, ascii: bool = False) -> str:
     r"""A field of a line, a dash where there is no value: nothing in it breaks the line or the tabs.
 
-    Backslash, tab and line ends are written as in C, and of all else in `_BREAKING` the bytes, as in `\xff`. So
+    Backslash, tab and line ends are written as in C, and of all else in `_BREAKING` the bytes that it has in the name
+    of a file, as in `\xff`; so of all that is not ASCII, if `ascii`. Then
 
         os.fsdecode(text.encode().decode("unicode_escape").encode("latin-1"))
 
     gives back the name of any file, whatever its bytes are.
     """
-    return _BREAKING.sub(_escape, or_dash(value))
+    return (_NOT_ASCII if ascii else _BREAKING).sub(_escape, or_dash(value))
 
 
 def _escape(found: re.Match[str]) -> str:
     char = found[0]
-    as_bytes = char.encode("utf-8", "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass")
+    try:
+        as_bytes = os.fsencode(char)
+    except UnicodeEncodeError:  # in no name of a file here
+        as_bytes = char.encode("utf-8", "surrogatepass")
     return _NAMED.get(char) or "".join(f"\\x{byte:02x}" for byte in as_bytes)
 
 

@@ -7,6 +7,7 @@ from math import comb
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
+from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
@@ -79,7 +80,7 @@ def _class_codes_table(table: ClassTable, run: Run, width: int) -> RenderableTyp
         code = f"0x{row.code}" if row.code else "-"
         exact = f"{row.exact:.1%}" if row.count else "-"
         shown.add_row(
-            Text(printable(row.label)),
+            row.label,
             code,
             *binary,
             f"{row.count:,}",
@@ -89,8 +90,8 @@ def _class_codes_table(table: ClassTable, run: Run, width: int) -> RenderableTyp
     balance = table.bit_balance
     total = len(table.classes)
     cut = f"the first {_CLASSES_SHOWN:,} of {total:,} classes; --format plain has all\n"
-    lines = [
-        Text(f"{printable(str(run.path))}: {printable(table.split)} split, {counted(table.bits, 'bit')}", style="bold"),
+    lines: list[RenderableType] = [
+        Styled(f"{run.path}: {table.split} split, {counted(table.bits, 'bit')}", "bold"),
         shown,
         Text(cut if total > _CLASSES_SHOWN else "", style="dim"),
         _distance_matrix(table, width),
@@ -122,13 +123,13 @@ def _distance_matrix(table: ClassTable, width: int) -> RenderableType:
     grid = Table(box=None, padding=(0, 0), show_edge=False, header_style="bold")
     grid.add_column("distance", no_wrap=True, style="bold", min_width=max(name + (4 if numbered else 0), 8))
     for column in head:
-        grid.add_column(Text(column), justify="right", min_width=_CELL, no_wrap=True)
+        grid.add_column(column, justify="right", min_width=_CELL, no_wrap=True)
     for i, row in enumerate(_matrix(table)):
         title = f"{i:>2}  {labels[i][:name]}" if numbered else labels[i]
         cells = [
             Text("·" if i == j else or_dash(d), style=_style(None if i == j else d, table)) for j, d in enumerate(row)
         ]
-        grid.add_row(Text(title), *cells)
+        grid.add_row(title, *cells)
     return grid
 
 
@@ -137,7 +138,7 @@ def _closest_classes(table: ClassTable, labels: Sequence[str]) -> RenderableType
     grid.add_column("distance", justify="right")
     grid.add_column("closest classes")
     for pair in table.closest(_CLOSEST_SHOWN):
-        names = Text(f"{labels[pair.first]} - {labels[pair.second]}")
+        names = f"{labels[pair.first]} - {labels[pair.second]}"
         grid.add_row(Text(str(pair.distance), style=_style(pair.distance, table)), names)
     whole = "; --json has the whole matrix" if len(labels) <= _MATRIX else ""
     note = Text(f"{len(grid.rows)} of {comb(len(table.present), 2):,} pairs{whole}", style="dim")
