@@ -132,7 +132,7 @@ def _tell_guesses(ctx: typer.Context, quiet: bool) -> bool:
         if made := guesses.take():
             more = f" and {len(made) - 3} others" if len(made) > 3 else ""
             notice(
-                f"files of pictures do not say which samples are black and white; from the samples: "
+                f"some pictures do not say which of their samples are black and white; taken from the samples: "
                 f"{', '.join(made[:3])}{more} (see docs/pictures.md)",
                 quiet,
             )

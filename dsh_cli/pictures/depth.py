@@ -28,6 +28,7 @@ _LOW_BYTES = {
 } | {"LA;16B": "RGBA"}
 _ALL, _OF_GREY = slice(None), [1, 1, 1, 3]  # where the bands lie then
 _OF_AN_ORDER = re.compile(r"([IF];(?:16|32|64))B?([SF]?)$")
+_UNSIGNED_FITS, _FITS_HEAD = re.compile(rb"BZERO   = *(32768|2147483648)\b"), 1 << 15
 # Tags of TIFF
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _LOWEST, _HIGHEST = (340, 280), (341, 281)
@@ -53,27 +54,36 @@ def load(image: ImageFile.ImageFile, data: bytes, reopen: Callable[[], ImageFile
     image.load()
     if raw in _LOW_BYTES:
         return _colour(image, raw, said, reopen)
-    signed = tags.get(_SAMPLE_FORMAT) == (2,)
-    bits: int | None = None
-    view: np.dtype[Any] | None = None
-    if image.mode == "I":
-        bits = 15 if tags.get(_BITS) == (16,) else 31
-        if tags and not signed:
-            view, bits = np.dtype(np.uint32), 32
-    elif image.mode.startswith("I;16"):
-        bits = 16
-    elif image.mode == "L" and signed:
-        view, bits = np.dtype(np.int8), 7
-    elif image.mode != "F":
+    kind = _type(image, data, tags)
+    if kind is None:
         return image
+    bits = None if kind.kind == "f" else 8 * kind.itemsize - (kind.kind == "i")
+    shifted = 1 << 8 * kind.itemsize - 1 if image.format == "FITS" and kind.kind == "u" else 0
 
     def bands() -> Iterator[Samples]:
         for box in boxes(image):
-            band = np.asarray(image.crop(box))
-            yield band if view is None else band.view(view)
+            band = np.asarray(image.crop(box)).astype(kind, copy=False)
+            yield band ^ shifted if shifted else band
 
     inverted = bool(tags) and tags.get(_PHOTOMETRIC, 0) == 0
     return _mapped(Image.new("L", image.size), bands, ranges.of(bands, bits, said), inverted)
+
+
+def _type(image: ImageFile.ImageFile, data: bytes, tags: Mapping[int, Any]) -> np.dtype[Any] | None:
+    """The type of grey samples as it is in the file; None for 0 to 255, and for colour."""
+    signed, wide = tags.get(_SAMPLE_FORMAT) == (2,), tags.get(_BITS, (32,)) == (32,)
+    if image.mode == "F":
+        return np.dtype(np.float32)
+    if image.mode == "L" and signed:
+        return np.dtype(np.int8)
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return None
+    if image.format == "FITS":  # signed, or so many more than they are
+        form = "u" if _UNSIGNED_FITS.search(data, 0, _FITS_HEAD) else "i"
+        return np.dtype(f"{form}{4 if image.mode == 'I' else 2}")
+    if image.mode == "I":
+        return np.dtype(np.uint32 if tags and not signed else np.int32 if wide else np.int16)
+    return np.dtype(np.uint16)
 
 
 def _colour(

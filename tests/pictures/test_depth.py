@@ -14,7 +14,7 @@ from PIL import Image
 from dsh_cli.pictures import decode, depth, guesses, ranges
 from tests.support import odd_pictures as odd
 from tests.support.commands import dsh
-from tests.support.deep_pictures import deepened, tiff, twin
+from tests.support.deep_pictures import deepened, fits, tiff, twin
 
 Samples = NDArray[Any]
 SEEN = twin()
@@ -79,6 +79,11 @@ def test_a_tiff_of_any_depth_looks_as_its_twin_in_either_polarity(kind: str, ord
     else:
         negative = samples.max() - samples
     assert furthest(tiff(negative.astype(samples.dtype), order, white_is_zero=True, compressed=compressed)) <= 1
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DEEP if kind != "signed 8" and "e-6" not in kind])
+def test_fits_of_any_depth_looks_as_its_twin(kind: str) -> None:
+    assert furthest(fits(DEEP[kind])) <= 1
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])

@@ -70,3 +70,21 @@ def deepened(samples: NDArray[np.uint8], bits: int) -> NDArray[np.int64]:
     """Samples of eight bits in more: 255 is the highest that they hold."""
     deep: NDArray[np.int64] = np.rint(samples * ((2.0**bits - 1) / 255)).astype(np.int64)
     return deep
+
+
+def fits(samples: NDArray[Any]) -> bytes:
+    """(h, w) samples as FITS: signed or floats, or unsigned, which it has as signed ones and a number to add."""
+    size = samples.dtype.itemsize
+    zero = 1 << (8 * size - 1) if samples.dtype.kind == "u" else 0
+    stored = samples if samples.dtype.kind == "f" else (samples.astype(np.int64) - zero).astype(f"i{size}")
+    cards = {
+        "SIMPLE": "T",
+        "BITPIX": 8 * size * (-1 if samples.dtype.kind == "f" else 1),
+        "NAXIS": 2,
+        "NAXIS1": samples.shape[1],
+        "NAXIS2": samples.shape[0],
+        **({"BZERO": zero} if zero else {}),
+    }
+    head = "".join(f"{name:<8}= {value:>20}".ljust(80) for name, value in cards.items()) + "END"
+    body = stored[::-1].astype(stored.dtype.newbyteorder(">")).tobytes()  # from below
+    return head.encode().ljust(2880) + body.ljust(2880 * -(-len(body) // 2880), b"\0")
