@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +31,7 @@ _UNSIGNED_FITS, _FITS_HEAD = re.compile(rb"BZERO   = *(32768|2147483648)\b"), 1 
 # Tags of TIFF
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _LOWEST, _HIGHEST = (340, 280), (341, 281)
+_MOST = 1 << 52  # that a tag may say: above is no brightness, but the highest of all numbers
 
 
 def tags_of(image: ImageFile.ImageFile) -> Mapping[int, Any]:
@@ -150,7 +150,7 @@ def _number(tags: Mapping[int, Any], names: tuple[int, ...], choose: Callable[[A
             number = float(choose(value if isinstance(value, tuple) else (value,)))
         except (TypeError, ValueError, ZeroDivisionError):
             continue
-        if math.isfinite(number):
+        if abs(number) <= _MOST:
             return number
     return None
 

@@ -100,7 +100,8 @@ def _highest(samples: Samples, limit: float) -> float:
 
 
 def _size(samples: Samples) -> Samples:
-    return samples if samples.dtype.kind == "u" else np.abs(samples.astype(np.float64))
+    sizes: Samples = np.abs(samples.astype(np.int64) if samples.dtype.kind == "i" else samples)  # wide for the lowest
+    return sizes
 
 
 def _finite(samples: Samples) -> Samples:

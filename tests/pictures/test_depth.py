@@ -204,9 +204,12 @@ def test_tags_of_the_lowest_sample_are_black() -> None:
     assert furthest(tiff(UNIT * 10 - 3, tags=tags)) <= 1
 
 
-@pytest.mark.parametrize("said", [[0], [3], [float("nan")], [float("inf")]])
-def test_tags_that_the_samples_contradict_are_not_believed(said: list[float]) -> None:
-    assert furthest(tiff(UNIT * 65535, tags={341: (12, said)})) <= 1
+@pytest.mark.parametrize("said", [[0], [3], [float("nan")], [float("inf")], [3.4e38], [-1e300], []])
+def test_tags_that_say_nothing_or_what_the_samples_contradict_are_not_believed(said: list[float]) -> None:
+    for samples in (UNIT * 65535, deepened(SEEN, 12).astype(np.uint16)):
+        for tag in (340, 341):
+            if tag == 341 or said != [3]:
+                assert furthest(tiff(samples, tags={tag: (12, said)})) <= 1
 
 
 def test_packed_twelve_bits() -> None:
@@ -232,6 +235,12 @@ def test_a_pgm_says_what_is_white(highest: int) -> None:
     half = np.rint(SEEN * (highest / 255 / 2)).astype(np.uint16)
     body = half.astype(">u2" if highest > 255 else np.uint8).tobytes()
     assert furthest(b"P5 24 24 %d\n" % highest + body, (SEEN / 2).astype(np.uint8)) <= 1
+    assert guesses.take() == []
+
+
+def test_jpeg_2000_says_it_too() -> None:
+    shown = (dark(12) >> 8).astype(np.uint8)
+    assert furthest(odd.encoded(Image.fromarray(dark(12)), "JPEG2000"), shown) == 0
     assert guesses.take() == []
 
 

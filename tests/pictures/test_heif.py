@@ -63,6 +63,15 @@ def test_orientation_is_applied_once(orientation: int) -> None:
     assert furthest(heic(SMOOTH, orientation=orientation), upright, 3) <= 2
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_that_of_avif_too(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(odd.encoded(Image.fromarray(SMOOTH), exif=exif))))
+    data = odd.encoded(Image.fromarray(SMOOTH), "AVIF", exif=exif, quality=100, speed=10)
+    assert furthest(data, upright, 3) <= 12
+
+
 def test_exif_alone_turns_nothing_as_the_standard_has_it() -> None:
     data = heic(SMOOTH, orientation=6)
     at = data.index(b"irot") + 4
