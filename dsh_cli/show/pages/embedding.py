@@ -26,7 +26,12 @@ _TILE = 96  # pixels of a picture in a tooltip, about
 _DRAWN, _LOD = 2000, 10  # points from which a tenth is drawn while the plane moves, so that it moves smoothly
 _LEGEND = 24  # classes that a legend has room for; more are named at their points alone
 _FULL = 0.85  # opacity of points
-_QUIET = "#e3e3de"  # of points that a search has left out: pale, for many faint ones on a heap would be strong again
+# Of Bokeh's style, which it sets where the page's does not reach.
+_FIELD = """:host {
+  --color: var(--ink); --background-color: var(--card); --border-color: var(--soft);
+  --input-focus-border-color: var(--accent);
+}
+.bk-input::placeholder { color: var(--soft); opacity: 1 }"""
 _SHEET = 1 << 20  # characters of a sheet of pictures; browsers drop a custom property of more than twice that
 # All of them filled: others would be drawn by their line alone, and points have none.
 _SHAPES = {
@@ -78,6 +83,7 @@ def page(embedding: Embedding, run: str, split: str) -> str:
 
 def _parts(embedding: Embedding, columns: int, sheets: Sequence[int]) -> dict[str, Any]:
     """Bokeh's models: search, points, and a panel for neighbours; of pictures on sheets of so many."""
+    from bokeh.document import Document
     from bokeh.layouts import column
     from bokeh.models import ColumnDataSource, HoverTool, TapTool
     from bokeh.models.widgets import Div, TextInput
@@ -109,14 +115,13 @@ def _parts(embedding: Embedding, columns: int, sheets: Sequence[int]) -> dict[st
         "y",
         source=source,
         color="colour",
-        nonselection_fill_color=_QUIET,
         nonselection_fill_alpha=_FULL,
         **looks,
     )
     for over in (hits, marks):  # what a search and a click have found
         plot.scatter("x", "y", source=over, color="own", **looks)
     _add_legend(plot, source.data, looks)
-    _name_classes(plot, embedding)
+    names = _name_classes(plot, embedding)
     scale = max(1, round(_TILE / max(height, width)))
     tile_w, tile_h = width * scale, height * scale
     plot.add_tools(
@@ -131,7 +136,7 @@ def _parts(embedding: Embedding, columns: int, sheets: Sequence[int]) -> dict[st
         TapTool(renderers=[points], mode="replace"),
     )
     example = f"a class, a file, or a code such as 0x{codes.hex[0]}"
-    box = TextInput(name="search", title="Search", placeholder=example, width=300)
+    box = TextInput(name="search", title="Search", placeholder=example, width=300, stylesheets=[_FIELD])
     said = Div(text="", width=300, name="said")
     hint = TEMPLATES.get_template("hint.html").render()
     panel = Div(name="panel", text=hint, width=320, height=640, styles={"overflow-y": "auto"})
@@ -146,9 +151,14 @@ def _parts(embedding: Embedding, columns: int, sheets: Sequence[int]) -> dict[st
         nearest=_NEAREST,
     )
     source.selected.js_on_change("indices", tapped)
-    typed = _call("findPoints", source=source, over=hits, box=box, said=said, quiet=_QUIET, bits=codes.bits)
+    typed = _call("findPoints", source=source, over=hits, box=box, said=said, bits=codes.bits)
     box.js_on_change("value_input", typed)
-    return {"search": column(box, said), "plot": plot, "neighbours": panel}
+    parts = {"search": column(box, said), "plot": plot, "neighbours": panel}
+    document = Document()
+    for part in parts.values():
+        document.add_root(part)
+    document.js_on_event("document_ready", _call("followScheme", plot=plot, points=points, names=names, box=box))
+    return parts
 
 
 def _call(function: str, **given: Any) -> Any:
@@ -203,7 +213,7 @@ def _add_legend(plot: Any, data: dict[str, Any], looks: dict[str, Any]) -> None:
     plot.add_layout(Legend(items=items, title="class"), "right")
 
 
-def _name_classes(plot: Any, embedding: Embedding) -> None:
+def _name_classes(plot: Any, embedding: Embedding) -> Any:
     """The name of each class at its place, or near; of many those that have room, and pointing tells the others."""
     from bokeh.models import ColumnDataSource
     from bokeh.models.annotations import LabelSet
@@ -222,20 +232,20 @@ def _name_classes(plot: Any, embedding: Embedding) -> None:
         if place is not None:
             boxes.append((*place, half))
             names.append(name)
-    plot.add_layout(
-        LabelSet(
-            x="x",
-            y="y",
-            text="name",
-            source=ColumnDataSource({"x": [x for x, _, _ in boxes], "y": [y for _, y, _ in boxes], "name": names}),
-            text_align="center",
-            text_baseline="middle",
-            text_font_style="bold",
-            text_font_size=f"{size}px",
-            background_fill_color="white",
-            background_fill_alpha=0.75,
-        )
+    labels = LabelSet(
+        x="x",
+        y="y",
+        text="name",
+        source=ColumnDataSource({"x": [x for x, _, _ in boxes], "y": [y for _, y, _ in boxes], "name": names}),
+        text_align="center",
+        text_baseline="middle",
+        text_font_style="bold",
+        text_font_size=f"{size}px",
+        background_fill_color="white",
+        background_fill_alpha=0.75,
     )
+    plot.add_layout(labels)
+    return labels
 
 
 def _sheets(thumbnails: NDArray[np.uint8], columns: int) -> list[tuple[int, Markup]]:

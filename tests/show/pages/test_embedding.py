@@ -68,6 +68,56 @@ def test_nothing_is_asked_of_the_network_and_nothing_complained_of(
     assert chromium.value("document.documentElement.scrollWidth") <= 1280
 
 
+# Of every text on the page, in Bokeh's shadow roots too, the contrast with what is behind it.
+CONTRAST = """(() => {
+  const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255).map(
+      v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b }
+  const ground = e => { for (; e; e = e.parentElement ?? e.getRootNode().host) {
+      const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)/.test(c)) return c } return "rgb(255, 255, 255)" }
+  const between = (one, other) => { const [a, b] = [light(one), light(other)].sort((x, y) => y - x)
+      return (a + 0.05) / (b + 0.05) }
+  const said = e => e.tagName == "INPUT" || [...e.childNodes].some(n => n.nodeType == 3 && n.data.trim())
+  const texts = everything().filter(e => said(e) && e.getClientRects().length).map(
+      e => [e.value || e.placeholder || e.textContent, between(getComputedStyle(e).color, ground(e))])
+  const field = everything().find(e => e.tagName == "INPUT")
+  texts.push(["placeholder", between(getComputedStyle(field, "::placeholder").color, ground(field))])
+  const probe = document.body.appendChild(document.createElement("i"))  // what colours on the canvas are
+  const css = c => { probe.style.color = c; return getComputedStyle(probe).color }
+  const map = part("map"), [legend, names] = [map.right[0], map.center.find(m => m.type == "LabelSet")]
+  for (const [text, behind] of [
+      [legend.label_text_color, legend.background_fill_color], [legend.title_text_color, legend.background_fill_color],
+      [names.text_color.value, names.background_fill_color.value], [names.text_color.value, map.background_fill_color]])
+    texts.push(["canvas", between(css(text), css(behind))])
+  probe.remove()
+  return texts })()"""
+
+
+def test_the_page_follows_the_scheme_that_the_reader_prefers(
+    chromium: Browser, shown: Embedding, tmp_path: Path
+) -> None:
+    grounds = {"light": "rgb(255, 255, 255)", "dark": "rgb(30, 31, 28)"}
+    row = lonely(shown)
+    for scheme in ("light", "dark"):
+        chromium.open((tmp_path / "page.html").as_uri(), scheme=scheme)
+        chromium.value(HELPERS)
+        search(chromium, "7")
+        x, y = chromium.value(f"place({row})")
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            mouse(chromium, kind, x, y, button="none" if kind == "mouseMoved" else "left", buttons=1, clickCount=1)
+        wait_for(chromium, "!!tooltip() && part('panel').text.includes('Nearest')")
+        texts = chromium.value(CONTRAST)
+        assert {"Nearest by Hamming distance", "7", "Search", "placeholder"} <= {text for text, _ in texts}
+        assert [text for text in texts if text[1] < (3 if text[0] == "⋮" else 4.5)] == []  # WCAG 2.2, AA; a sign
+        for part in ("document.body", "tooltip().getRootNode().host"):
+            assert chromium.value(f"getComputedStyle({part}).backgroundColor") == grounds[scheme], part
+    dark = chromium.value("[part('map').background_fill_color, data().colour.find((c, i) => c != data().own[i])]")
+    chromium.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
+    wait_for(chromium, "part('map').background_fill_color == '#fff'")  # where it is open meanwhile, too
+    assert dark == ["#1e1f1c", "#34362f"]
+    assert chromium.value("data().colour.find((c, i) => c != data().own[i])") == "#dfdfd8"
+    assert chromium.problems == []
+
+
 def test_the_pointer_shows_the_right_picture_label_code_and_class(chromium: Browser, shown: Embedding) -> None:
     row = lonely(shown)
     x, y = chromium.value(f"place({row})")

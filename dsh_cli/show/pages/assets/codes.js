@@ -1,5 +1,5 @@
 // What clicks and searches share.
-/* exported words, ones, escaped, mark, counted */
+/* exported words, ones, escaped, mark, counted, colour */
 
 /** The bits of a code, given in hex digits, as numbers of 32 bits each, the last bits first. */
 function words(code) {
@@ -29,4 +29,9 @@ function counted(number) {
 function mark(over, data, rows) {
   const columns = ["x", "y", "size", "marker", "own"]
   over.data = Object.fromEntries(columns.map((name) => [name, rows.map((row) => data[name][row])]))
+}
+
+/** A colour of the page, as the reader prefers it by now. */
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim()
 }

@@ -1,9 +1,10 @@
 /* exported findPoints */
-/* global counted, mark */
+/* global colour, counted, mark */
 
 /** Leaves the points of a class, a code or a file in their colours, draws them over all others, and says how many. */
-function findPoints({ source, over, box, said, quiet, bits }) {
+function findPoints({ source, over, box, said, bits }) {
   const data = source.data
+  const quiet = colour("--line") // pale, for many faint ones on a heap would be strong again
   const wanted = box.value_input.trim().toLowerCase()
   const rows = [...data.code.keys()]
 
