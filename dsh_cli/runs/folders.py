@@ -21,6 +21,7 @@ from dsh_cli.files import saving
 from dsh_cli.runs.record import METRICS, is_state, write_record
 from dsh_cli.runs.run import FORMAT, LOCK, Run, may_be_run
 from dsh_cli.runs.storage import OR_ELSE, digest_of, json_bytes, write_json
+from dsh_cli.words import natural
 
 if TYPE_CHECKING:
     import torch
@@ -148,7 +149,7 @@ def list_runs(root: Path = RUNS) -> tuple[list[Run], list[str]]:
     """
     runs, problems = [], []
     try:
-        folders = sorted(root.iterdir())
+        folders = sorted(root.iterdir(), key=lambda folder: natural(folder.name))
     except FileNotFoundError:
         folders = []
     except OSError as error:

@@ -1,6 +1,7 @@
 """`dsh evaluate` as a user meets it: three forms, several runs, folders, the picture, and bad input."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,15 @@ bits: 1 in 20% to 60% of pictures; largest correlation of two 1.00
 """
     shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert shown == expected.splitlines()
+
+
+def test_of_classes_that_are_equally_bad_ten_comes_after_two(capsys: pytest.CaptureFixture[str]) -> None:
+    from dsh_cli.cli.shared import show
+
+    one = small()
+    scores = tuple(replace(one.per_class[0], label=f"item {number}", map=0.5) for number in (10, 9, 2, 1))
+    show(evaluated(replace(one, per_class=scores), "runs/mine"), "table")
+    assert re.findall(r"^ (item \d+) ", capsys.readouterr().out, re.M) == ["item 1", "item 2", "item 9", "item 10"]
 
 
 def test_golden_plain_and_json_forms() -> None:

@@ -1,5 +1,8 @@
 """Options of `dsh train`, and what they become."""
 
+import json
+import subprocess
+import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -9,7 +12,8 @@ from typer.main import get_command
 from dsh_cli.cli import app
 from dsh_cli.config import TrainConfig
 from dsh_cli.runs.run import Run
-from tests.support.commands import dsh_json
+from tests.support.commands import dsh, dsh_json
+from tests.support.runs import small_run
 
 
 def test_every_field_of_the_config_is_an_option_and_no_option_is_lost() -> None:
@@ -30,3 +34,20 @@ def test_options_reach_the_run_as_they_were_given(tmp_path: Path) -> None:
     assert {name: value for name, value in asdict(config).items() if name not in settled} == {
         name: value for name, value in asdict(expected).items() if name not in settled
     }
+
+
+def test_trainings_begun_at_once_without_a_place_have_runs_of_their_own(photos: Path) -> None:
+    command = [sys.executable, "-m", "dsh_cli", "train", str(photos), "--epochs", "1", "--backbone", "small-resnet"]
+    command += ["--bits", "8", "--no-tensorboard", "--quiet", "--json"]
+    begun = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in begun]
+    assert [process.returncode for process in begun] == [0, 0], said
+    places = {json.loads(stdout)["run"] for stdout, _ in said}
+    assert len(places) == 2 and all(Run.open(place).finished for place in places)
+
+
+def test_of_runs_of_one_second_the_last_is_the_newest() -> None:
+    for number in (1, 2, 9, 10):
+        small_run(Path("runs", f"x-{number}"))
+    assert [Path(run["run"]).name for run in dsh_json("info")["runs"]] == ["x-1", "x-2", "x-9", "x-10"]
+    assert dsh("table", "--format", "plain").stderr == "using runs/x-10\n"

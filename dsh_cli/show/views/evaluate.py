@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dsh_cli.show.views.shared import View, counted, lines_table, or_dash, pairs_table, plain_record
+from dsh_cli.words import natural
 
 if TYPE_CHECKING:
     from dsh_cli.analysis.retrieval import Evaluation, Spread
@@ -156,7 +157,8 @@ def _evaluated_table(evaluation: Evaluation, name: str) -> RenderableType:
 
 def _classes(evaluation: Evaluation) -> list[RenderableType]:
     """The classes found worst, with a word on how many more there are."""
-    scored = sorted((score.map, score.label) for score in evaluation.per_class if score.map is not None)
+    scored = [(score.map, score.label) for score in evaluation.per_class if score.map is not None]
+    scored.sort(key=lambda of: (of[0], natural(of[1])))
     shown = lines_table()
     shown.add_column("class", overflow="fold")
     shown.add_column("mAP", justify="right")

@@ -108,7 +108,8 @@ def test_the_page_follows_the_scheme_that_the_reader_prefers(
         texts = chromium.value(CONTRAST)
         assert {"Nearest by Hamming distance", "7", "Search", "placeholder"} <= {text for text, _ in texts}
         assert [text for text in texts if text[1] < (3 if text[0] == "⋮" else 4.5)] == []  # WCAG 2.2, AA; a sign
-        assert chromium.value("getComputedStyle(document.body).backgroundColor") == grounds[scheme]
+        for part in ("document.body", "tooltip().getRootNode().host"):
+            assert chromium.value(f"getComputedStyle({part}).backgroundColor") == grounds[scheme], part
     dark = chromium.value("[part('map').background_fill_color, data().colour.find((c, i) => c != data().own[i])]")
     chromium.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
     wait_for(chromium, "part('map').background_fill_color == '#fff'")  # where it is open meanwhile, too
