@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,8 +91,7 @@ def _by_split(root: str, folders: Sequence[str]) -> dict[str, str]:
 
 
 def _has_folders(path: str) -> bool:
-    with os.scandir(path) as entries:
-        return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
+    return bool(Search(path).listed(path)[0])
 
 
 def _name(path: str) -> str:
@@ -179,10 +179,12 @@ def _label_rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
         columns: dict[str, int] | None = None
         try:
             first = next((line for line in text if line.strip()), "")
-            text.seek(0)
-            reader = csv.reader(text, delimiter=_delimiter(file, first), strict=True)
+            named = re.fullmatch(r"\s*sep=(.)\s*", first)  # how Excel is told of it
+            if named is None:
+                text.seek(0)
+            reader = csv.reader(text, delimiter=named[1] if named else _delimiter(file, first), strict=True)
             for cells in reader:
-                number = reader.line_num
+                number = reader.line_num + (named is not None)
                 if not any(cell.strip() for cell in cells):
                     continue
                 if columns is None:
@@ -197,7 +199,10 @@ def _label_rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
                         )
                 fields = {name: cells[i].strip() for name, i in columns.items() if i < len(cells)}
                 if not fields.get("path") or "label" not in fields:
-                    raise DataError(f"{file}, line {number}: {','.join(cells)[:_SHOWN]!r} is not path,label[,split]")
+                    raise DataError(
+                        f"{file}, line {number}: {','.join(cells)[:_SHOWN]!r} is not path,label[,split]; "
+                        "between columns are commas, semicolons or tabs"
+                    )
                 yield number, fields["path"], fields["label"], fields.get("split", "").lower()
         except (OSError, csv.Error, UnicodeError) as error:
             raise DataError(f"{file}, line {number + 1}: {error}; each line is path,label") from error
@@ -209,14 +214,18 @@ def _decoded(file: Path, opened: BinaryIO) -> TextIO:
     opened.seek(0)
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return io.TextIOWrapper(opened, "utf-16", newline="")
-    if head and not any(head[1::2]) or any(head) and not any(head[::2]):
+    if len(head) > 1 and (not any(head[1::2]) or not any(head[::2])):
         raise DataError(f"{file} is UTF-16 without the mark that says so; save it as UTF-8")
     return io.TextIOWrapper(opened, "utf-8-sig", "surrogateescape", newline="")
 
 
 def _delimiter(file: Path, line: str) -> str:
-    """What stands between columns: by which the first line is a header, or names a file that is there."""
-    usual = "\t,;" if file.suffix.lower() == ".tsv" else ",;\t"
+    """What stands between columns: by which the first line is a header, or names a file that is there.
+
+    Else the first by which it has columns.
+    """
+    usual = "\t,; " if file.suffix.lower() == ".tsv" else ",;\t "
+    parted = []
     for delimiter in usual:
         try:
             cells = next(csv.reader([line], delimiter=delimiter), [])
@@ -224,7 +233,8 @@ def _delimiter(file: Path, line: str) -> str:
             break
         if _header(cells) or (len(cells) > 1 and _there(file.parent, cells[0].strip())):
             return delimiter
-    return usual[0]
+        parted += [delimiter] * (1 < len(cells) < 4 and delimiter != " ")
+    return parted[0] if parted else usual[0]
 
 
 def _header(cells: Sequence[str]) -> dict[str, int] | None:

@@ -100,7 +100,7 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
     if PROTOCOLS[config.protocol].pooled:
         pool = _joined([part for part in (train, validation, test) if part is not None])
         train, test, database = _draw(pool, config)
-        validation = None
+        validation, given = None, ()
     elif test is None:
         held_out = _hold_out(train.labels, _test_counts(train.labels), [config.seed, _TEST_STREAM])
         test, train = train.take(held_out), train.take(~held_out)

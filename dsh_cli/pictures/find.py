@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from dsh_cli.files import open_regular
-from dsh_cli.pictures.formats import HEAD, HEIF_SUFFIXES, RAW_SUFFIXES, looks_like_picture
+from dsh_cli.pictures.formats import HEAD, HEIF_SUFFIXES, RAW_SUFFIXES, REFUSED, looks_like_picture
 
 _LOOKS = 100  # at files of one suffix in a row that were no pictures
 # What systems leave among pictures, in lower case: thumbnails and trash of network drives, of Windows and macOS, what
@@ -31,7 +31,7 @@ class Kind(Enum):
     LOOSE = "picture beside class folders", "pictures beside class folders", "move into the folder of a class"
     UNNAMED = "picture not named as one", "pictures not named as such", "rename, as to .jpg"
     RAW = "camera raw file", "camera raw files", "export as JPEG or TIFF"
-    LINK = "link to a folder taken elsewhere", "links to folders taken elsewhere", ""
+    LINK = "link back, or to a folder that is taken anyway", "links back, or to folders that are taken anyway", ""
     DEAD = "link that leads nowhere", "links that lead nowhere", ""
 
 
@@ -88,7 +88,9 @@ class LeftOut:
 def suffixes() -> frozenset[str]:
     """Suffixes of the formats that are read, in lower case with their dot."""
     known = Image.registered_extensions().items()
-    return HEIF_SUFFIXES.union(ext for ext, name in known if name in Image.OPEN or name == "MPO")  # which opens as JPEG
+    # MPO opens as JPEG
+    read = {ext for ext, name in known if (name in Image.OPEN or name == "MPO") and name not in REFUSED}
+    return HEIF_SUFFIXES | read
 
 
 class Search:

@@ -83,7 +83,13 @@ def train(
                 run.require_in_place()  # where its folder is gone, that is why a listener's file could not be written
                 raise
             except KeyboardInterrupt as interrupt:
-                done = Run.open(run.path).metrics.get("epochs_done", 0)
+                kept = Run.open(run.path)
+                if kept.finished:
+                    raise Interrupted(
+                        f"stopped when all was trained: {run.path} is finished; what listens to the training, such as "
+                        "TensorBoard, may lack its end"
+                    ) from interrupt
+                done = kept.metrics.get("epochs_done", 0)
                 raise Interrupted(_stopped(run, f"{done} of {run.config.epochs} epochs")) from interrupt
 
 

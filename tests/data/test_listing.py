@@ -110,6 +110,10 @@ def test_any_file_names_pictures_that_are_there_or_is_refused(folder: Path, cont
         (b"a.png,x,all\n", "line 1: split 'all'; it is one of train, validation, test, or empty"),
         (b"a.png\n", "line 1: 'a.png' is not path,label"),
         (b",x\n", "line 1: ',x' is not path,label"),
+        (b"gone.png;x\na.png;y\n", "line 1: no picture at .*/gone.png; paths are relative"),
+        (b"gone.png x\n", "is not path,label.*; between columns are commas, semicolons or tabs$"),
+        (b"\n", "names no pictures"),
+        (b"x", "'x' is not path,label"),
         (b"path,label,more,split\na.png\n", "line 2: 'a.png' is not path,label"),
         (b"a.png,x,,\n", "line 1: 4 columns without a header"),
         (b"path,label\n", "names no pictures"),
@@ -145,6 +149,15 @@ def test_label_files_as_people_and_programs_write_them(
     }
 
 
+def test_what_excel_is_told_of_and_lists_of_imagenet(folder: Path) -> None:
+    expected = {"train": [(f"{folder}/a.png", "x"), (f"{folder}/b c.png", "y")]}
+    found = listed(folder, b"sep=;\r\na.png;x\r\nb c.png;y\r\n")
+    assert isinstance(found, Listing) and found.parts == expected
+    assert re.search("line 3: no label", str(listed(folder, b"sep=;\na.png;x\nb c.png;\n")))
+    found = listed(folder, b'a.png x\n"b c.png" y\n', "val.txt")
+    assert isinstance(found, Listing) and found.parts == expected
+
+
 def test_of_two_names_for_a_column_the_commoner_is_taken(folder: Path) -> None:
     found = listed(folder, b"category,image,label,path,partition\nc,none.png,x,a.png,Dev\n")
     assert isinstance(found, Listing) and found.parts == {"validation": [(f"{folder}/a.png", "x")]}
@@ -167,6 +180,7 @@ def made(root: Path, *paths: str) -> Path:
         (["train/a/1.png", "validation/train/2.png"], {"train": ["a"], "validation": ["train"]}),
         (["bus/1.png", "train/2.png", "tram/3.png"], {"train": ["bus", "train", "tram"]}),  # that on rails
         (["item 10/1.png", "item 2/2.png"], {"train": ["item 10", "item 2"]}),
+        (["bus/1.png", "train/2.png", "train/@eaDir/2.png"], {"train": ["bus", "train"]}),
         (["train/caf\u00e9/1.png", "test/cafe\u0301/2.png"], {"train": ["caf\u00e9"], "test": ["caf\u00e9"]}),
         (["caf\u00e9/1.png", "cafe\u0301/2.png", "x/3.png"], {"train": ["caf\u00e9", "caf\u00e9", "x"]}),
     ],
@@ -202,6 +216,14 @@ def test_splits_are_known_by_the_names_that_people_give_them(
 def test_folders_that_can_be_understood_in_two_ways_are_refused(tmp_path: Path, paths: list[str], said: str) -> None:
     with pytest.raises(DataError, match=said):
         list_folder(made(tmp_path, *paths))
+
+
+def test_a_link_to_itself_is_no_folder_anywhere(tmp_path: Path) -> None:
+    made(tmp_path, "train/1.png", "car/2.png")
+    (tmp_path / "train" / "loop").symlink_to("loop")
+    assert list_folder(tmp_path).parts == {
+        "train": [(f"{tmp_path}/car/2.png", "car"), (f"{tmp_path}/train/1.png", "train")]
+    }
 
 
 def test_pictures_beside_class_folders_are_left_out_and_told(tmp_path: Path) -> None:

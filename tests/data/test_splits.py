@@ -21,6 +21,7 @@ from dsh_cli.data import named as named_sets
 from dsh_cli.data.listing import list_folder, list_labels
 from dsh_cli.data.splits import Splits, _hold_out, load_splits
 from dsh_cli.errors import DataError, UsageError
+from dsh_cli.show.views.train import data_lines
 from tests.support.values import in_memory, there
 
 
@@ -444,6 +445,7 @@ def draw(monkeypatch: pytest.MonkeyPatch, queries: int = 100, train: int = 500, 
 def test_pooled_protocols_draw_disjoint_parts_of_all_pictures_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     splits = draw(monkeypatch, data="digits", protocol="cifar10")
     names = splits.names()
+    assert data_lines(TrainConfig(data="digits"), splits)[0].endswith("1,197 database (all drawn by the seed)")
     assert {split: len(part) for split, part in names.items()} == {
         "train": 450, "validation": 50, "test": 100, "database": 1197
     }  # fmt: skip

@@ -51,7 +51,7 @@ def test_no_folder_is_taken_twice(tmp_path: Path) -> None:
     left_out = LeftOut(str(root))
     assert below(root, left_out) == ["a/3.jpg", "b/2.jpg", "cat/1.jpg"]
     assert left_out.counts == {Kind.LINK: 8}  # the folder `b/deep` too
-    assert left_out.lines() == ["left out: 8 links to folders taken elsewhere, first c"]
+    assert left_out.lines() == ["left out: 8 links back, or to folders that are taken anyway, first c"]
 
 
 def test_many_links_to_one_another_end(tmp_path: Path) -> None:
@@ -95,6 +95,12 @@ def test_what_is_left_out_by_its_name_is_told(tmp_path: Path) -> None:
     one = LeftOut()
     one.add(Kind.UNREADABLE, "a.png", "empty file")
     assert one.lines() == ["left out: 1 unreadable picture, a.png (empty file)"]
+
+
+def test_formats_that_are_not_read_are_no_pictures(tmp_path: Path) -> None:
+    put(tmp_path, "1.jpg", "2.heic", "3.mpo", "4.h5", "5.mpg", "6.eps", "7.wmf", content=b"%!PS")
+    left_out = LeftOut()
+    assert below(tmp_path, left_out) == ["1.jpg", "2.heic", "3.mpo"] and not left_out.counts
 
 
 def test_looks_at_other_files_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

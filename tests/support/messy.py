@@ -12,7 +12,7 @@ TOLD = [  # of what is left out, for a training: the first two kinds, and the re
     "left out: 1 unreadable picture, ",
     "left out: 1 class folder without pictures, ",
     "left out: 3 pictures beside class folders, 2 pictures not named as such, 2 camera raw files, "
-    "2 links to folders taken elsewhere, 1 link that leads nowhere",
+    "2 links back, or to folders that are taken anyway, 1 link that leads nowhere",
 ]
 COUNTS = {"train": 39, "validation": 3, "test": 10}  # pictures that can be read, see `make`
 CLASSES = ["caf\u00e9", "item 2", "item 10"]

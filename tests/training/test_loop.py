@@ -28,7 +28,7 @@ from dsh_cli.network.encoding import Encoder
 from dsh_cli.network.model import HashNet
 from dsh_cli.runs.run import Run
 from dsh_cli.show.tensorboard import TensorBoard
-from dsh_cli.training.events import EpochStats, Plan, Quiet, RunningLoss
+from dsh_cli.training.events import EpochStats, Plan, Quiet, RunningLoss, TrainResult
 from dsh_cli.training.objective import DshObjective
 from dsh_cli.training.recipe import settle
 from dsh_cli.training.terms import dsh_loss
@@ -42,6 +42,16 @@ CONFIG = TrainConfig(data="digits", epochs=3, batch_size=64, device="cpu", tenso
 @pytest.fixture(scope="module")
 def splits() -> Splits:
     return load_splits(CONFIG)
+
+
+def test_ctrl_c_when_all_is_saved_says_that_the_run_is_finished(splits: Splits, tmp_path: Path) -> None:
+    class AtTheEnd(Quiet):
+        def on_end(self, result: TrainResult) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="run is finished; what listens") as caught:
+        train(replace(CONFIG, epochs=1), splits, str(tmp_path / "run"), listeners=[AtTheEnd()])
+    assert "--resume" not in str(caught.value) and Run.open(tmp_path / "run").finished
 
 
 def test_one_seed_gives_identical_weights_and_another_does_not(splits: Splits, tmp_path: Path) -> None:
