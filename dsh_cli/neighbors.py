@@ -22,7 +22,7 @@ from dsh_cli.errors import DshError, UsageError, VersionGone
 from dsh_cli.index.origins import Folders, added_from
 from dsh_cli.pictures.find import LeftOut, expand
 from dsh_cli.runs.run import Run
-from dsh_cli.words import nfc
+from dsh_cli.words import natural, nfc
 
 K = 10  # neighbours of a query, where neither their number nor a radius is asked for
 
@@ -190,7 +190,7 @@ def _of_labels(
     labels, not_labels = [nfc(label) for label in labels], [nfc(label) for label in not_labels]
     for label in (*labels, *not_labels):
         if label not in names:
-            known = (", ".join(names[:10]) + (", ..." if len(names) > 10 else "")) or "none"
+            known = (", ".join(sorted(names, key=natural)[:10]) + (", ..." if len(names) > 10 else "")) or "none"
             raise UsageError(f"no class {label!r} in {where}; its classes: {known}")
     kept = [(not labels or name in labels) and name not in not_labels for name in (*names, None)]
     return np.flatnonzero(np.array(kept)[numbers])

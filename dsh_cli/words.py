@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from contextlib import suppress
 
 _DIGITS = re.compile(r"(\d+)")
 
@@ -19,8 +20,20 @@ def natural(text: str) -> tuple[tuple[str | tuple[int, str], ...], str]:
 
 
 def nfc(text: str) -> str:
-    """Text in one form of Unicode: where é is one character, others make two of it, which look the same."""
+    """Text in one form: é is one character, where others make two of it, or bytes under a locale that lacks it."""
+    with suppress(UnicodeEncodeError):  # of half a character, which no file name gives
+        text = of_utf8(utf8(text))
     return unicodedata.normalize("NFC", text)
+
+
+def utf8(text: str) -> bytes:
+    """Text as UTF-8 whatever the locale, where `os.fsencode` fails; bytes that are no text stay as they were."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def of_utf8(data: bytes) -> str:
+    """Undo `utf8`."""
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _number(digits: str) -> tuple[int, str]:

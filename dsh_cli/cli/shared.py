@@ -143,7 +143,8 @@ def _tell_guesses(ctx: typer.Context, quiet: bool) -> bool:
 
 
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress, no notices; warnings and errors only.", callback=_tell_guesses)
+    bool,
+    typer.Option("--quiet", "-q", help="No progress, no notices; warnings and errors only.", callback=_tell_guesses),
 ]
 Null = Annotated[bool, typer.Option("--null", "-0", help="The list on standard input is NUL-separated.")]
 Where = Annotated[Device, typer.Option("--device", help="Where to compute.")]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dsh_cli.training.events import Listener
 
 _DEFAULT = TrainConfig()
-_LEFT_OUT = 3  # lines of what is left out of the data
+_LEFT_OUT = 4  # lines of what is left out of the data
 
 
 @app.command(

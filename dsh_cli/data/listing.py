@@ -9,6 +9,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -17,7 +18,7 @@ from dsh_cli.config import SPLITS
 from dsh_cli.errors import DataError, reason
 from dsh_cli.files import open_regular
 from dsh_cli.pictures.find import Kind, LeftOut, Search
-from dsh_cli.words import natural, nfc
+from dsh_cli.words import natural, nfc, utf8
 
 LABEL_FILES = (".csv", ".tsv", ".txt")
 # Folders of splits, and what a label file may call them, in small letters.
@@ -31,6 +32,7 @@ _COLUMNS = {
     "label": ("label", "class", "category", "class_name", "label_name", "target"),
     "split": ("split", "set", "subset", "partition"),
 }
+_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8
 _HEAD = 512  # bytes by which the encoding of a label file is known
 _NAMED = 5  # folders in an error
 _SHOWN = 1000  # characters of what a line says, in an error
@@ -85,7 +87,7 @@ def _by_split(root: str, folders: Sequence[str]) -> dict[str, str]:
         seen = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED:,} more" if len(others) > _NAMED else "")
         raise DataError(
             f"{root} has folders of splits ({names}) beside others ({seen}), so which are classes? "
-            f"Move the others elsewhere, or train on {by_split.get('train', splits[0][1])} alone"
+            f"Rename the others or move them elsewhere, or give {by_split.get('train', splits[0][1])} alone"
         )
     return by_split
 
@@ -140,11 +142,13 @@ def list_labels(file: Path) -> Listing:
         where = f"{file}, line {number}"
         if not label:
             raise DataError(f"{where}: no label for {path[-_SHOWN:]!r}; name its class, or remove the line")
+        if not label.isascii() and _ESCAPED.search(label):
+            raise DataError(f"{where}: the label {label[:_SHOWN]!r} is not UTF-8; save the file as UTF-8")
         if split and split not in _SPLIT_NAMES:
             raise DataError(f"{where}: split {split[:_SHOWN]!r}; it is one of {', '.join(SPLITS)}, or empty for train")
         there = _there(file.parent, path)
         if there is None:
-            header = "" if lines else "; where this line is a header, it names the columns path and label"
+            header = "" if number > 1 else "; where this line is a header, it names the columns path and label"
             raise DataError(
                 f"{where}: no picture at {os.path.join(file.parent, path)[-_SHOWN:]}; "
                 f"paths are relative to the folder of the file{header}"
@@ -162,9 +166,10 @@ def _there(folder: Path, path: str) -> str | None:
     """The file that a label file means: as it is written, as Windows writes it, or with letters in another form."""
     for written in (path, path.replace("\\", "/")):
         for form in (written, nfc(written), unicodedata.normalize("NFD", written)):
-            file = os.path.normpath(folder / form)
-            if os.path.isfile(file):
-                return file
+            with suppress(UnicodeEncodeError):  # of half a character
+                file = os.path.normpath(folder / os.fsdecode(utf8(form)))
+                if os.path.isfile(file):
+                    return file
     return None
 
 

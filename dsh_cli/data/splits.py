@@ -32,6 +32,7 @@ TEST_SHARE = 0.2  # of each class, where a set comes without a test part
 _AUGMENT: dict[str, Augment] = {"mnist": "digits", "digits": "digits"}  # all others: photos
 _READ_AT_ONCE = 64  # pictures between two looks at the progress
 _MEND = "bring readable ones in their place, or leave them out"
+_NAMED = 5  # classes in an error
 _PROBED = 1000  # headers read to choose size and channels of a folder
 # Streams of random numbers, so that one seed serves all.
 _TEST_STREAM, _VALIDATION_STREAM, _POOL_STREAM, _CLASS_STREAM = 1, 2, 3, 4
@@ -93,7 +94,7 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
             f"no dataset named {config.data!r}, and no such folder or file. "
             f"Named sets: {', '.join(DATASETS)}; or give a folder with a folder per class, or a CSV file of path,label"
         )
-    _require_learnable(train, test is not None)
+    _require_learnable(train, test is not None, left_out)
     given = tuple(name for name, part in zip(SPLITS, (train, validation, test), strict=True) if part is not None)
     skipped = train.skipped
     database = None
@@ -212,18 +213,21 @@ def _into_memory(dataset: Dataset, progress: Progress | None) -> tuple[Dataset, 
     return replace(dataset, images=pixels, skipped=tuple(skipped)), readable
 
 
-def _require_learnable(train: Dataset, has_test: bool) -> None:
+def _require_learnable(train: Dataset, has_test: bool, left_out: LeftOut) -> None:
     if len(train.classes) < 2:
         raise DataError(
             f"{train.source} has one class only, {train.classes[0]!r}; hashing learns from pairs of different classes"
         )
     needed, why = (2, "to train on") if has_test else (3, "2 to train on and 1 to test, for it has no test/ folder")
     counts = np.bincount(train.labels, minlength=len(train.classes))
-    few = int(counts.argmin())
-    if counts[few] < needed:
+    few = np.flatnonzero(counts < needed)
+    if len(few):
+        each = ", ".join(f"{train.classes[label]!r} has {_pictures(int(counts[label]))}" for label in few[:_NAMED])
+        more = f" and {len(few) - _NAMED:,} more have too few" if len(few) > _NAMED else ""
+        said = "; ".join(["", *left_out.lines(1)])
         raise DataError(
-            f"class {train.classes[few]!r} of {train.source} has {_pictures(int(counts[few]))}; "
-            f"each class needs {needed}: {why}"
+            f"of the classes of {train.source} {each}{more}; each needs {needed}: {why}; add pictures, or take the "
+            f"class away{said}"
         )
 
 

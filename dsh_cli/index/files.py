@@ -19,7 +19,7 @@ from dsh_cli.index.rows import Entry, Known
 from dsh_cli.index.schema import DIGEST
 from dsh_cli.pictures import decode
 from dsh_cli.pictures.decode import Picture
-from dsh_cli.words import nfc
+from dsh_cli.words import nfc, utf8
 
 _SHARE = 0.1  # of the pictures of an index: a folder with more of them is not taken out unasked
 
@@ -54,7 +54,7 @@ def look_at(
             known.find(path),
             size=status.st_size,
             mtime_ns=status.st_mtime_ns,
-            label=None if label is None else os.fsencode(label),
+            label=None if label is None else utf8(label),
             keep_label=labeller is None,
         )
         digest = None

@@ -26,6 +26,7 @@ from dsh_cli.index.schema import DIGEST, fixed
 from dsh_cli.index.table import Damage, Table
 from dsh_cli.pictures.decode import Picture
 from dsh_cli.pictures.find import LeftOut, expand
+from dsh_cli.words import of_utf8, utf8
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -488,7 +489,7 @@ class Index:
         column, order = self._table.whole("label")
         coded = column.combine_chunks().dictionary_encode()
         labels = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        classes = tuple(os.fsdecode(label) for label in coded.dictionary.to_pylist())
+        classes = tuple(of_utf8(label) for label in coded.dictionary.to_pylist())
         return labels if order is None else labels[order], classes
 
     def _to_verify(
@@ -630,7 +631,7 @@ def _rows(table: pa.Table) -> list[Row]:
     return [
         Row(
             path=os.fsdecode(path),
-            label=None if label is None else os.fsdecode(label),
+            label=None if label is None else of_utf8(label),
             size=size,
             mtime_ns=mtime_ns,
             hash=None if digest is None else digest.hex(),
@@ -657,7 +658,7 @@ def _grouped(batches: Iterable[ReadyCodes], bits: int) -> Iterator[tuple[list[by
         if spare and (batch.packed[:, -1] & spare).any():
             raise UsageError(f"codes of {bits} bits with bits set behind them; pack them with numpy.packbits")
         paths += map(os.fsencode, batch.paths)
-        labels += [None if x is None else os.fsencode(x) for x in batch.labels] if batch.labels else [None] * count
+        labels += [None if x is None else utf8(x) for x in batch.labels] if batch.labels else [None] * count
         packed.append(batch.packed)
         if len(paths) >= _READY_ROWS:
             yield paths, np.concatenate(packed), labels

@@ -36,6 +36,7 @@ _MAX_SCANS = 1 << 31  # pixels of a JPEG times its scans, some seconds; it usual
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # of a JPEG: what has a length, and the end
 # Bytes, and pixels, of what is ordinary: decoding costs at most 4 s and 768 MiB, seen for the worst of each format.
 _ORDINARY = 1 << 26
+_LFS = b"version https://git-lfs.github.com/spec/"
 _DNG_VERSION = 50706  # a tag of TIFF
 _SEGMENTS = 256  # of an ordinary JPEG, before its pixels
 _PNG, _CHUNK = b"\x89PNG\r\n\x1a\n", struct.Struct(">I4s")
@@ -183,6 +184,8 @@ def _open(data: bytes, allowed: tuple[str, ...] | None = None) -> ImageFile.Imag
         image = Image.open(io.BytesIO(data), formats=allowed)
     except UnidentifiedImageError as error:
         kind = looks_like_picture(head)
+        if data.startswith(_LFS):
+            raise ImageError("a pointer of Git LFS in place of the picture; fetch it with: git lfs pull") from error
         message = f"a {kind} file that is damaged, or of a kind that is not read; save it anew, as JPEG or PNG"
         raise ImageError(message if kind else "not a picture, or of a format Pillow does not know") from error
     except Image.DecompressionBombError as error:

@@ -26,7 +26,7 @@ _OF_SYSTEMS = frozenset(
 class Kind(Enum):
     """What can be left out: what one is called, what many are, and what to do."""
 
-    UNREADABLE = "unreadable picture", "unreadable pictures", ""
+    UNREADABLE = "unreadable picture", "unreadable pictures", "dsh hash names each"
     EMPTY = "class folder without pictures", "class folders without pictures", ""
     LOOSE = "picture beside class folders", "pictures beside class folders", "move into the folder of a class"
     UNNAMED = "picture not named as one", "pictures not named as such", "rename, as to .jpg"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dsh_cli.show.console import Console
-from dsh_cli.training.events import EpochStats, Loss, Plan, Quiet, RunningLoss
+from dsh_cli.training.events import EpochStats, Loss, Plan, Quiet, RunningLoss, TrainResult
 
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
 _NOTES = 20  # notes shown of one training
@@ -145,3 +145,7 @@ class Notes(Quiet):
         if self.told < _NOTES < self.told + len(stats.notes):
             self.warn("more of the same is not shown")
         self.told += len(stats.notes)
+
+    def on_end(self, result: TrainResult) -> None:
+        if result.lost:
+            self.warn(result.lost)

@@ -89,6 +89,7 @@ class TrainResult:
     seconds: float  # the loop alone: not reading the data, not the codes at the end
     map: float | None
     table: ClassTable
+    lost: str = ""  # what to tell of pictures that could not be read any more
 
 
 class Listener(Protocol):

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dsh_cli.analysis.retrieval import mean_average_precision
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import TrainConfig
 from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DataError, DivergedError, DshError, Interrupted, RunError, Terminated
@@ -222,7 +224,7 @@ class _Loop:
     def diverged(self, what: str, epoch: int, step: str) -> str:
         """What to say of a training that has diverged."""
         config, run = self.run.config, self.run
-        precision = ", leave `amp` out" if config.amp else ""  # rounding does it too, and on tiny maps a PyTorch kernel
+        precision = ", add `amp=False`" if config.amp else ""  # rounding does it too, and on tiny maps a PyTorch kernel
         kept = f"; {run.path} stays as it was after {self.saved}" if self.saved else ""
         *first, last = (f"`{name}`" for name in self.objective.settings())
         return (
@@ -306,7 +308,7 @@ def _train(
                 loss=mean,
                 images_per_second=len(batches) * batches.batch_size / elapsed,
                 validation=validation,
-                validation_map=mean_average_precision(validation) if len(validation) > 1 else None,
+                validation_map=mean_average_precision(validation) if _has_pairs(validation) else None,
                 waited=batches.waited / elapsed,
                 notes=batches.new_notes(),
             )
@@ -322,6 +324,11 @@ def _train(
     for listener in listeners:
         listener.on_end(result)
     return result
+
+
+def _has_pairs(codes: CodeSet) -> bool:
+    """Whether two pictures are of one class, without which there is nothing to find."""
+    return bool((np.bincount(codes.labels) > 1).any())
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +29,8 @@ from dsh_cli.pictures.reading import PictureFiles
 from dsh_cli.runs.run import Run
 from dsh_cli.training.events import TrainResult
 
+_NAMED = 5  # classes in a warning
+
 
 def measured(run: Run, net: HashNet, splits: Splits, seconds: float) -> TrainResult:
     """Encode all pictures, measure them, and save the run as finished.
@@ -47,7 +50,7 @@ def measured(run: Run, net: HashNet, splits: Splits, seconds: float) -> TrainRes
     queries, database = compared(run.config.protocol, codes.__getitem__, UNSEEN in codes)
     enough = len(queries) > 1 if database is None else len(queries) and len(database)
     value = mean_average_precision(queries, database) if bool(enough) else None
-    result = TrainResult(run, seconds, value, table)
+    result = TrainResult(run, seconds, value, table, _lost(splits, codes))
     metrics = {
         "epochs": run.config.epochs,
         "seconds": round(seconds, 3),
@@ -57,6 +60,21 @@ def measured(run: Run, net: HashNet, splits: Splits, seconds: float) -> TrainRes
         "device": str(net.mean.device),
     }
     return replace(result, run=run.write_results(net, codes, metrics))
+
+
+def _lost(splits: Splits, codes: Mapping[str, CodeSet]) -> str:
+    """What to tell of pictures that could be read when the training began, and now cannot; nothing where all can."""
+    parts = splits.parts()
+    missing = {split: len(part) - len(codes[split]) for split, part in parts.items()}
+    if not any(missing.values()):
+        return ""
+    counts = ", ".join(f"{count:,} {split}" for split, count in missing.items() if count)
+    gone = np.setdiff1d(parts["train"].labels, codes["train"].labels)
+    names = ", ".join(parts["train"].classes[label] for label in gone[:_NAMED]) + (
+        ", ..." if len(gone) > _NAMED else ""
+    )
+    of_them = f"; of {names} none is left, so it is not measured" if len(gone) else ""
+    return f"pictures that could not be read any more, and have no codes: {counts}{of_them}"
 
 
 def encode_dataset(net: HashNet, dataset: Dataset) -> CodeSet:

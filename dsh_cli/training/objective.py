@@ -143,8 +143,8 @@ def _why_no_centers(config: Recipe, class_count: int, warm_up: int, batches: int
         "there is one class" if class_count < 2
         else f"{class_count} classes cannot have different codes of {config.bits} bits" if class_count > 2**config.bits
         else f"{class_count:,} classes would take too long, {_CLASSES:,} at most" if class_count > _CLASSES
-        else "they take a second epoch" if config.epochs < 2
-        else "they take more batches than two epochs of one" if last <= warm_up
+        else "one epoch is too few for them" if config.epochs < 2
+        else "two epochs of one batch are too few for them" if last <= warm_up
         else ""
     )  # fmt: skip
 

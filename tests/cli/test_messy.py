@@ -1,6 +1,7 @@
 """A folder as they are in the wild, by every command that takes folders: what it takes of it, and what it says."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import messy
-from tests.support.commands import dsh, dsh_json, on_terminal
+from tests.support.commands import dsh, dsh_json, dsh_process, on_terminal
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="makes links and pipes")
 
@@ -27,9 +28,9 @@ def test_a_training_says_in_six_lines_what_it_understood_of_a_messy_folder(folde
     assert lines[0] == f"{folder}: {counts}"
     classes = ", ".join(f"{name} ({count})" for name, count in zip(messy.CLASSES, messy.EACH, strict=True))
     assert lines[1] == f"3 classes: {classes}"
-    for line, told in zip(lines[2:5], messy.TOLD, strict=True):
+    for line, told in zip(lines[2:6], messy.TOLD, strict=True):
         assert line.startswith(f"warning: {told}")
-    assert "left out" not in "".join(lines[5:])
+    assert "left out" not in "".join(lines[6:])
     assert dsh_json("info", "run")["classes"] == messy.CLASSES
     code, shown = on_terminal([*map(str, command), "--out", "again"], 80)
     assert code == 0 and "3 classes" in shown and "\x1b[2J" not in shown
@@ -79,3 +80,26 @@ def test_a_named_set_is_not_taken_for_a_folder_without_a_word(photos: Path) -> N
     assert lines[0].endswith("; for the folder of that name here, give ./digits")
     lines = dsh("train", "./digits", *command, "--out", "folder").stderr.splitlines()
     assert "./digits" not in lines[0] and "14 train" in lines[0]
+
+
+POSIX = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_names_are_the_same_under_a_locale_that_lacks_their_letters(folder: Path, tmp_path: Path) -> None:
+    """Python then gives bytes of names as halves of characters, in files, in folders and on the command line."""
+    options = ["--epochs", "1", "--backbone", "small-resnet", "--no-tensorboard", "--quiet"]
+    for run, env in (("utf-8", {}), ("posix", POSIX)):
+        done = dsh_process("train", "messy", *options, "--out", run, cwd=tmp_path, env=os.environ | env)
+        assert done.returncode == 0, done.stderr
+        command = ["index", "add", "x.lance", "messy", "--model", "utf-8", "--labels", "folder", "--json"]
+        done = dsh_process(*command, cwd=tmp_path, env=os.environ | env)
+        assert json.loads(done.stdout)["updated"] == 0
+        command = ["neighbors", "messy/Train/item 2/0.jpg", "-m", run, "--label", "cafe\u0301", "--json", "-k", "40"]
+        done = dsh_process(*command, cwd=tmp_path, env=os.environ | env)
+        assert done.returncode == 0, done.stderr
+        assert {near["label"] for near in json.loads(done.stdout)["neighbors"]} == {"caf\u00e9"}
+        (tmp_path / "labels.csv").write_text("messy/Train/cafe\u0301/0.png,caf\u00e9\n" * 1, "utf-8")
+        done = dsh_process("index", "add", f"{run}.lance", "messy/Train/cafe\u0301/0.png", "-m", run, "--labels",
+                           "labels.csv", cwd=tmp_path, env=os.environ | env)  # fmt: skip
+        assert done.returncode == 0 and b"no label" not in done.stderr, done.stderr
+    assert dsh_json("info", tmp_path / "posix")["classes"] == dsh_json("info", tmp_path / "utf-8")["classes"]

@@ -113,6 +113,7 @@ def test_any_file_names_pictures_that_are_there_or_is_refused(folder: Path, cont
         (b"gone.png;x\na.png;y\n", "line 1: no picture at .*/gone.png; paths are relative"),
         (b"gone.png x\n", "is not path,label.*; between columns are commas, semicolons or tabs$"),
         (b"\n", "names no pictures"),
+        (b"a.png,caf\xe9\n", r"line 1: the label 'caf\\udce9' is not UTF-8; save the file as UTF-8"),
         (b"x", "'x' is not path,label"),
         (b"path,label,more,split\na.png\n", "line 2: 'a.png' is not path,label"),
         (b"a.png,x,,\n", "line 1: 4 columns without a header"),
@@ -198,9 +199,9 @@ def test_splits_are_known_by_the_names_that_people_give_them(
     [
         (
             ["train/a/1.png", "test/a/2.png", "annotations/x.xml"],
-            r"folders of splits \(test, train\) beside others \(annotations\), so which are classes\? Move the others",
+            r"folders of splits \(test, train\) beside others \(annotations\), so which are classes\? Rename",
         ),
-        (["train/a/1.png", "a/2.png", "b/3.png"], r"\(train\) beside others \(a, b\).*or train on .*/train alone"),
+        (["train/a/1.png", "a/2.png", "b/3.png"], r"\(train\) beside others \(a, b\).*or give .*/train alone"),
         (["train/1.png", "test/2.png", "x/3.png"], r"\(test, train\) beside others \(x\).*/train alone$"),
         (["train/a/1.png", *(f"c{i}/{i}.png" for i in range(9))], r"\(c0, c1, c2, c3, c4 and 4 more\)"),
         (["train/a/1.png", "val/a/2.png", "Dev/a/3.png"], "a split under two names, of Dev, train, val"),

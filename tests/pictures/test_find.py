@@ -94,7 +94,7 @@ def test_what_is_left_out_by_its_name_is_told(tmp_path: Path) -> None:
     ]
     one = LeftOut()
     one.add(Kind.UNREADABLE, "a.png", "empty file")
-    assert one.lines() == ["left out: 1 unreadable picture, a.png (empty file)"]
+    assert one.lines() == ["left out: 1 unreadable picture, a.png (empty file); dsh hash names each"]
 
 
 def test_formats_that_are_not_read_are_no_pictures(tmp_path: Path) -> None:

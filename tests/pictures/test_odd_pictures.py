@@ -411,7 +411,7 @@ def test_classes_of_odd_names(odd_classes: Path, tmp_path: Path) -> None:
     warnings = [line for line in trained.stderr.decode().splitlines() if line.startswith("warning: ")]
     assert [line for line in warnings if "left out" in line] == [
         f"warning: left out: {len(os.listdir(odd_classes))} unreadable pictures, first {first}/bad\\x1b[32m.png "
-        "(not a picture, or of a format Pillow does not know)"
+        "(not a picture, or of a format Pillow does not know); dsh hash names each"
         for first in [printable(min(os.listdir(odd_classes)))]
     ]
     assert trained.stderr.decode().replace("\n", "").isprintable()

@@ -453,8 +453,8 @@ def class_distance(packed: NDArray[np.uint8]) -> int:
     ("options", "told"),
     [
         ({"bits": 3}, "hash centers are off: 10 classes cannot have different codes of 3 bits"),
-        ({"epochs": 1}, "hash centers are off: they take a second epoch"),
-        ({"batch_size": 2000}, "hash centers are off: they take more batches than two epochs of one"),
+        ({"epochs": 1}, "hash centers are off: one epoch is too few for them"),
+        ({"batch_size": 2000}, "hash centers are off: two epochs of one batch are too few for them"),
         ({"center_weight": 0.0}, ""),
         ({"centers": "none"}, ""),
     ],

@@ -18,6 +18,7 @@ from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.config import ProtocolName
 from dsh_cli.errors import DataError, DshError
 from dsh_cli.runs.run import Run
+from dsh_cli.show.progress import Notes
 from dsh_cli.training import measuring
 from dsh_cli.training.events import EpochStats, Quiet
 from tests.support.commands import dsh, dsh_json, dsh_process
@@ -132,6 +133,7 @@ def test_a_run_whose_test_pictures_are_gone_at_the_end_is_finished_and_of_use(
     splits = load_splits(config)
     result = train(config, splits, "run", listeners=[Losing(splits.test.names)])
     assert result.map is None and result.table.split == "train"
+    assert result.lost == f"pictures that could not be read any more, and have no codes: {len(splits.test)} test"
     info = dsh_json("info", "run", "--verify")
     assert info["finished"] and info["map"] is None and info["counts"]["test"] == 0
     assert "not measured" in dsh("info", "run", "--format", "table").stdout
@@ -141,6 +143,19 @@ def test_a_run_whose_test_pictures_are_gone_at_the_end_is_finished_and_of_use(
     assert len(dsh_json("neighbors", picture, "--model", "run")["neighbors"]) == 10
     told = dsh("evaluate", "--model", "run")
     assert told.exit_code == 1 and "Traceback" not in told.stderr and "nothing to evaluate" in told.stderr
+
+
+def test_a_class_that_vanishes_while_it_trains_is_told(many_photos: Path) -> None:
+    config = TrainConfig(data=str(many_photos), epochs=1, memory=0.0, cache="off", image_size=16, batch_size=50)
+    config = replace(config, bits=8, backbone="small-resnet", device="cpu", tensorboard=False)
+    splits = load_splits(config)
+    gone = tuple(name for names in splits.names().values() for name in names if "/g/" in name)
+    said: list[str] = []
+    train(config, splits, "run", listeners=[Losing(gone), Notes(said.append)])
+    assert said == [
+        "pictures that could not be read any more, and have no codes: 87 train, 9 validation, 24 test; "
+        "of g none is left, so it is not measured"
+    ]
 
 
 def test_a_training_whose_own_pictures_are_gone_at_the_end_goes_on_once_they_are_back(

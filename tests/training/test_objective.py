@@ -174,8 +174,8 @@ def test_a_resumed_run_goes_on_with_its_centers(tmp_path: Path, digits: Dataset)
     [
         ({"centers": "none"}, 4, ""),
         ({"center_weight": 0.0}, 4, ""),
-        ({"epochs": 1}, 4, "they take a second epoch"),
-        ({"epochs": 2}, 1, "they take more batches than two epochs of one"),
+        ({"epochs": 1}, 4, "one epoch is too few for them"),
+        ({"epochs": 2}, 1, "two epochs of one batch are too few for them"),
         ({"epochs": 2}, 2, None),
         ({"bits": 1}, 4, "3 classes cannot have different codes of 1 bits"),
         ({"bits": 2}, 4, None),
