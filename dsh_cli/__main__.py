@@ -36,6 +36,8 @@ def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
 def _stop(*_: object) -> None:
     """End without a word of what was going on: modules were being read, or put away."""
     with suppress(OSError):
+        if os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb":
+            os.write(2, b"\r\x1b[2K\x1b[?25h")  # a live line may stand there, which hides the cursor
         os.write(2, b"error: stopped by Ctrl-C\n")
     os._exit(130)
 

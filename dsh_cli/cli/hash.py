@@ -24,6 +24,7 @@ from dsh_cli.cli.shared import (
     flush,
     form_of,
     print_table,
+    shows_at_once,
     status,
     write,
 )
@@ -69,7 +70,7 @@ def _show_all(items: Iterable[Encoded], form: Form, quiet: bool) -> bool:
     shown: list[Encoded] = []
     all_read = True
     ascii = ascii_only(sys.stdout)
-    on_screen = form != "table" and sys.stdout.isatty()  # the codes themselves show the progress
+    on_screen = form != "table" and shows_at_once()  # the codes themselves show the progress
     with status(quiet or on_screen, "hashing pictures") as progress:
         for done, item in enumerate(items, 1):
             progress(done)

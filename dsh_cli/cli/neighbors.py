@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +25,7 @@ from dsh_cli.cli.shared import (
     notice,
     option,
     show,
+    shows_at_once,
     status,
 )
 
@@ -109,7 +109,7 @@ def _show_all(answers: Iterable[Answer | Query], html: str | None, form: Form, q
     from dsh_cli.show.views import neighbors as view
 
     all_read = True
-    on_screen = sys.stdout.isatty()  # the answers themselves show the progress
+    on_screen = shows_at_once()  # the answers themselves show the progress
     with _page_or_none(html) as page, status(quiet or on_screen, "looking up") as progress:
         for done, answer in enumerate(answers, 1):
             progress(done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -145,6 +146,17 @@ def main(
     # What Pillow warns of is an error anyway (size), or does not touch the pixels (metadata).
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+def shows_at_once() -> bool:
+    """Whether what is written to stdout may show on the terminal at once, in the midst of a live line.
+
+    So it may if it is one, or a pipe, whose other end often is.
+    """
+    try:
+        return sys.stdout.isatty() or stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    except OSError:  # it has no file
+        return False
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """How commands begin and end: Ctrl-C at any moment, streams that are closed or full, files that may not be read."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -10,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.support import privileges
-from tests.support.commands import dsh, unmeasured
+from tests.support.commands import dsh, on_terminal, unmeasured
 from tests.support.runs import small_run
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals, closed streams and modes are POSIX's")
@@ -187,3 +189,31 @@ def test_what_may_not_be_read_is_one_line(part: str, commands: list[str], tmp_pa
             assert all(line.startswith(("error: ", "warning: ")) for line in lines) and lines
     finally:
         os.chmod(part, 0o700)
+
+
+# A live line
+
+
+@pytest.mark.parametrize("pipe", ["| cat", "> codes.txt"])
+def test_no_live_line_stands_where_results_may_show(pipe: str, digits_run: Path) -> None:
+    """Those that `cat` wrote had come into the midst of it, and it stayed: "hashing pictures20  0.png"."""
+    for number in range(3):
+        Image.effect_noise((8, 8), 50).save(f"{number}.png")
+    code, shown = on_terminal(["hash", "0.png", "1.png", "2.png", "--model", str(digits_run)], pipe=pipe)
+    assert code == 0
+    if pipe == "| cat":
+        assert re.fullmatch(r"([0-9a-f]{2}  \d\.png\r\n){3}", shown), shown
+    else:
+        last = shown.rpartition("hashing pictures")[2]
+        assert "\x1b[2K" in last and "\x1b[?25h" in last, shown  # shown meanwhile, and taken away
+
+
+def test_ctrl_c_takes_a_live_line_away_and_shows_the_cursor_where_python_would_go_on(tmp_path: Path) -> None:
+    script = "import sys; from dsh_cli.__main__ import _stop; sys.stderr.write('\\x1b[?25l* hashing'); _stop()"
+    ours, theirs = os.openpty()
+    env = {**unmeasured(), "TERM": "xterm"}
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=theirs, stdout=theirs, stderr=theirs, env=env)
+    os.close(theirs)
+    assert process.wait(timeout=60) == 130
+    assert os.read(ours, 999).endswith(b"hashing\r\x1b[2K\x1b[?25herror: stopped by Ctrl-C\r\n")
+    os.close(ours)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,15 +80,22 @@ def one_line_error(result: Result, exit_code: int) -> str:
     return lines[0]
 
 
-def on_terminal(arguments: Sequence[str], columns: int = 120) -> tuple[int, str]:
-    """The exit code of a command on a pseudo-terminal, and all that it showed there."""
+def on_terminal(arguments: Sequence[str], columns: int = 120, pipe: str = "") -> tuple[int, str]:
+    """The exit code of a command on a pseudo-terminal, and all that it showed there.
+
+    Args:
+        arguments: of the command.
+        columns: of the terminal.
+        pipe: what a shell has after the command, such as "| cat".
+    """
     import pty
 
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dsh_cli", *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-    )
+    command = [sys.executable, "-m", "dsh_cli", *arguments]
+    if pipe:
+        command = ["sh", "-c", f"{shlex.join(command)} {pipe}"]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     shown = b""
     with contextlib.suppress(OSError):  # Linux's way to say that the other side has closed
