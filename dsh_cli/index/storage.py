@@ -21,6 +21,7 @@ from dsh_cli.errors import IndexStateError, reason
 from dsh_cli.files import sync_folder
 
 VERSIONS = "_versions"
+BEGUN = "_begun"  # an empty file, there from before the first file of an index is written until its first commit
 
 _HINT = "latest_version_hint.json"  # in `_versions`: {"version": 3}, written by Lance after each commit
 _HINT_BYTES = 1 << 8  # more than it has
@@ -72,7 +73,8 @@ def look_at(folder: str, uri: str, every: bool) -> Standing:
             hinted = _hinted(folder)  # before the versions are listed, for a newer one may come in between
             listed = manifests(folder)
             found = _standing(folder, uri, listed, every)
-            found = replace(found, vanished=hinted > max((number for number, _ in listed), default=0))
+            newest = max((number for number, _ in listed), default=0)
+            found = replace(found, vanished=hinted > newest or (not listed and _may_be_committed(folder)))
             if found.is_newest or manifests(folder) == listed:  # else another process has gone on meanwhile
                 return found
     except OSError as error:
@@ -99,7 +101,7 @@ def look_at_remote(uri: str, every: bool) -> None:
     """Refuse an index in object storage of which the newest version, or any, leads elsewhere.
 
     Raises:
-        IndexStateError: as said.
+        IndexStateError: as said; or its versions are gone.
         OSError: Lance's, as the next: it cannot be reached.
         ValueError: what is there cannot be read.
         RuntimeError: as said.
@@ -107,21 +109,65 @@ def look_at_remote(uri: str, every: bool) -> None:
     from lance.file import LanceFileSession
 
     session = LanceFileSession(uri)
-    listed = [
-        (_number(match[1]), name)
-        for name in session.list(VERSIONS)
-        if (match := _MANIFEST.fullmatch(os.path.basename(name)))
-    ]
+    listed = _numbered(session.list(VERSIONS))
+    if not listed and session.list("data") and not session.contains(BEGUN):
+        listed = _numbered(session.list(VERSIONS))  # for a first commit may have come in between
+        if not listed:
+            raise lost(uri, "all of its versions are gone")
     with tempfile.TemporaryDirectory() as scratch:
-        for number, name in sorted(listed, reverse=True)[: None if every else 1]:
+        for number, name in listed[: None if every else 1]:
             copy = Path(scratch, str(number))
             session.download_file(name, copy)
             _parsed(_content(copy, name, uri), uri)
 
 
+def lost(uri: str, what: str) -> IndexStateError:
+    """Nothing says which rows an index has, though they may be there."""
+    return IndexStateError(
+        f"index {uri} is damaged: {what}; bring {uri.rstrip('/')}/{VERSIONS} back from a copy, or, if there is none, "
+        f"delete {uri} and make it again with: dsh index add"
+    )
+
+
 def unreachable(uri: str, why: str) -> IndexStateError:
     """What is there may well be whole, but cannot be reached."""
     return IndexStateError(f"cannot read index {uri}: {why}; see to its permissions, disk or network, and try again")
+
+
+def begin(path: str | None, uri: str) -> None:
+    """Say that what is there from now on was never committed, until `end` or a version says otherwise.
+
+    Args:
+        path: where a local index lies; None in object storage.
+        uri: where one in object storage is.
+
+    Raises:
+        OSError: as the system, or Lance, says.
+    """
+    if path is None:
+        from lance.file import LanceFileSession
+
+        with tempfile.TemporaryDirectory() as scratch:
+            empty = Path(scratch, BEGUN)
+            empty.touch()
+            LanceFileSession(uri).upload_file(empty, BEGUN)
+    else:
+        mark = Path(path, BEGUN)
+        mark.touch()
+        sync([str(mark)])
+
+
+def end(path: str | None, uri: str) -> None:
+    """Say that there is a version, so that without one its files are damage, and no leftovers; as `begin`."""
+    if path is None:
+        from lance.file import LanceFileSession
+
+        session = LanceFileSession(uri)
+        if session.contains(BEGUN):
+            session.delete_file(BEGUN)
+    elif (mark := Path(path, BEGUN)).exists():
+        mark.unlink()
+        sync_folder(mark.parent)
 
 
 def drop(folder: str, standing: Standing) -> None:
@@ -215,8 +261,20 @@ def manifests(folder: str) -> list[tuple[int, Path]]:
     place = Path(folder, VERSIONS)
     if not place.is_dir():
         return []
-    found = [(_number(match[1]), place / name) for name in os.listdir(place) if (match := _MANIFEST.fullmatch(name))]
-    return sorted(found, reverse=True)
+    return [(number, place / name) for number, name in _numbered(os.listdir(place))]
+
+
+def _numbered(names: Iterable[str]) -> list[tuple[int, str]]:
+    """Those of manifests among names or paths, and the numbers of their versions, the newest first."""
+    found = [(_MANIFEST.fullmatch(os.path.basename(name)), name) for name in names]
+    return sorted(((_number(match[1]), name) for match, name in found if match), reverse=True)
+
+
+def _may_be_committed(folder: str) -> bool:
+    """Whether there are files that may have been committed: those of a first commit under way, or killed, were not."""
+    return bool(files(folder, "data", "_deletions", "_transactions")) and not os.path.lexists(
+        os.path.join(folder, BEGUN)  # after the files, for a first commit may begin in between
+    )
 
 
 def _hinted(folder: str) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -267,7 +268,7 @@ def test_what_a_commit_names_is_synced_before_it_and_it_before_the_next() -> Non
         if call in ("fsync", "fdatasync"):
             unsynced.discard(named[0])
         elif "unlink" in call:
-            if not re.search(r"#|/\.tmp", named[-1]):  # old versions
+            if not re.search(rf"#|/\.tmp|/{storage.BEGUN}$", named[-1]):  # old versions
                 assert not unsynced & {newest, versions}, line
                 kinds.add("cleaned up")
         elif Path(named[-1]).parent.name in ("data", "_deletions"):
@@ -386,8 +387,137 @@ def test_what_is_left_is_kept_where_no_version_is_whole() -> None:
     for manifest in manifests("i"):
         zeroed(manifest)
     assert one_line_error(dsh("index", "info", "i"), 1) == (
-        "error: index i is damaged: none of its versions is whole; delete i and make it again with: dsh index add"
+        "error: index i is damaged: none of its versions is whole; bring i/_versions back from a copy, or, if there is "
+        "none, delete i and make it again with: dsh index add"
     )
+
+
+# No version left, and none yet
+
+GONE = (
+    "index i is damaged: all of its versions are gone; bring i/_versions back from a copy, or, if there is none, "
+    "delete i and make it again with: dsh index add"
+)
+
+
+def lost_versions() -> None:
+    shutil.rmtree("i/_versions")
+
+
+def lost_all_but_the_hint() -> None:
+    for manifest in manifests("i"):
+        manifest.unlink()
+
+
+def lost_all_but_data() -> None:
+    for name in ("_versions", "_transactions"):
+        shutil.rmtree(f"i/{name}")
+
+
+@pytest.mark.parametrize("commits", [1, 3])
+@pytest.mark.parametrize("lose", [lost_versions, lost_all_but_the_hint, lost_all_but_data])
+def test_an_index_without_versions_is_not_taken_for_none_and_keeps_its_files(
+    commits: int, lose: Callable[[], None], digits_run: Path
+) -> None:
+    for number in range(commits):
+        add("i", 4 * number)
+    whole = paths("i")
+    shutil.copytree("i", "copy")
+    lose()
+    left = sorted(map(str, Path("i").rglob("*")))
+    for line in (
+        ["index", "add", "i", "docs", "--model", digits_run],
+        ["index", "remove", "i", "/p/1"],
+        ["index", "info", "i"],
+        ["index", "verify", "i", "--sample", 0],
+        ["index", "verify", "i", "--sample", 0, "--repair"],
+        ["index", "export", "i", "--parquet", "x"],
+        ["neighbors", "0xf0", "--index", "i", "--model", digits_run],
+    ):
+        assert one_line_error(dsh(*line), 1) == f"error: {GONE}"
+    with pytest.raises(IndexStateError, match="all of its versions are gone"):
+        add("i", 90)
+    assert sorted(map(str, Path("i").rglob("*"))) == left
+    for name in ("_versions", "_transactions"):
+        shutil.copytree(f"copy/{name}", f"i/{name}", dirs_exist_ok=True)
+    assert paths("i") == whole
+    add("i", 4 * commits)
+    assert len(paths("i")) == len(whole) + 4
+
+
+def test_nor_is_one_that_loses_them_under_a_writer() -> None:
+    opened = add("i", 0)
+    lost_versions()
+    with pytest.raises(IndexStateError, match="all of its versions are gone"):
+        opened.add_codes([ReadyCodes(["/p/9"], np.zeros((1, 1), np.uint8))], 8, "m")
+    assert len(os.listdir("i/data")) == 1
+
+
+def test_nor_is_one_in_object_storage(tmp_path: Path) -> None:
+    from lance.file import LanceFileSession
+
+    uri = f"shared-memory://{tmp_path.name}/i"
+    add(uri, 0)
+    session = LanceFileSession(uri)
+    assert not session.contains(storage.BEGUN)
+    for name in session.list("_versions"):
+        session.delete_file(name)
+    for _ in range(2):
+        with pytest.raises(IndexStateError, match=f"versions are gone; bring {uri}/_versions back from a copy, or"):
+            add(uri, 4)
+    assert len(session.list("data")) == 1
+    storage.begin(None, uri)  # as if its first commit had been killed
+    assert len(Index.open(uri)) == 0
+    add(uri, 4)
+    assert len(paths(uri)) == 4 and not session.contains(storage.BEGUN)
+
+
+KILLED = """
+import os, signal, sys
+import lance, lance.fragment, numpy as np
+from dsh_cli.index import storage
+from dsh_cli.index.index import Index, ReadyCodes
+owner, name, after = {
+    "before a file": (lance.fragment, "write_fragments", False),
+    "before its commit": (lance.LanceDataset, "commit", False),
+    "after its commit": (lance.LanceDataset, "commit", True),
+    "before it is said": (storage, "end", False),
+}[sys.argv[1]]
+whole = getattr(owner, name)
+def killed(*args, **kwargs):
+    if after:
+        whole(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(owner, name, killed)
+Index.open("i").add_codes([ReadyCodes(["/p/0", "/p/1"], np.array([[0], [1]], np.uint8))], 8, "m")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+@pytest.mark.parametrize(
+    ("moment", "rows"),
+    [("before a file", 0), ("before its commit", 0), ("after its commit", 2), ("before it is said", 2)],
+)
+def test_what_a_kill_of_the_first_commit_leaves_is_in_nobodys_way(moment: str, rows: int) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, moment], env=unmeasured())
+    assert done.returncode == -signal.SIGKILL and Path("i", storage.BEGUN).exists()
+    assert len(Index.open("i")) == rows
+    add("i", 2, 2)
+    assert len(paths("i")) == rows + 2 and len(os.listdir("i/data")) == len(paths("i")) // 2  # no leftovers
+    assert not Path("i", storage.BEGUN).exists()
+    lost_versions()
+    with pytest.raises(IndexStateError, match="all of its versions are gone"):
+        Index.open("i")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_that_a_first_commit_begins_is_synced_before_any_file_of_it() -> None:
+    with recorded() as calls:
+        add("i", 0)
+    synced = [call.path for call in calls if call.kind == "sync"]
+    mark = synced.index(os.path.abspath(f"i/{storage.BEGUN}"))
+    first = next(place for place, path in enumerate(synced) if path.endswith(".lance"))
+    assert os.path.abspath("i") in synced[mark:first]
 
 
 def test_an_index_may_be_made_in_a_folder_that_cannot_be_listed() -> None:
