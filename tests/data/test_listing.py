@@ -186,7 +186,7 @@ def test_splits_are_known_by_the_names_that_people_give_them(
             ["train/a/1.png", "test/a/2.png", "annotations/x.xml"],
             r"folders of splits \(test, train\) beside others \(annotations\), so which are classes\? Move the others",
         ),
-        (["train/a/1.png", "a/2.png", "b/3.png"], r"\(train\) beside others \(a, b\).*or train on .*/train alone"),
+        (["train/a/1.png", "a/2.png", "b/3.png"], r"\(train\) beside others \(a, b\).*or give .*/train alone"),
         (["train/1.png", "test/2.png", "x/3.png"], r"\(test, train\) beside others \(x\).*/train alone$"),
         (["train/a/1.png", *(f"c{i}/{i}.png" for i in range(9))], r"\(c0, c1, c2, c3, c4 and 4 more\)"),
         (["train/a/1.png", "val/a/2.png", "Dev/a/3.png"], "a split under two names, of Dev, train, val"),
