@@ -27,6 +27,7 @@ _HINT = "latest_version_hint.json"  # in `_versions`: {"version": 3}, written by
 _HINT_BYTES = 1 << 8  # more than it has
 _NEWEST = (1 << 64) - 1  # less the number of a version, of 20 digits, is its name, so that the newest is listed first
 _MANIFEST = re.compile(r"(\d+)\.manifest")
+_TRANSACTION = re.compile(r"(\d+)-.*\.txn")  # made on that version, written before the next one's manifest
 _PATH = re.compile(rb"[/\\:%]|\.\.")  # what no name of a file in a folder of Lance's has
 _LARGEST = 1 << 21  # bytes of a manifest, with some 100 for each commit of rows: read in seconds, whatever they are
 
@@ -70,11 +71,11 @@ def look_at(folder: str, uri: str, every: bool) -> Standing:
         if os.path.isdir(os.path.join(folder, "_refs", "branches")):  # which Lance cleans up in too
             raise _outside(uri, "a branch")
         while True:
-            hinted = _hinted(folder)  # before the versions are listed, for a newer one may come in between
+            committed = _committed(folder)  # before the versions are listed, for a newer one may come in between
             listed = manifests(folder)
             found = _standing(folder, uri, listed, every)
             newest = max((number for number, _ in listed), default=0)
-            found = replace(found, vanished=hinted > newest or (not listed and _may_be_committed(folder)))
+            found = replace(found, vanished=committed > newest or (not listed and _may_be_committed(folder)))
             if found.is_newest or manifests(folder) == listed:  # else another process has gone on meanwhile
                 return found
     except OSError as error:
@@ -173,15 +174,22 @@ def end(path: str | None, uri: str) -> None:
 def drop(folder: str, standing: Standing) -> None:
     """Take away versions that are not whole, so that the one before them is the newest.
 
+    Where none is whole, their manifests stay, and what says that others were committed goes.
+
     Raises:
         OSError: as the system says.
     """
     if standing.is_newest:
         return
+    kept = standing.whole or standing.readable or 0
     place = Path(folder, VERSIONS)
-    for left in (place / _HINT, *standing.damaged):  # the hint first, for without it the others are as if never there
+    # the hint first, for without it the others are as if never there
+    for left in (place / _HINT, *(standing.damaged if standing.whole else ())):
         left.unlink(missing_ok=True)
         sync_folder(place)
+    for number, name in _transactions(folder):
+        if number > kept:
+            name.unlink(missing_ok=True)
 
 
 def versions(folder: str, uri: str) -> list[int]:
@@ -277,8 +285,24 @@ def _may_be_committed(folder: str) -> bool:
     )
 
 
+def _committed(folder: str) -> int:
+    """The newest version that was committed, as far as shows without its manifest; 0 where nothing does.
+
+    That a version was there shows in a transaction made on it. Whether the newest one of these was committed in turn,
+    and not killed before, is said by Lance's hint alone, which is not believed further, for a digit of it may flip.
+    """
+    made_on = max((number for number, _ in _transactions(folder)), default=0)
+    return made_on + (_hinted(folder) > made_on)
+
+
+def _transactions(folder: str) -> list[tuple[int, Path]]:
+    """Transactions, and the numbers of the versions they were made on."""
+    named = map(Path, files(folder, "_transactions"))
+    return [(int(match[1]), path) for path in named if (match := _TRANSACTION.fullmatch(path.name))]
+
+
 def _hinted(folder: str) -> int:
-    """The newest version by Lance's hint, by which the loss of a manifest shows; 0 where there is no sound one."""
+    """The newest version by Lance's hint; 0 where there is no sound one."""
     try:
         with Path(folder, VERSIONS, _HINT).open("rb") as file:
             hint = re.search(rb'"version": *(\d+)', file.read(_HINT_BYTES))

@@ -193,9 +193,8 @@ class Table:
             if self._path is not None:
                 with self._changing():
                     self._synced = storage.files(self._path, *_SYNCED)
-                    if standing.whole is not None:
-                        storage.drop(self._path, standing)
-                        self.note = None
+                    storage.drop(self._path, standing)
+                    self.note = None
             if not self.has_checks:
                 self.rewrite()
             yield

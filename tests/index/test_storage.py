@@ -26,6 +26,7 @@ from dsh_cli.index.index import Index, ReadyCodes
 from tests.support.calls import recorded
 from tests.support.commands import dsh, dsh_json, one_line_error, unmeasured
 from tests.support.privileges import kept_out
+from tests.support.values import there
 
 
 def add(uri: str, start: int, count: int = 4) -> Index:
@@ -311,7 +312,7 @@ def lost_data(lose: Callable[[Path], None]) -> None:
     lose(max(Path("i/data").iterdir(), key=lambda file: file.stat().st_mtime_ns))
 
 
-LOST = [(lost_manifest, emptied), (lost_manifest, zeroed), (lost_manifest, halved),
+LOST = [(lost_manifest, emptied), (lost_manifest, zeroed), (lost_manifest, halved), (lost_manifest, Path.unlink),
         (lost_data, emptied), (lost_data, zeroed), (lost_data, halved), (lost_data, Path.unlink)]  # fmt: skip
 
 
@@ -341,6 +342,62 @@ def test_an_index_whose_newest_version_is_lost_opens_at_the_last_whole_one(
     add("i", 4, 5)  # goes on from there
     assert Index.open("i").note is None and paths("i") == [*whole, "/p/8"]
     assert dsh("index", "info", "i").stderr == ""
+
+
+HINTS = ["1", "2", "3", "4", "7", ";", "99999999999999999999"]  # where 3 is right
+
+
+@pytest.mark.parametrize("hint", HINTS)
+def test_a_wrong_hint_of_lances_makes_no_version_less_whole(hint: str) -> None:
+    for start in (0, 4, 8):
+        add("i", start)
+    Path("i/_versions", storage._HINT).write_text(f'{{"version":{hint}}}')
+    said = dsh("index", "verify", "i", "--sample", 0)
+    assert (said.exit_code, said.stderr, Index.open("i").note, len(paths("i"))) == (0, "", None, 12)
+    add("i", 12)
+    assert Path("i/_versions", storage._HINT).read_text() == '{"version":4}' and len(paths("i")) == 16
+
+
+@pytest.mark.parametrize("hint", [None, "1", "4", "7"])
+@pytest.mark.parametrize("lost", [2, 3])
+def test_that_several_newest_versions_are_lost_is_told_whatever_the_hint_says(
+    lost: int, hint: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for start in (0, 4, 8, 12):
+        add("i", start)
+    for manifest in manifests("i")[:lost]:
+        manifest.unlink()
+    mark = Path("i/_versions", storage._HINT)
+    mark.unlink() if hint is None else mark.write_text(f'{{"version":{hint}}}')
+    assert f"this is version {4 - lost}, the last" in there(Index.open("i").note)
+    shutil.copytree("i", "j")
+    assert dsh("index", "verify", "j", "--sample", 0, "--repair").exit_code == 0
+    assert Index.open("j").note is None and len(paths("j")) == 16 - 4 * lost
+    monkeypatch.setattr(table.Table, "tidy", lambda self: None)  # as if it had been killed before
+    add("i", 50)
+    assert Index.open("i").note is None and len(paths("i")) == 20 - 4 * lost
+
+
+def test_a_commit_that_was_killed_is_not_taken_for_one_that_was_lost() -> None:
+    add("i", 0)
+    shutil.copytree("i", "j")
+    add("i", 4)
+    shutil.copytree("i/_transactions", "j/_transactions", dirs_exist_ok=True)
+    assert len(os.listdir("j/_transactions")) == 2
+    assert Index.open("j").note is None and len(paths("j")) == 4
+
+
+def test_what_is_left_is_kept_where_the_newest_versions_are_lost_and_none_is_whole() -> None:
+    for start in (0, 4, 8, 12):
+        add("i", start)
+        if start == 4:
+            second = max(Path("i/data").iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    zeroed(second)
+    for place in (3, 1, 0):
+        manifests("i")[place].unlink()
+    assert "none of its versions is whole; keep what is left" in one_line_error(dsh("index", "info", "i"), 1)
+    assert dsh("index", "verify", "i", "--sample", 0, "--repair").exit_code == 0
+    assert Index.open("i").note is None and paths("i") == [f"/p/{i}" for i in range(4)]
 
 
 def test_info_says_how_many_of_the_versions_are_whole() -> None:
