@@ -67,7 +67,8 @@ def add(
     labels: Annotated[
         str | None,
         option(
-            "folder: the first folder below PATH, or that of a file; none; or a CSV file of path,label.",
+            "folder: the first folder below PATH, or below train/, test/ and the like in it, or that of a file; none; "
+            "or a CSV file of path,label.",
             "known ones stay, new pictures have none",
             metavar="folder|none|CSV",
         ),
@@ -93,7 +94,9 @@ def add(
             run, arguments(paths, null), labels, relative_to, device, workers, progress, lambda: _waiting(uri, quiet)
         )
     if report.unlabelled:
-        complain(f"{labels} has no label for {counted(report.unlabelled, 'picture')}", "warning")
+        pictures = counted(report.unlabelled, "picture")
+        lacking = f"{labels} has no label for {pictures}"
+        complain(f"no label for {pictures} in no class folder" if labels == "folder" else lacking, "warning")
     _finish(report, form)
 
 

@@ -73,6 +73,17 @@ def list_folder(root: Path, left_out: LeftOut | None = None) -> Listing:
     return Listing(search.root, parts, left_out)
 
 
+def split_folders(root: Path) -> dict[str, str]:
+    """The folder of each split in a folder, as `list_folder` takes it; none where its folders are of classes.
+
+    Raises:
+        DataError: there are folders of splits beside others.
+        OSError: it cannot be listed.
+    """
+    search = Search(root.absolute())
+    return _by_split(search.root, search.listed(search.root)[0])
+
+
 def _by_split(root: str, folders: Sequence[str]) -> dict[str, str]:
     """The folder of each split; none where folders are of classes."""
     splits = [(split, path) for path in folders if (split := _SPLIT_NAMES.get(_name(path).lower()))]

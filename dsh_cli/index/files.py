@@ -77,14 +77,24 @@ def content(name: str, known: bytes | None, size: int, channels: int) -> tuple[b
     return digest, None if digest == known else decode.decode(data, size, channels)
 
 
-def labeller_of(labels: str | None) -> Labeller | None:
-    """How files get their labels; None where known ones stay."""
+def labeller_of(labels: str | None, roots: Sequence[str]) -> Labeller | None:
+    """How files get their labels; None where known ones stay.
+
+    Args:
+        labels: as in `Index.add`.
+        roots: the paths that the files are, or are below.
+
+    Raises:
+        DataError: the label file is malformed, or folders of splits stand beside others.
+        UsageError: there is no label file.
+    """
     if labels is None:
         return None
     if labels == "none":
         return lambda root, name: None
     if labels == "folder":
-        return _folder_label
+        splits = {root: found for root in roots if (found := _splits_in(root))}
+        return lambda root, name: _folder_label(root, name, splits.get(root, frozenset()))
     if not os.path.isfile(labels):
         raise UsageError(f"`labels` {labels}: no such file; give folder, none, or a CSV file of path,label")
 
@@ -95,10 +105,27 @@ def labeller_of(labels: str | None) -> Labeller | None:
     return lambda root, name: known.get(os.path.abspath(name))
 
 
-def _folder_label(root: str, name: str) -> str:
-    """The first folder below the path given; for a file, or one right in the folder given, the folder it is in."""
+def _splits_in(root: str) -> frozenset[str]:
+    """Names of the folders of splits in one that may be a dataset; none where its folders are of classes."""
+    from dsh_cli.data.listing import split_folders
+
+    if not os.path.isdir(root):
+        return frozenset()
+    try:
+        return frozenset(os.path.basename(folder) for folder in split_folders(Path(root)).values())
+    except OSError:  # which is told where pictures are looked for in it
+        return frozenset()
+
+
+def _folder_label(root: str, name: str, splits: frozenset[str]) -> str | None:
+    """The first folder below the path given, or below its folder of a split; None for one right in the latter.
+
+    For a file, or one right in the folder given, the folder it is in.
+    """
     absolute = os.path.abspath(name)
     below = Path(os.path.relpath(absolute, os.path.abspath(root))).parts
+    if len(below) > 1 and below[0] in splits:
+        return nfc(below[1]) if len(below) > 2 else None
     return nfc(below[0] if len(below) > 1 else Path(absolute).parent.name)
 
 

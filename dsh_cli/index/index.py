@@ -211,8 +211,9 @@ class Index:
         Args:
             run: makes the codes.
             paths: files and folders; what is named twice is added once.
-            labels: "folder": the first folder below the path given, or the folder of a file; "none": no labels;
-                else a CSV file of path,label. None: those known stay, and new pictures have none.
+            labels: "folder": the first folder below the path given, or below `train/`, `test/` and the like in it, or
+                the folder of a file; "none": no labels; else a CSV file of path,label. None: those known stay, and
+                new pictures have none.
             relative_to: folder to which the paths kept are relative; None: they are absolute.
             device: where pictures are encoded.
             workers: threads that read and encode them; None: one a processor.
@@ -222,10 +223,10 @@ class Index:
 
         Raises:
             IndexStateError: the index is of another model, damaged, or cannot be written.
-            DataError: the label file is malformed.
+            DataError: the label file is malformed, or folders of splits stand beside others.
         """
         given = list(paths)
-        labeller = labeller_of(labels)
+        labeller = labeller_of(labels, given)
         with self._table.writing(waiting):
             self.require(run)
             self._require_base(relative_to)

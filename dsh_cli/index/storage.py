@@ -21,11 +21,13 @@ from dsh_cli.errors import IndexStateError, reason
 from dsh_cli.files import sync_folder
 
 VERSIONS = "_versions"
+BEGUN = "_begun"  # an empty file, there from before the first file of an index is written until its first commit
 
 _HINT = "latest_version_hint.json"  # in `_versions`: {"version": 3}, written by Lance after each commit
 _HINT_BYTES = 1 << 8  # more than it has
 _NEWEST = (1 << 64) - 1  # less the number of a version, of 20 digits, is its name, so that the newest is listed first
 _MANIFEST = re.compile(r"(\d+)\.manifest")
+_TRANSACTION = re.compile(r"(\d+)-.*\.txn")  # made on that version, written before the next one's manifest
 _PATH = re.compile(rb"[/\\:%]|\.\.")  # what no name of a file in a folder of Lance's has
 _LARGEST = 1 << 21  # bytes of a manifest, with some 100 for each commit of rows: read in seconds, whatever they are
 
@@ -69,10 +71,11 @@ def look_at(folder: str, uri: str, every: bool) -> Standing:
         if os.path.isdir(os.path.join(folder, "_refs", "branches")):  # which Lance cleans up in too
             raise _outside(uri, "a branch")
         while True:
-            hinted = _hinted(folder)  # before the versions are listed, for a newer one may come in between
+            committed = _committed(folder)  # before the versions are listed, for a newer one may come in between
             listed = manifests(folder)
             found = _standing(folder, uri, listed, every)
-            found = replace(found, vanished=hinted > max((number for number, _ in listed), default=0))
+            newest = max((number for number, _ in listed), default=0)
+            found = replace(found, vanished=committed > newest or (not listed and _may_be_committed(folder)))
             if found.is_newest or manifests(folder) == listed:  # else another process has gone on meanwhile
                 return found
     except OSError as error:
@@ -99,7 +102,7 @@ def look_at_remote(uri: str, every: bool) -> None:
     """Refuse an index in object storage of which the newest version, or any, leads elsewhere.
 
     Raises:
-        IndexStateError: as said.
+        IndexStateError: as said; or its versions are gone.
         OSError: Lance's, as the next: it cannot be reached.
         ValueError: what is there cannot be read.
         RuntimeError: as said.
@@ -107,16 +110,24 @@ def look_at_remote(uri: str, every: bool) -> None:
     from lance.file import LanceFileSession
 
     session = LanceFileSession(uri)
-    listed = [
-        (_number(match[1]), name)
-        for name in session.list(VERSIONS)
-        if (match := _MANIFEST.fullmatch(os.path.basename(name)))
-    ]
+    listed = _numbered(session.list(VERSIONS))
+    if not listed and session.list("data") and not session.contains(BEGUN):
+        listed = _numbered(session.list(VERSIONS))  # for a first commit may have come in between
+        if not listed:
+            raise lost(uri, "all of its versions are gone")
     with tempfile.TemporaryDirectory() as scratch:
-        for number, name in sorted(listed, reverse=True)[: None if every else 1]:
+        for number, name in listed[: None if every else 1]:
             copy = Path(scratch, str(number))
             session.download_file(name, copy)
             _parsed(_content(copy, name, uri), uri)
+
+
+def lost(uri: str, what: str) -> IndexStateError:
+    """Nothing says which rows an index has, though they may be there."""
+    return IndexStateError(
+        f"index {uri} is damaged: {what}; bring {uri.rstrip('/')}/{VERSIONS} back from a copy, or, if there is none, "
+        f"delete {uri} and make it again with: dsh index add"
+    )
 
 
 def unreachable(uri: str, why: str) -> IndexStateError:
@@ -124,18 +135,61 @@ def unreachable(uri: str, why: str) -> IndexStateError:
     return IndexStateError(f"cannot read index {uri}: {why}; see to its permissions, disk or network, and try again")
 
 
+def begin(path: str | None, uri: str) -> None:
+    """Say that what is there from now on was never committed, until `end` or a version says otherwise.
+
+    Args:
+        path: where a local index lies; None in object storage.
+        uri: where one in object storage is.
+
+    Raises:
+        OSError: as the system, or Lance, says.
+    """
+    if path is None:
+        from lance.file import LanceFileSession
+
+        with tempfile.TemporaryDirectory() as scratch:
+            empty = Path(scratch, BEGUN)
+            empty.touch()
+            LanceFileSession(uri).upload_file(empty, BEGUN)
+    else:
+        mark = Path(path, BEGUN)
+        mark.touch()
+        sync([str(mark)])
+
+
+def end(path: str | None, uri: str) -> None:
+    """Say that there is a version, so that without one its files are damage, and no leftovers; as `begin`."""
+    if path is None:
+        from lance.file import LanceFileSession
+
+        session = LanceFileSession(uri)
+        if session.contains(BEGUN):
+            session.delete_file(BEGUN)
+    elif (mark := Path(path, BEGUN)).exists():
+        mark.unlink()
+        sync_folder(mark.parent)
+
+
 def drop(folder: str, standing: Standing) -> None:
     """Take away versions that are not whole, so that the one before them is the newest.
+
+    Where none is whole, their manifests stay, and what says that others were committed goes.
 
     Raises:
         OSError: as the system says.
     """
     if standing.is_newest:
         return
+    kept = standing.whole or standing.readable or 0
     place = Path(folder, VERSIONS)
-    for left in (place / _HINT, *standing.damaged):  # the hint first, for without it the others are as if never there
+    # the hint first, for without it the others are as if never there
+    for left in (place / _HINT, *(standing.damaged if standing.whole else ())):
         left.unlink(missing_ok=True)
         sync_folder(place)
+    for number, name in _transactions(folder):
+        if number > kept:
+            name.unlink(missing_ok=True)
 
 
 def versions(folder: str, uri: str) -> list[int]:
@@ -215,12 +269,40 @@ def manifests(folder: str) -> list[tuple[int, Path]]:
     place = Path(folder, VERSIONS)
     if not place.is_dir():
         return []
-    found = [(_number(match[1]), place / name) for name in os.listdir(place) if (match := _MANIFEST.fullmatch(name))]
-    return sorted(found, reverse=True)
+    return [(number, place / name) for number, name in _numbered(os.listdir(place))]
+
+
+def _numbered(names: Iterable[str]) -> list[tuple[int, str]]:
+    """Those of manifests among names or paths, and the numbers of their versions, the newest first."""
+    found = [(_MANIFEST.fullmatch(os.path.basename(name)), name) for name in names]
+    return sorted(((_number(match[1]), name) for match, name in found if match), reverse=True)
+
+
+def _may_be_committed(folder: str) -> bool:
+    """Whether there are files that may have been committed: those of a first commit under way, or killed, were not."""
+    return bool(files(folder, "data", "_deletions", "_transactions")) and not os.path.lexists(
+        os.path.join(folder, BEGUN)  # after the files, for a first commit may begin in between
+    )
+
+
+def _committed(folder: str) -> int:
+    """The newest version that was committed, as far as shows without its manifest; 0 where nothing does.
+
+    That a version was there shows in a transaction made on it. Whether the newest one of these was committed in turn,
+    and not killed before, is said by Lance's hint alone, which is not believed further, for a digit of it may flip.
+    """
+    made_on = max((number for number, _ in _transactions(folder)), default=0)
+    return made_on + (_hinted(folder) > made_on)
+
+
+def _transactions(folder: str) -> list[tuple[int, Path]]:
+    """Transactions, and the numbers of the versions they were made on."""
+    named = map(Path, files(folder, "_transactions"))
+    return [(int(match[1]), path) for path in named if (match := _TRANSACTION.fullmatch(path.name))]
 
 
 def _hinted(folder: str) -> int:
-    """The newest version by Lance's hint, by which the loss of a manifest shows; 0 where there is no sound one."""
+    """The newest version by Lance's hint; 0 where there is no sound one."""
     try:
         with Path(folder, VERSIONS, _HINT).open("rb") as file:
             hint = re.search(rb'"version": *(\d+)', file.read(_HINT_BYTES))

@@ -187,12 +187,14 @@ class Table:
         with locked(self._path, self.uri, waiting) as self._require_lock:
             dataset, standing = _open(self._path, self.uri, every=True, salvage=salvage)
             self._take(dataset)
+            if dataset is not None:
+                with self._changing():
+                    storage.end(self._path, self.uri)  # of a first commit that was killed after it
             if self._path is not None:
                 with self._changing():
                     self._synced = storage.files(self._path, *_SYNCED)
-                    if standing.whole is not None:
-                        storage.drop(self._path, standing)
-                        self.note = None
+                    storage.drop(self._path, standing)
+                    self.note = None
             if not self.has_checks:
                 self.rewrite()
             yield
@@ -204,6 +206,8 @@ class Table:
         # a table without rows may be of another model
         mode = "create" if self._dataset is None else "append" if self.rows else "overwrite"
         with self._changing():
+            if mode == "create":
+                storage.begin(self._path, self.uri)
             change = write_fragments(table, self._dataset or self._path or self.uri, mode=mode, return_transaction=True)
         self._commit(change, _total(table), begin=mode != "append")
 
@@ -338,6 +342,8 @@ class Table:
                     sync_folder(Path(path).parent)
                 if storage.look_at(path, self.uri, every=False).whole != self.version:
                     raise OSError(f"what pylance {lance.__version__} wrote cannot be read again")
+            if new:
+                storage.end(path, self.uri)
 
     def _sync(self, path: str, *parts: str) -> None:
         """Make files written since, and the folders they are in, outlast a loss of power."""
@@ -519,10 +525,14 @@ def _open(
         if number is None and standing.is_newest:
             return None, standing
         if number is None:
-            left = f"delete {uri} and make it again with: dsh index add"
-            if standing.readable is not None:
-                left = f"keep what is left with: dsh index verify {uri} `repair`"
-            raise IndexStateError(f"index {uri} is damaged: none of its versions is whole; {left}")
+            if standing.readable is None:
+                raise storage.lost(
+                    uri, "none of its versions is whole" if standing.damaged else "all of its versions are gone"
+                )
+            raise IndexStateError(
+                f"index {uri} is damaged: none of its versions is whole; keep what is left with: "
+                f"dsh index verify {uri} `repair`"
+            )
         try:
             with _reaching(uri):
                 dataset = lance.dataset(path, version=number)
@@ -554,7 +564,7 @@ def _look_at(path: str, uri: str, every: bool) -> storage.Standing:
     if not os.path.isdir(path):
         raise IndexStateError(f"{uri} is a file, not an index; an index is a folder made by: dsh index add")
     try:
-        if others := sorted(set(os.listdir(path)) - _OF_LANCE):
+        if others := sorted(set(os.listdir(path)) - _OF_LANCE - {storage.BEGUN}):
             raise IndexStateError(f"{uri} is a folder of other things ({others[0]}), not an index; choose another name")
     except OSError as error:
         raise storage.unreachable(uri, reason(error)) from error

@@ -252,7 +252,7 @@ def test_that_nobody_knows_whether_rows_were_lost_is_told_until_it_is_repaired(d
 def test_an_index_whose_only_manifest_is_lost_is_not_taken_for_none() -> None:
     filled("i", 9)
     storage.manifests("i")[0][1].unlink()
-    with pytest.raises(IndexStateError, match="none of its versions is whole; delete i and make it again"):
+    with pytest.raises(IndexStateError, match="all of its versions are gone; bring i/_versions back from a copy"):
         Index.open("i")
 
 

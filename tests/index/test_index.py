@@ -21,7 +21,7 @@ from PIL import Image
 from dsh_cli.codes.bits import pack, to_hex
 from dsh_cli.codes.nearest import nearest
 from dsh_cli.errors import DataError, DshError, ImageError, IndexStateError, UsageError
-from dsh_cli.index import schema, table
+from dsh_cli.index import schema, storage, table
 from dsh_cli.index.index import Index, ReadyCodes, Report, Row
 from dsh_cli.index.place import local, locked
 from dsh_cli.pictures import decode
@@ -535,6 +535,7 @@ def test_what_counts_as_empty(run: Run, folder: str, tmp_path: Path) -> None:
     for parts in ("data", "_versions", "_transactions"):
         os.makedirs(f"killed/{parts}")
     Path("killed/data/half.lance").write_bytes(b"half a file")
+    Path("killed", storage.BEGUN).touch()
     for uri in ("absent", "made", "killed"):
         opened = Index.open(uri)
         assert (len(opened), opened.bits, opened.model, opened.version) == (0, None, None, 0)

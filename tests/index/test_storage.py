@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from dsh_cli.index.index import Index, ReadyCodes
 from tests.support.calls import recorded
 from tests.support.commands import dsh, dsh_json, one_line_error, unmeasured
 from tests.support.privileges import kept_out
+from tests.support.values import there
 
 
 def add(uri: str, start: int, count: int = 4) -> Index:
@@ -267,7 +269,7 @@ def test_what_a_commit_names_is_synced_before_it_and_it_before_the_next() -> Non
         if call in ("fsync", "fdatasync"):
             unsynced.discard(named[0])
         elif "unlink" in call:
-            if not re.search(r"#|/\.tmp", named[-1]):  # old versions
+            if not re.search(rf"#|/\.tmp|/{storage.BEGUN}$", named[-1]):  # old versions
                 assert not unsynced & {newest, versions}, line
                 kinds.add("cleaned up")
         elif Path(named[-1]).parent.name in ("data", "_deletions"):
@@ -310,7 +312,7 @@ def lost_data(lose: Callable[[Path], None]) -> None:
     lose(max(Path("i/data").iterdir(), key=lambda file: file.stat().st_mtime_ns))
 
 
-LOST = [(lost_manifest, emptied), (lost_manifest, zeroed), (lost_manifest, halved),
+LOST = [(lost_manifest, emptied), (lost_manifest, zeroed), (lost_manifest, halved), (lost_manifest, Path.unlink),
         (lost_data, emptied), (lost_data, zeroed), (lost_data, halved), (lost_data, Path.unlink)]  # fmt: skip
 
 
@@ -340,6 +342,62 @@ def test_an_index_whose_newest_version_is_lost_opens_at_the_last_whole_one(
     add("i", 4, 5)  # goes on from there
     assert Index.open("i").note is None and paths("i") == [*whole, "/p/8"]
     assert dsh("index", "info", "i").stderr == ""
+
+
+HINTS = ["1", "2", "3", "4", "7", ";", "99999999999999999999"]  # where 3 is right
+
+
+@pytest.mark.parametrize("hint", HINTS)
+def test_a_wrong_hint_of_lances_makes_no_version_less_whole(hint: str) -> None:
+    for start in (0, 4, 8):
+        add("i", start)
+    Path("i/_versions", storage._HINT).write_text(f'{{"version":{hint}}}')
+    said = dsh("index", "verify", "i", "--sample", 0)
+    assert (said.exit_code, said.stderr, Index.open("i").note, len(paths("i"))) == (0, "", None, 12)
+    add("i", 12)
+    assert Path("i/_versions", storage._HINT).read_text() == '{"version":4}' and len(paths("i")) == 16
+
+
+@pytest.mark.parametrize("hint", [None, "1", "4", "7"])
+@pytest.mark.parametrize("lost", [2, 3])
+def test_that_several_newest_versions_are_lost_is_told_whatever_the_hint_says(
+    lost: int, hint: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for start in (0, 4, 8, 12):
+        add("i", start)
+    for manifest in manifests("i")[:lost]:
+        manifest.unlink()
+    mark = Path("i/_versions", storage._HINT)
+    mark.unlink() if hint is None else mark.write_text(f'{{"version":{hint}}}')
+    assert f"this is version {4 - lost}, the last" in there(Index.open("i").note)
+    shutil.copytree("i", "j")
+    assert dsh("index", "verify", "j", "--sample", 0, "--repair").exit_code == 0
+    assert Index.open("j").note is None and len(paths("j")) == 16 - 4 * lost
+    monkeypatch.setattr(table.Table, "tidy", lambda self: None)  # as if it had been killed before
+    add("i", 50)
+    assert Index.open("i").note is None and len(paths("i")) == 20 - 4 * lost
+
+
+def test_a_commit_that_was_killed_is_not_taken_for_one_that_was_lost() -> None:
+    add("i", 0)
+    shutil.copytree("i", "j")
+    add("i", 4)
+    shutil.copytree("i/_transactions", "j/_transactions", dirs_exist_ok=True)
+    assert len(os.listdir("j/_transactions")) == 2
+    assert Index.open("j").note is None and len(paths("j")) == 4
+
+
+def test_what_is_left_is_kept_where_the_newest_versions_are_lost_and_none_is_whole() -> None:
+    for start in (0, 4, 8, 12):
+        add("i", start)
+        if start == 4:
+            second = max(Path("i/data").iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    zeroed(second)
+    for place in (3, 1, 0):
+        manifests("i")[place].unlink()
+    assert "none of its versions is whole; keep what is left" in one_line_error(dsh("index", "info", "i"), 1)
+    assert dsh("index", "verify", "i", "--sample", 0, "--repair").exit_code == 0
+    assert Index.open("i").note is None and paths("i") == [f"/p/{i}" for i in range(4)]
 
 
 def test_info_says_how_many_of_the_versions_are_whole() -> None:
@@ -386,8 +444,137 @@ def test_what_is_left_is_kept_where_no_version_is_whole() -> None:
     for manifest in manifests("i"):
         zeroed(manifest)
     assert one_line_error(dsh("index", "info", "i"), 1) == (
-        "error: index i is damaged: none of its versions is whole; delete i and make it again with: dsh index add"
+        "error: index i is damaged: none of its versions is whole; bring i/_versions back from a copy, or, if there is "
+        "none, delete i and make it again with: dsh index add"
     )
+
+
+# No version left, and none yet
+
+GONE = (
+    "index i is damaged: all of its versions are gone; bring i/_versions back from a copy, or, if there is none, "
+    "delete i and make it again with: dsh index add"
+)
+
+
+def lost_versions() -> None:
+    shutil.rmtree("i/_versions")
+
+
+def lost_all_but_the_hint() -> None:
+    for manifest in manifests("i"):
+        manifest.unlink()
+
+
+def lost_all_but_data() -> None:
+    for name in ("_versions", "_transactions"):
+        shutil.rmtree(f"i/{name}")
+
+
+@pytest.mark.parametrize("commits", [1, 3])
+@pytest.mark.parametrize("lose", [lost_versions, lost_all_but_the_hint, lost_all_but_data])
+def test_an_index_without_versions_is_not_taken_for_none_and_keeps_its_files(
+    commits: int, lose: Callable[[], None], digits_run: Path
+) -> None:
+    for number in range(commits):
+        add("i", 4 * number)
+    whole = paths("i")
+    shutil.copytree("i", "copy")
+    lose()
+    left = sorted(map(str, Path("i").rglob("*")))
+    for line in (
+        ["index", "add", "i", "docs", "--model", digits_run],
+        ["index", "remove", "i", "/p/1"],
+        ["index", "info", "i"],
+        ["index", "verify", "i", "--sample", 0],
+        ["index", "verify", "i", "--sample", 0, "--repair"],
+        ["index", "export", "i", "--parquet", "x"],
+        ["neighbors", "0xf0", "--index", "i", "--model", digits_run],
+    ):
+        assert one_line_error(dsh(*line), 1) == f"error: {GONE}"
+    with pytest.raises(IndexStateError, match="all of its versions are gone"):
+        add("i", 90)
+    assert sorted(map(str, Path("i").rglob("*"))) == left
+    for name in ("_versions", "_transactions"):
+        shutil.copytree(f"copy/{name}", f"i/{name}", dirs_exist_ok=True)
+    assert paths("i") == whole
+    add("i", 4 * commits)
+    assert len(paths("i")) == len(whole) + 4
+
+
+def test_nor_is_one_that_loses_them_under_a_writer() -> None:
+    opened = add("i", 0)
+    lost_versions()
+    with pytest.raises(IndexStateError, match="all of its versions are gone"):
+        opened.add_codes([ReadyCodes(["/p/9"], np.zeros((1, 1), np.uint8))], 8, "m")
+    assert len(os.listdir("i/data")) == 1
+
+
+def test_nor_is_one_in_object_storage(tmp_path: Path) -> None:
+    from lance.file import LanceFileSession
+
+    uri = f"shared-memory://{tmp_path.name}/i"
+    add(uri, 0)
+    session = LanceFileSession(uri)
+    assert not session.contains(storage.BEGUN)
+    for name in session.list("_versions"):
+        session.delete_file(name)
+    for _ in range(2):
+        with pytest.raises(IndexStateError, match=f"versions are gone; bring {uri}/_versions back from a copy, or"):
+            add(uri, 4)
+    assert len(session.list("data")) == 1
+    storage.begin(None, uri)  # as if its first commit had been killed
+    assert len(Index.open(uri)) == 0
+    add(uri, 4)
+    assert len(paths(uri)) == 4 and not session.contains(storage.BEGUN)
+
+
+KILLED = """
+import os, signal, sys
+import lance, lance.fragment, numpy as np
+from dsh_cli.index import storage
+from dsh_cli.index.index import Index, ReadyCodes
+owner, name, after = {
+    "before a file": (lance.fragment, "write_fragments", False),
+    "before its commit": (lance.LanceDataset, "commit", False),
+    "after its commit": (lance.LanceDataset, "commit", True),
+    "before it is said": (storage, "end", False),
+}[sys.argv[1]]
+whole = getattr(owner, name)
+def killed(*args, **kwargs):
+    if after:
+        whole(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(owner, name, killed)
+Index.open("i").add_codes([ReadyCodes(["/p/0", "/p/1"], np.array([[0], [1]], np.uint8))], 8, "m")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+@pytest.mark.parametrize(
+    ("moment", "rows"),
+    [("before a file", 0), ("before its commit", 0), ("after its commit", 2), ("before it is said", 2)],
+)
+def test_what_a_kill_of_the_first_commit_leaves_is_in_nobodys_way(moment: str, rows: int) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, moment], env=unmeasured())
+    assert done.returncode == -signal.SIGKILL and Path("i", storage.BEGUN).exists()
+    assert len(Index.open("i")) == rows
+    add("i", 2, 2)
+    assert len(paths("i")) == rows + 2 and len(os.listdir("i/data")) == len(paths("i")) // 2  # no leftovers
+    assert not Path("i", storage.BEGUN).exists()
+    lost_versions()
+    with pytest.raises(IndexStateError, match="all of its versions are gone"):
+        Index.open("i")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_that_a_first_commit_begins_is_synced_before_any_file_of_it() -> None:
+    with recorded() as calls:
+        add("i", 0)
+    synced = [call.path for call in calls if call.kind == "sync"]
+    mark = synced.index(os.path.abspath(f"i/{storage.BEGUN}"))
+    first = next(place for place, path in enumerate(synced) if path.endswith(".lance"))
+    assert os.path.abspath("i") in synced[mark:first]
 
 
 def test_an_index_may_be_made_in_a_folder_that_cannot_be_listed() -> None:
