@@ -21,7 +21,7 @@ from dsh_cli.pictures.decoders import Shape as Shape
 
 MAX_BYTES = 1 << 28  # of a file: as much again is taken by its pixels, four times over
 THUMBNAIL = 48  # pixels, the longest side of a stored thumbnail
-INTAKE = 2  # raised when the same file comes to give other pixels, so that caches of them are not mixed
+INTAKE = 3  # raised when the same file comes to give other pixels, so that caches of them are not mixed
 _one_large = Lock()  # held while one is in memory
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,7 @@ _UNSIGNED_FITS, _FITS_HEAD = re.compile(rb"BZERO   = *(32768|2147483648)\b"), 1 
 # Tags of TIFF
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _LOWEST, _HIGHEST = (340, 280), (341, 281)
+_NO_DATA = 42113  # GDAL's, as text
 _MOST = 1 << 52  # that a tag may say: above is no brightness, but the highest of all numbers
 
 
@@ -66,7 +68,7 @@ def load(image: ImageFile.ImageFile, data: bytes, reopen: Callable[[], ImageFile
             yield band ^ shifted if shifted else band
 
     inverted = bool(tags) and tags.get(_PHOTOMETRIC, 0) == 0
-    return _mapped(Image.new("L", image.size), bands, ranges.of(bands, bits, said), inverted)
+    return _mapped(Image.new("L", image.size), bands, ranges.of(bands, bits, said, _missing(tags)), inverted)
 
 
 def _type(image: ImageFile.ImageFile, data: bytes, tags: Mapping[int, Any]) -> np.dtype[Any] | None:
@@ -90,8 +92,7 @@ def _colour(
     image: ImageFile.ImageFile, raw: str, said: Range | None, reopen: Callable[[], ImageFile.ImageFile]
 ) -> Image.Image:
     """16-bit colour, of which Pillow has given the high bytes."""
-    highest = _highest(image, _ALL)
-    if said is None and highest >= 64 or said is not None and said.white == 0xFFFF:  # of 255: more than 14 bits
+    if said.white == 0xFFFF if said is not None else _is_bright(image):
         return image
     low = reopen()
     _read_as(low, _LOW_BYTES[raw])
@@ -102,17 +103,16 @@ def _colour(
         for box in boxes(image):
             yield np.asarray(image.crop(box)).astype(np.uint16) << 8 | np.asarray(low.crop(box))[..., lying]
 
-    if said is None:  # the highest sample is known already, but for its low bits where they do not count
-        top = np.array([highest << 8 or _highest(low, lying)], np.uint16)
-        found = ranges.of(lambda: iter([top]), 16)
-    else:
-        found = ranges.of(lambda: (band[..., :3] for band in bands()), 16, said)
-    return _mapped(image, bands, found)
+    if said is None:  # joined, a pixel has as many bits as its brightest band
+        joined = [band[..., 0] | band[..., 1] | band[..., 2] for band in bands()]
+        return _mapped(image, bands, ranges.of(lambda: iter(joined), 16))
+    return _mapped(image, bands, ranges.of(lambda: (band[..., :3] for band in bands()), 16, said))
 
 
-def _highest(image: Image.Image, lying: list[int] | slice) -> int:
-    """The highest of all bands but alpha."""
-    return int(np.asarray(image.getextrema())[lying][:3, 1].max())
+def _is_bright(image: Image.Image) -> bool:
+    """Whether more than a few pixels have more than 14 bits, seen from the high bytes of one band or another."""
+    counts = np.array(image.histogram()).reshape(-1, 256)[:3, 64:].sum(axis=1)
+    return bool(counts.max() > ranges.few(image.width * image.height, ranges.ABOVE))
 
 
 def _mapped(image: Image.Image, bands: ranges.Bands, found: Range, inverted: bool = False) -> Image.Image:
@@ -140,6 +140,15 @@ def _said(image: ImageFile.ImageFile, data: bytes, tags: Mapping[int, Any]) -> R
     if white is not None:
         return Range(_number(tags, _LOWEST, min) or 0, white)
     return Range(0, 0xFFF) if tags.get(_BITS) == (12,) else None
+
+
+def _missing(tags: Mapping[int, Any]) -> float | None:
+    """The sample that a TIFF says stands for no data."""
+    try:
+        number = float(tags[_NO_DATA])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _number(tags: Mapping[int, Any], names: tuple[int, ...], choose: Callable[[Any], Any]) -> float | None:

@@ -26,14 +26,18 @@ _RAW = re.compile(
     rb"II\*\0.{4}CR|II\x1a\0.{2}HEAP|II(R[OS]|U\0)|MMOR|.{4}ftypcrx |FUJIFILMCCD-RAW|\0MRM|FOVb", re.DOTALL
 )
 _HEIF = re.compile(rb".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
+_GAP = rb"(\s|#[^\r\n]*[\r\n])+"
 _TEXT = {  # formats that can be told from other text
-    "PPM": re.compile(rb"P([1-6]\s|f\s)[\s#]*\d"),
+    "PPM": re.compile(  # size and white; or a comment, longer than what is here
+        rb"P([14]%b\d+%b\d+|[2356]%b\d+%b\d+%b\d+|f%b\d+%b\d+%b-?[\d.]+)\s|P[1-6f]\s+#[^\r\n]{50,}\Z" % ((_GAP,) * 8)
+    ),
     "XPM": re.compile(rb"/\* XPM \*/"),
     "FITS": re.compile(rb"SIMPLE  = "),
 }
+_PCX = re.compile(rb"\n[\0\2\3\5][\0\1][\1\2\4\x08]")  # version, compression, bits
 _BINARY = re.compile(rb"[\0-\x08\x0e-\x1f]")
 # Of whose first bytes Pillow asks so little that other files have them too.
-_WEAK = frozenset(("FPX", "GBR", "MIC", "PPM", "XBM"))
+_WEAK = frozenset(("FPX", "GBR", "MIC", "PCX", "PPM", "XBM"))
 
 
 def looks_like_picture(head: bytes) -> str | None:
@@ -52,6 +56,8 @@ def looks_like_picture(head: bytes) -> str | None:
         return None
     if _HEIF.match(head):
         return "HEIF"
+    if _PCX.match(head):
+        return "PCX"
     padded = head.ljust(HEAD, b"\0")  # some look at bytes that are not there
     return next((name for name, accept in _accepts() if accept(padded) is True), None)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -167,6 +169,174 @@ def test_large_pictures_go_in_bands_as_if_at_once(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(depth, "BAND", 7)
     assert furthest(odd.png16(deepened(SEEN, 12).astype(np.uint16))) <= 1
     assert furthest(odd.png16(deepened(twin(bands=3), 12).astype(np.uint16)), twin(bands=3)) <= 1
+
+
+# Twins of eight bits
+
+
+def times(unit: int, dtype: type) -> Callable[[Samples], Samples]:
+    return lambda seen: (seen.astype(np.int64) * unit).astype(dtype)
+
+
+def ppm16(samples: Samples) -> bytes:
+    kind = 6 if samples.ndim == 3 else 5
+    return b"P%d %d %d 65535\n" % (kind, samples.shape[1], samples.shape[0]) + samples.astype(">u2").tobytes()
+
+
+EIGHT: dict[str, tuple[int, Callable[[Samples], bytes]]] = {
+    "PNG grey": (1, odd.png16),
+    "PNG RGB": (3, odd.png16),
+    "PNG RGBA": (4, png16_with_alpha),
+    "TIFF grey": (1, tiff),
+    "TIFF RGB": (3, tiff),
+    "PGM": (1, ppm16),
+    "PPM": (3, ppm16),
+}
+
+
+@pytest.mark.parametrize("unit", [257, 256])
+@pytest.mark.parametrize("kind", EIGHT)
+@given(lowest=st.integers(0, 255), span=st.integers(1, 256), seed=st.integers(0, 9))
+@settings(max_examples=15, deadline=None)
+def test_a_twin_of_eight_bits_in_sixteen_is_the_same(kind: str, unit: int, lowest: int, span: int, seed: int) -> None:
+    """Dark, bright and mixed ones."""
+    bands, write = EIGHT[kind]
+    shape = (16, 16) if bands == 1 else (16, 16, bands)
+    seen = np.random.default_rng(seed).integers(lowest, min(lowest + span, 256), shape, np.uint8)
+    if bands == 4:
+        seen[..., 3] = 255
+    samples = times(unit, np.uint16)(seen)
+    if bands == 4:
+        samples[..., 3] = 65535
+    assert furthest(write(samples), seen[..., :3] if bands == 4 else seen) <= 1
+    assert guesses.take() == []
+
+
+@pytest.mark.parametrize("highest", [2, 3, 20, 60, 130, 255])
+@pytest.mark.parametrize(
+    "deepen",
+    [times(1 << 24, np.uint32), times(0x01010101, np.uint32), times(257, np.int32), times(1, np.float32),
+     times(257, np.float32), lambda seen: (seen / 255).astype(np.float32), lambda seen: seen / 255],
+)  # fmt: skip
+def test_a_dark_twin_of_eight_bits_in_more_is_as_dark(highest: int, deepen: Callable[[Samples], Samples]) -> None:
+    seen = (twin() // (256 / (highest + 1))).astype(np.uint8)
+    assert furthest(tiff(deepen(seen)), seen) <= 1
+
+
+@pytest.mark.parametrize("deepen", [times(256, np.int16), times(1 << 24, np.int32)])
+def test_a_pale_signed_twin_of_eight_bits_is_as_pale(deepen: Callable[[Samples], Samples]) -> None:
+    pale = twin() // 16 + 120
+    assert furthest(tiff(deepen(pale.astype(np.int64) - 128)), pale) <= 1
+
+
+# Few samples, and no data
+
+
+NARROW: dict[str, Samples] = {
+    **{f"{bits} bits in 16": deepened(twin(60, 60), bits).astype(np.uint16) for bits in (8, 10, 12, 14)},
+    **{f"{bits} bits in 32": deepened(twin(60, 60), bits).astype(np.uint32) for bits in (8, 12, 16, 24)},
+    **{f"{bits} bits in signed 16": deepened(twin(60, 60), bits).astype(np.int16) for bits in (8, 10, 12)},
+    **{f"floats to {white}": (twin(60, 60) * (white / 255)).astype(np.float32) for white in (1, 1023, 4095)},
+}
+
+
+@pytest.mark.parametrize("kind", NARROW)
+@pytest.mark.parametrize("times", [1.3, 5, 1e9])
+def test_hot_pixels_are_white_and_change_no_other(kind: str, times: float) -> None:
+    samples: Samples = NARROW[kind].copy()
+    most = np.finfo(np.float32).max if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max
+    places = [(0, 0), (20, 30), (50, 7)]  # of 3,600: fewer than one in a thousand
+    for place in places:
+        samples[place] = samples.dtype.type(min(float(samples.max()) * times + 1, float(most)))
+    expected = twin(60, 60)
+    for place in places:
+        expected[place] = 255
+    assert furthest(tiff(samples), expected) <= 1
+
+
+@pytest.mark.parametrize("highest", [5000, 65535])
+@pytest.mark.parametrize("hot", [1, 3])
+@pytest.mark.parametrize("write", [odd.png16, tiff])
+def test_hot_pixels_of_colour_too(highest: int, hot: int, write: Callable[[Samples], bytes]) -> None:
+    colour = twin(bands=3)
+    samples = deepened(colour, 12).astype(np.uint16)
+    samples[5, 5, :hot], colour[5, 5, :hot] = highest, 255
+    assert furthest(write(samples), colour) <= 1
+    assert guesses.take() == ["0 to 4,095"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.float32])
+def test_a_night_with_lamps_stays_dark(dtype: type) -> None:
+    """Lamps are one in 200: more than hot pixels, and few enough to be lost in a hundredth."""
+    white = np.iinfo(np.uint32).max if dtype == np.uint32 else 65535
+    night = np.random.default_rng(0).integers(0, white // 20, (80, 80)) | 1
+    night[::8, ::32] = np.linspace(0.6, 1, 30).reshape(10, 3) * white
+    for samples in (night.astype(dtype), np.stack([night.astype(dtype)] * 3, axis=2)):
+        if samples.ndim == 2 or dtype == np.uint16:
+            shown = (samples / (white + 1) * 256).astype(np.uint8)
+            assert furthest(tiff(samples), shown) <= 1
+
+
+def test_stars_are_white_or_as_bright_as_they_are() -> None:
+    sky = np.random.default_rng(0).integers(100, 4000, (80, 80)).astype(np.uint16)
+    sky[::40, ::40] = 60000
+    seen = decode.decode(tiff(sky), 80, 1)[..., 0]
+    assert (seen[::40, ::40] == 255).all() and seen.mean() > 100  # four in 6,400: the sky is seen
+    sky[sky < 50000] = 0
+    sky[::40, ::20] = 30000
+    assert furthest(tiff(sky), (sky >> 8).astype(np.uint8)) <= 1  # on black, none are few
+
+
+LAND = np.random.default_rng(1).uniform(0, 100, (40, 40))
+NONE_THERE = np.indices((40, 40))[1] < 10
+
+
+@pytest.mark.parametrize(
+    ("missing", "dtype"),
+    [(-999, np.int16), (-9999, np.int16), (-32768, np.int16), (-9999, np.int32), (-(2**31), np.int32),
+     (-9999, np.float32), (-32768, np.float32), (np.finfo(np.float32).min, np.float32), (-99999, np.float64)],
+)  # fmt: skip
+@pytest.mark.parametrize("white_is_zero", [False, True])
+@pytest.mark.parametrize("offset", [0, -50, 1000])
+def test_no_data_is_black_and_changes_nothing_else(
+    missing: float, dtype: type, white_is_zero: bool, offset: int
+) -> None:
+    if missing == -999 and offset == 1000:
+        offset = 100
+    land: Samples = (LAND + offset).astype(dtype)
+    alone = decode.decode(tiff(np.where(NONE_THERE, land[20, 20], land), white_is_zero=white_is_zero), 40, 1)
+    found = decode.decode(tiff(np.where(NONE_THERE, dtype(missing), land), white_is_zero=white_is_zero), 40, 1)
+    assert (found[~NONE_THERE] == alone[~NONE_THERE]).all() and np.ptp(found[~NONE_THERE].astype(int)) > 4
+    assert not found[NONE_THERE].any()
+
+
+@pytest.mark.parametrize(
+    ("missing", "dtype"),
+    [(-1, np.float32), (-9999, np.float32), (65535, np.uint16), (0, np.uint16), (1e20, np.float32)],
+)
+def test_a_tag_says_what_stands_for_no_data(missing: float, dtype: type) -> None:
+    land: Samples = (LAND * 40).astype(dtype)  # of 12 bits: -9999 lies near enough to be one of them
+    text: list[float] = list(f"{missing:.17g}".encode() + b"\0")
+    alone = decode.decode(tiff(np.where(NONE_THERE, dtype(1), land)), 40, 1)
+    found = decode.decode(tiff(np.where(NONE_THERE, dtype(missing), land), tags={42113: (2, text)}), 40, 1)
+    assert (found[~NONE_THERE] == alone[~NONE_THERE]).all() and alone.mean() > 60
+    assert not found[NONE_THERE].any()
+
+
+@pytest.mark.parametrize("text", [b"none\0", b"nan\0", b"1e999\0", b"\0", b"-7\0", b"\xff\xfe\0"])
+def test_a_tag_that_says_nothing_of_no_data_changes_nothing(text: bytes) -> None:
+    for samples in (DEEP["12 bits in 16"], UNIT):
+        assert furthest(tiff(samples, tags={42113: (2, list(text))})) <= 1
+
+
+def test_what_may_be_dark_is_not_taken_for_no_data() -> None:
+    """Black that many have, near the rest, few, or of whom nothing else differs."""
+    low = np.where(NONE_THERE, -1.0, LAND / 100).astype(np.float32)
+    assert (decode.decode(tiff(low), 40, 1)[~NONE_THERE] >= 127).all()
+    deep = np.where(NONE_THERE, -2000, LAND * 20).astype(np.int16)  # as far below 0 as the others are above
+    assert (decode.decode(tiff(deep), 40, 1)[~NONE_THERE] >= 127).all()
+    two = np.where(NONE_THERE, -5000, -1000).astype(np.int16)
+    assert len(np.unique(decode.decode(tiff(two), 40, 1))) == 2
 
 
 # What files say

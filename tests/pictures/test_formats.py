@@ -71,10 +71,27 @@ def test_the_usual_ones_are_all_known(mode: str) -> None:
      b"PK\3\4" + bytes(30), b"\x7fELF\2\1\1" + bytes(30), b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(30),
      b"RIFF\x24\0\0\0WAVEfmt ",
      b"\0\0\0\x18ftypmp42\0\0\0\0isommp42", b"\0\0\0\x14ftypqt  ", bytes(64), b"\x1f\x8b\x08\0", b"ID3\3\0",
-     b"path,label\na.png,cat\n", "GIF und BMP für alle".encode(), b"\xef\xbb\xbfP5 text"],
+     b"path,label\na.png,cat\n", "GIF und BMP für alle".encode(), b"\xef\xbb\xbfP5 text",
+     b"\n\2hi\x10\1" + bytes(8), b"\n\5hello\x12\3abc\x18\1", b"\n\3\x08\x96\1\x12\0",  # Protocol Buffers
+     b"\n\2" + bytes(6) + b"\x8a\x1c\x33\x07\n\x87\4", b"\n\5" + bytes(6) + b"\1\2\3\4",  # TFRecord
+     b"P5 2020 was a good year\n", b"P1 12 drummers\n", b"P6 10 10 people came\n", b"P2\n# heading\n\ntext\n"],
 )  # fmt: skip
 def test_other_files_are_no_pictures(text: bytes) -> None:
     assert formats.looks_like_picture(text) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"P4 8 8\n\xff", b"P1\n2 2\n0 1 1 0\n", b"P2 # grey\n24 7 # size\n15\n0 3", b"P5\r\n# by hand\r\n640 480\r\n255\n",
+     b"P6\n# " + b"a long comment " * 9 + b"\n640 480\n255\n", b"Pf\n3 2\n-1.0\n"],
+)  # fmt: skip
+def test_headers_of_pnm_are_known_with_comments_and_without(data: bytes) -> None:
+    assert formats.looks_like_picture(head(data)) == "PPM"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_pcx_of_every_mode_is_known(mode: str) -> None:
+    assert formats.looks_like_picture(head(odd.encoded(odd.picture(mode), "PCX"))) == "PCX"
 
 
 def test_any_bytes_may_be_asked_about() -> None:

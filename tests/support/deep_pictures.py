@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PHOTOMETRIC, SAMPLE_FORMAT = 262, 339
-_TYPES = {1: "B", 3: "H", 4: "I", 12: "d"}
+_TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 12: "d"}
 _OFFSET = -1  # stands for where the samples lie
 
 
