@@ -271,7 +271,8 @@ def test_a_night_with_lamps_stays_dark(dtype: type) -> None:
     white = np.iinfo(np.uint32).max if dtype == np.uint32 else 65535
     night = np.random.default_rng(0).integers(0, white // 20, (80, 80)) | 1
     night[::8, ::32] = np.linspace(0.6, 1, 30).reshape(10, 3) * white
-    for samples in (night.astype(dtype), np.stack([night.astype(dtype)] * 3, axis=2)):
+    forms: list[Samples] = [night.astype(dtype), np.stack([night.astype(dtype)] * 3, axis=2)]
+    for samples in forms:
         if samples.ndim == 2 or dtype == np.uint16:
             shown = (samples / (white + 1) * 256).astype(np.uint8)
             assert furthest(tiff(samples), shown) <= 1

@@ -244,7 +244,7 @@ def test_files_of_a_run_have_the_modes_that_files_have(tmp_path: Path) -> None:
         ("config.json", "config", {"unheard_of": 1}),
         ("config.json", "model", {"bits": "8"}),
         ("metrics.json", "map", "x"),
-        ("metrics.json", "map", 1.5),
+        ("metrics.json", "map", []),
         ("metrics.json", "seconds", []),
         ("metrics.json", "device", 1),
         ("metrics.json", "counts", {"test": 1.5}),

@@ -124,7 +124,10 @@ def test_a_picture_that_vanishes_while_it_trains_is_named_once_and_has_no_code(p
     said: list[str] = []
     config = replace(CONFIG, data=str(photos), memory=0.0, cache="off", epochs=3)
     run = train(config, splits, str(tmp_path / "run"), listeners=[Lose(), Notes(said.append)]).run
-    assert said == [f"{lost}: no such file or directory; left out"]
+    assert said == [
+        f"{lost}: no such file or directory; left out",
+        "pictures that could not be read any more, and have no codes: 1 train",
+    ]
     opened = Run.open(run.path)
     assert lost not in opened.names()["train"] and len(opened.codes("train")) == opened.counts["train"]
     assert opened.counts["train"] == len(splits.train) - 1 == len(opened.names()["train"])
