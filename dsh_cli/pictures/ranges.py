@@ -119,10 +119,11 @@ def _no_data(bands: Bands) -> float | None:
     lowest = min((float(_finite(band).min(initial=0)) for band in bands()), default=0.0)
     if lowest > _NO_DATA or _are_few(bands, lambda samples: samples == lowest):
         return None
-    rest = [others for band in bands() if (others := _known(band, lowest)).size]
-    if not rest:
-        return None
-    next_lowest, highest = min(float(band.min()) for band in rest), max(float(band.max()) for band in rest)
+    next_lowest, highest = np.inf, -np.inf
+    for band in bands():
+        others = _known(band, lowest)
+        if others.size:
+            next_lowest, highest = min(next_lowest, float(others.min())), max(highest, float(others.max()))
     return lowest if next_lowest - lowest > 2 * (highest - next_lowest) > 0 else None
 
 

@@ -271,9 +271,9 @@ def test_a_night_with_lamps_stays_dark(dtype: type) -> None:
     white = np.iinfo(np.uint32).max if dtype == np.uint32 else 65535
     night = np.random.default_rng(0).integers(0, white // 20, (80, 80)) | 1
     night[::8, ::32] = np.linspace(0.6, 1, 30).reshape(10, 3) * white
-    forms: list[Samples] = [night.astype(dtype), np.stack([night.astype(dtype)] * 3, axis=2)]
-    for samples in forms:
-        if samples.ndim == 2 or dtype == np.uint16:
+    samples: Samples
+    for samples in (night.astype(dtype), np.stack([night.astype(dtype)] * 3, axis=2)):
+        if samples.ndim == 2 or dtype == np.uint16:  # colour has no other depth here
             shown = (samples / (white + 1) * 256).astype(np.uint8)
             assert furthest(tiff(samples), shown) <= 1
 
@@ -331,7 +331,7 @@ def test_a_tag_that_says_nothing_of_no_data_changes_nothing(text: bytes) -> None
 
 
 def test_what_may_be_dark_is_not_taken_for_no_data() -> None:
-    """Black that many have, near the rest, few, or of whom nothing else differs."""
+    """A lowest sample that many have: above -999, near to the others, or one of two."""
     low = np.where(NONE_THERE, -1.0, LAND / 100).astype(np.float32)
     assert (decode.decode(tiff(low), 40, 1)[~NONE_THERE] >= 127).all()
     deep = np.where(NONE_THERE, -2000, LAND * 20).astype(np.int16)  # as far below 0 as the others are above
