@@ -138,6 +138,7 @@ def _tell_guesses(ctx: typer.Context, quiet: bool) -> bool:
                 quiet,
             )
 
+    guesses.take()  # of whatever this process read before
     ctx.call_on_close(tell)
     return quiet
 

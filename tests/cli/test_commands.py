@@ -133,7 +133,7 @@ def test_train_writes_under_runs_and_is_line_wise_in_a_pipe() -> None:
     done = dsh_process("train", "digits", "--epochs", "2")
     assert done.returncode == 0
     lines = done.stderr.decode().splitlines()
-    assert lines[0].startswith("digits from scikit-learn: 1,295 train, 143 validation, 359 test")
+    assert lines[0].startswith("digits from scikit-learn: 10 classes, 1,295 train, 143 validation, 359 test")
     assert [line.split()[:2] for line in lines[1:] if line.startswith("epoch")] == [["epoch", "1/2"], ["epoch", "2/2"]]
     fields = dict(line.split("\t") for line in done.stdout.decode().splitlines())
     assert fields["run"].startswith(os.path.join("runs", "digits-8bit-"))

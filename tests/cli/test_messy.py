@@ -25,9 +25,9 @@ def test_a_training_says_in_six_lines_what_it_understood_of_a_messy_folder(folde
     assert result.exit_code == 0, result.stderr
     lines = result.stderr.splitlines()
     counts = ", ".join(f"{count} {split}" for split, count in messy.COUNTS.items())
-    assert lines[0] == f"{folder}: {counts}"
+    assert lines[0] == f"{folder}: 3 classes, {counts}"
     classes = ", ".join(f"{name} ({count})" for name, count in zip(messy.CLASSES, messy.EACH, strict=True))
-    assert lines[1] == f"3 classes: {classes}"
+    assert lines[1] == f"classes: {classes}"
     for line, told in zip(lines[2:6], messy.TOLD, strict=True):
         assert line.startswith(f"warning: {told}")
     assert "left out" not in "".join(lines[6:])
@@ -61,16 +61,18 @@ def test_a_training_says_in_six_lines_what_it_understood_of_a_messy_folder(folde
 def test_the_first_lines_name_few_classes_and_count_many(photos: Path) -> None:
     command = ["train", photos, "--epochs", 1, "--backbone", "small-resnet", "--no-tensorboard", "--bits", 8]
     lines = dsh(*command, "--out", "few").stderr.splitlines()
-    assert lines[0].endswith(f"{photos}: 14 train, 1 validation, 3 test (validation and test drawn by the seed)")
-    assert lines[1] == "3 classes: apple (6), pear (6), plum (6)"
+    assert lines[0].endswith(
+        f"{photos}: 3 classes, 14 train, 1 validation, 3 test (validation and test drawn by the seed)"
+    )
+    assert lines[1] == "classes: apple (6), pear (6), plum (6)"
     for number in range(9):
         (photos / f"apple {number}").symlink_to(photos / "apple")  # of which only one is taken
         shutil.copytree(photos / "pear", photos / f"pear {number}")
     lines = dsh(*command, "--out", "many").stderr.splitlines()
-    assert lines[1] == "12 classes of 6 pictures each"
+    assert lines[1] == "classes of 6 pictures each"
     (photos / "plum" / "0.png").unlink()
     lines = dsh(*command, "--out", "unequal").stderr.splitlines()
-    assert lines[1] == "12 classes: 5 (plum) to 6 (apple) pictures each"
+    assert lines[1] == "classes: 5 (plum) to 6 (apple) pictures each"
 
 
 def test_a_named_set_is_not_taken_for_a_folder_without_a_word(photos: Path) -> None:

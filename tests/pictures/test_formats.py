@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dsh_cli.errors import ImageError
-from dsh_cli.pictures import decode, decoders, formats
+from dsh_cli.pictures import decode, decoders, formats, guesses
 from dsh_cli.pictures.cache import PictureCache
 from tests.support import odd_pictures as odd
 from tests.support.commands import dsh, one_line_error
@@ -149,3 +149,9 @@ def test_of_what_begins_as_a_picture_and_cannot_be_opened_the_format_is_named() 
     for data, kind in ((three_floats, "TIFF"), (broken, "PNG"), (heic(twin())[:60], "HEIF")):
         with pytest.raises(ImageError, match=f"a {kind} file that is damaged, or of a kind that is not read; save it"):
             decode.decode(data, 8, 3)
+
+
+def test_a_command_tells_what_was_guessed_of_its_own_pictures_alone(tmp_path: Path, digits_run: Path) -> None:
+    guesses.note("0 to 4,095")  # of another that this process read
+    Image.new("L", (8, 8), 7).save(tmp_path / "x.png")
+    assert dsh("hash", tmp_path / "x.png", "--model", digits_run).stderr == ""

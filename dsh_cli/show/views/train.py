@@ -28,7 +28,7 @@ def data_lines(config: TrainConfig, splits: Splits) -> list[str]:
     where = source if source == config.data else f"{config.data} from {source}"
     classes = splits.train.classes
     how = f" ({' and '.join(drawn) if splits.given else 'all'} drawn by the seed)" if drawn else ""
-    lines = [f"{where}: {counts}{how}", f"{len(classes):,} classes{_by_class(splits)}"]
+    lines = [f"{where}: {len(classes):,} classes, {counts}{how}", f"classes{_by_class(splits)}"]
     if config.data in DATASETS and os.path.isdir(config.data):
         lines[0] += f"; for the folder of that name here, give ./{config.data}"
     if splits.unseen is not None:
