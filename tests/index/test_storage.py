@@ -29,6 +29,19 @@ from tests.support.privileges import kept_out
 from tests.support.values import there
 
 
+def reaching(run: Path) -> list[list[object]]:
+    """A command of each kind that opens the index `i`."""
+    return [
+        ["index", "add", "i", "docs", "--model", run],
+        ["index", "remove", "i", "/p/1"],
+        ["index", "info", "i"],
+        ["index", "verify", "i", "--sample", 0],
+        ["index", "verify", "i", "--sample", 0, "--repair"],
+        ["index", "export", "i", "--parquet", "x"],
+        ["neighbors", "0xf0", "--index", "i", "--model", run],
+    ]
+
+
 def add(uri: str, start: int, count: int = 4) -> Index:
     """So many ready codes, in one commit."""
     index = Index.open(uri)
@@ -72,15 +85,7 @@ def test_a_folder_of_it_that_is_a_link_is_refused_and_what_it_leads_to_left_alon
     shutil.rmtree(f"i/{name}", ignore_errors=True)
     os.symlink(os.path.abspath("docs"), f"i/{name}")
     before = sorted(map(str, Path("i").rglob("*")))
-    for line in (
-        ["index", "add", "i", "docs", "--model", digits_run],
-        ["index", "remove", "i", "/p/1"],
-        ["index", "info", "i"],
-        ["index", "verify", "i", "--sample", 0],
-        ["index", "verify", "i", "--sample", 0, "--repair"],
-        ["index", "export", "i", "--parquet", "x"],
-        ["neighbors", "0xf0", "--index", "i", "--model", digits_run],
-    ):
+    for line in reaching(digits_run):
         said = one_line_error(dsh(*line), 1)
         assert said.startswith(
             f"error: {os.path.abspath('i')}/{name} is a link, and nothing in an index is reached through one; take it"
@@ -482,15 +487,7 @@ def test_an_index_without_versions_is_not_taken_for_none_and_keeps_its_files(
     shutil.copytree("i", "copy")
     lose()
     left = sorted(map(str, Path("i").rglob("*")))
-    for line in (
-        ["index", "add", "i", "docs", "--model", digits_run],
-        ["index", "remove", "i", "/p/1"],
-        ["index", "info", "i"],
-        ["index", "verify", "i", "--sample", 0],
-        ["index", "verify", "i", "--sample", 0, "--repair"],
-        ["index", "export", "i", "--parquet", "x"],
-        ["neighbors", "0xf0", "--index", "i", "--model", digits_run],
-    ):
+    for line in reaching(digits_run):
         assert one_line_error(dsh(*line), 1) == f"error: {GONE}"
     with pytest.raises(IndexStateError, match="all of its versions are gone"):
         add("i", 90)
