@@ -10,7 +10,7 @@ from dsh_cli.errors import UsageError
 
 MAX_BITS = 1024
 SPLITS = ("train", "validation", "test")
-OWN_BACKBONES = ("resnet9", "small-resnet", "dsh-cnn")  # all other names are torchvision's
+OWN_BACKBONES = ("airbench", "resnet9", "small-resnet", "dsh-cnn")  # all other names are torchvision's
 DATASETS = ("mnist", "fashion-mnist", "cifar10", "digits")  # a folder of such a name is given as ./mnist
 
 UNSEEN = "unseen"  # the split of the training pictures whose classes were held out
@@ -19,8 +19,8 @@ Among = Literal["all", "seen", "unseen"]  # classes, by whether a run was traine
 Augment = Literal["none", "digits", "photos"]
 Centers = Literal["auto", "none"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Optimizer = Literal["adamw", "sgd"]
-Schedule = Literal["one-cycle", "step", "constant"]
+Optimizer = Literal["muon", "adamw", "sgd"]
+Schedule = Literal["linear", "one-cycle", "step", "constant"]
 ProtocolName = Literal["test-vs-train", "paper", "cifar10", "cifar10-1", "cifar10-2"]
 
 
@@ -54,24 +54,24 @@ class TrainConfig:
     data_root: str | None = None  # where named sets lie; else $DSH_DATA, else the cache folder
     hold_out_classes: int = 0  # so many, drawn by the seed, are kept from the training
     bits: int = 8  # k, length of the code
-    backbone: str = "resnet9"  # or small-resnet, dsh-cnn, or a classification model of torchvision
+    backbone: str = "airbench"  # or resnet9, small-resnet, dsh-cnn, or a classification model of torchvision
     pretrained: bool = False  # start from torchvision's weights, with their normalisation and picture size
     weights: str | None = None  # start from the weights of a file or run folder, see `weights.take_file`
     freeze: bool = False  # train the hash layer alone
     image_size: int | None = None  # pixels, square; None: that of pretrained weights, else native up to 64, else 128
     augment: Augment | None = None  # None: what fits the set
+    centers: Centers | None = None  # codes far apart that classes are given; None: auto, or none with a margin or alpha
+    smoothing: float | None = 0.2  # of labels, in the choice of a center; None: of a run of an earlier version
     margin: float | None = None  # squared distance between relaxed codes; None: 2 * bits (DSH, section 3)
-    alpha: float = 0.01  # weight of the quantization term (DSH, section 4.1)
-    centers: Centers = "auto"  # whether classes are drawn to codes that are far apart, see `centers.construct`
-    center_weight: float = 0.3  # of pairs of a picture and a center, and of choosing among these, once phased in
-    epochs: int | None = None  # None: 4 of grey pictures, 12 of colour, and more of small sets
-    batch_size: int = 200  # pictures; every pair in a batch counts (200: DSH, section 3)
-    per_class: int | None = None  # pictures of a class kept together in a batch, 0: none; None: see `settle`
-    optimizer: Optimizer = "adamw"
-    schedule: Schedule = "one-cycle"
-    lr: float = 6e-3  # peak learning rate
-    weight_decay: float = 5e-3
-    clip: float | None = None  # largest norm of the gradient, all parameters together
+    alpha: float | None = None  # weight of the quantization term; None: 0.01 (DSH, section 4.1)
+    epochs: int | None = None  # None: see `settle`, as wherever there is no comment
+    batch_size: int | None = None  # pictures
+    per_class: int | None = None  # pictures of a class kept together in a batch; 0: none
+    optimizer: Optimizer | None = None
+    schedule: Schedule | None = None
+    lr: float | None = None  # peak learning rate
+    weight_decay: float | None = None
+    clip: float | None = None  # largest norm of the gradient, all parameters together; None: no limit
     seed: int = 0  # splits, initial weights, order of batches, augmentation
     device: Device = "auto"
     workers: int | None = None  # threads that decode pictures; None: one a processor
@@ -99,15 +99,21 @@ class TrainConfig:
             (1 <= self.bits <= MAX_BITS, f"`bits` {self.bits}: a code has 1 to {MAX_BITS} bits"),
             (self.image_size is None or 8 <= self.image_size <= 1024, f"`image_size` {self.image_size}: 8 to 1024"),
             (self.margin is None or 0 < self.margin < math.inf, f"`margin` {self.margin}: above 0 (default: 2 * bits)"),
-            (0 <= self.alpha < math.inf, f"`alpha` {self.alpha}: 0 or more"),
-            (0 <= self.center_weight < math.inf, f"`center_weight` {self.center_weight}: a number of 0 or more"),
+            (self.alpha is None or 0 <= self.alpha < math.inf, f"`alpha` {self.alpha}: 0 or more (default: 0.01)"),
+            (self.smoothing is None or 0 <= self.smoothing < 1, f"`smoothing` {self.smoothing}: 0 to below 1"),
             (self.epochs is None or self.epochs >= 1, f"`epochs` {self.epochs}: 1 or more"),
-            (self.batch_size >= 2, f"`batch_size` {self.batch_size}: 2 or more, for the loss is over pairs"),
+            (
+                self.batch_size is None or self.batch_size >= 2,
+                f"`batch_size` {self.batch_size}: 2 or more, for the loss is over pairs",
+            ),
             (self.per_class is None or self.per_class >= 0, f"`per_class` {self.per_class}: 0 or more"),
             (self.workers is None or self.workers >= 1, f"`workers` {self.workers}: 1 or more"),
             (0 <= self.memory < math.inf, f"`memory` {self.memory}: 0 GiB or more"),
-            (0 < self.lr < math.inf, f"`lr` {self.lr}: above 0"),
-            (0 <= self.weight_decay < math.inf, f"`weight_decay` {self.weight_decay}: 0 or more"),
+            (self.lr is None or 0 < self.lr < math.inf, f"`lr` {self.lr}: above 0"),
+            (
+                self.weight_decay is None or 0 <= self.weight_decay < math.inf,
+                f"`weight_decay` {self.weight_decay}: 0 or more",
+            ),
             (self.clip is None or 0 < self.clip < math.inf, f"`clip` {self.clip}: above 0 (default: no limit)"),
             (
                 not self.pretrained or self.backbone not in OWN_BACKBONES,
@@ -132,11 +138,18 @@ class Recipe(TrainConfig):
 
     image_size: int = 0
     augment: Augment = "none"
-    margin: float = 0.0
-    epochs: int = 0
-    per_class: int = 0
-    amp: bool = False
     centers: Centers = "none"  # as it was before there was the choice
+    smoothing: float | None = None
+    margin: float = 0.0
+    alpha: float = 0.01
+    epochs: int = 0
+    batch_size: int = 200
+    per_class: int = 0
+    optimizer: Optimizer = "adamw"
+    schedule: Schedule = "one-cycle"
+    lr: float = 6e-3
+    weight_decay: float = 5e-3
+    amp: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,6 +160,7 @@ class ModelConfig:
     bits: int
     channels: int  # 1 (grey) or 3 (RGB)
     image_size: int  # pixels, square
+    mirror: bool = False  # whether codes are those of the mean of the outputs of a picture and its mirror image
 
     def __post_init__(self) -> None:
         """Refuse what no network is built from, such as an edited file might say.

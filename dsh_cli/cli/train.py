@@ -39,9 +39,11 @@ def train(
         str | None, option("Run folder to make.", "runs/<data>-<bits>bit-<time>", "--out", "-o", metavar="RUN")
     ] = None,
     epochs: Annotated[
-        int | None, option("Times to see every picture.", "4 of grey pictures, 12 of colour, more of small sets")
+        int | None, option("Times to see every picture.", "2 of grey pictures, 12 of colour, more of small ones")
     ] = None,
-    batch_size: Annotated[int | None, option("Pictures a batch; each pair counts.", _DEFAULT.batch_size)] = None,
+    batch_size: Annotated[
+        int | None, option("Pictures a batch.", "500, fewer of small sets; 200 without hash centers or with AdamW")
+    ] = None,
     seed: Annotated[int | None, option("Of splits, weights, batches, augmentation.", _DEFAULT.seed)] = None,
     protocol: Annotated[
         ProtocolName | None,
@@ -72,8 +74,8 @@ def train(
     backbone: Annotated[
         str | None,
         option(
-            "resnet9, small-resnet (sooner, less precise), dsh-cnn (the paper's network), or a classification model of "
-            "torchvision such as resnet18.",
+            "airbench, resnet9, small-resnet (sooner, less precise), dsh-cnn (the paper's network), or a "
+            "classification model of torchvision such as resnet18.",
             _DEFAULT.backbone,
             metavar="NAME",
             panel="Recipe",
@@ -116,43 +118,56 @@ def train(
             panel="Recipe",
         ),
     ] = None,
-    margin: Annotated[
-        float | None,
-        option("Squared distance from which classes no longer push apart.", "2 x bits", panel="Recipe"),
-    ] = None,
-    alpha: Annotated[float | None, option("Weight of the quantization term.", _DEFAULT.alpha, panel="Recipe")] = None,
     centers: Annotated[
         Centers | None,
         option(
-            "Draw classes to codes that are far apart, given out after an eighth of the epochs.",
-            _DEFAULT.centers,
+            "Give classes codes that are far apart, which their pictures learn to choose; none: the paper's loss over "
+            "pairs.",
+            "auto",
             panel="Recipe",
         ),
     ] = None,
-    center_weight: Annotated[
+    smoothing: Annotated[
+        float | None, option("Of labels, in the choice of a center.", _DEFAULT.smoothing, panel="Recipe")
+    ] = None,
+    margin: Annotated[
         float | None,
         option(
-            "Weight of pairs with a hash center; that of choosing one is 10/3 of it.",
-            _DEFAULT.center_weight,
+            "Squared distance from which classes no longer push apart, in the paper's loss; goes without centers.",
+            "2 x bits",
             panel="Recipe",
         ),
     ] = None,
-    lr: Annotated[float | None, option("Peak learning rate.", _DEFAULT.lr, panel="Recipe")] = None,
-    weight_decay: Annotated[float | None, option("Weight decay.", _DEFAULT.weight_decay, panel="Recipe")] = None,
+    alpha: Annotated[
+        float | None,
+        option("Weight of the quantization term in the paper's loss; goes without centers.", "0.01", panel="Recipe"),
+    ] = None,
+    lr: Annotated[
+        float | None, option("Peak learning rate.", "0.24 of Muon, 0.006 of the others", panel="Recipe")
+    ] = None,
+    weight_decay: Annotated[float | None, option("Weight decay.", "0.005", panel="Recipe")] = None,
     per_class: Annotated[
         int | None,
         option(
             "Pictures of a class that come together in a batch; 0 shuffles freely.",
-            "4 where classes are many",
+            "4 where classes are many, without centers",
             panel="Recipe",
         ),
     ] = None,
     clip: Annotated[
         float | None, option("Largest norm of the gradient.", "no limit", metavar="NORM", panel="Recipe")
     ] = None,
-    optimizer: Annotated[Optimizer | None, option("Optimizer.", _DEFAULT.optimizer, panel="Recipe")] = None,
+    optimizer: Annotated[
+        Optimizer | None,
+        option(
+            "Optimizer; Muon (Jordan et al., 2024) is for convolutions with BatchNorm after each.",
+            "muon with airbench, else adamw",
+            panel="Recipe",
+        ),
+    ] = None,
     schedule: Annotated[
-        Schedule | None, option("Course of the learning rate.", _DEFAULT.schedule, panel="Recipe")
+        Schedule | None,
+        option("Course of the learning rate; linear: down to 0.", "linear with muon, else one-cycle", panel="Recipe"),
     ] = None,
     data_root: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""Hash centers: codewords far apart, and which class gets which.
+"""Hash centers: codewords far apart, and offsets of their bits.
 
 A center is a fixed code that the pictures of a class are drawn to (Yuan et al., *Central Similarity Quantization*,
 CVPR 2020). Free class codes end up a bit or two apart; here they have nearly all the room there is.
@@ -17,13 +17,15 @@ from dsh_cli.errors import UsageError
 
 Words = NDArray[np.uint8]  # (W, n) bits
 
+_CLASSES = 3000  # that centers are found for: it takes seconds up to there, and grows with the cube
 _SEARCHED_BITS, _SEARCHED_ROUNDS = 12, 6000  # length of the codes searched word by word, at most, and its rounds
 _LINEAR_DIMENSION = 16  # of the linear codes searched for, at most
 _SHORT = 16  # bits of the searched codes that may be pieces of longer ones, at most
 _PRICE = 0.5  # of a light word against one with a bit less
 _SPARE = 4  # words of a piece for each class, at most: some choice is enough
 _ROUNDS, _ROUNDS_WORK = 600, 1 << 22  # of the search for linear codes, at most, and words looked at in them
-_STARTS, _STARTS_WORK = 200, 1 << 32  # of the assignment, at most; fewer where one takes long
+_UNEVEN = 16  # words that offsets are made for, at most
+_EXCHANGES, _EXCHANGES_WORK = 6000, 1 << 24  # tried for offsets, at most, and numbers sorted in all
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,16 @@ class Codewords:
     words: Words  # (W, k) of 0 and 1
     distance: int  # the smallest between two of them
     bound: DistanceBound | None  # what is proved of any such code; None for one class
+
+
+def why_none(bits: int, class_count: int) -> str:
+    """Why so many classes get no hash centers of so many bits; nothing where they can."""
+    return (
+        "there is one class" if class_count < 2
+        else f"{class_count} classes cannot have different codes of {bits} bits" if class_count > 2**bits
+        else f"{class_count:,} classes would take too long, {_CLASSES:,} at most" if class_count > _CLASSES
+        else ""
+    )  # fmt: skip
 
 
 def construct(bits: int, class_count: int, seed: int = 0) -> Codewords:
@@ -65,45 +77,39 @@ def construct(bits: int, class_count: int, seed: int = 0) -> Codewords:
     return Codewords(best, reached, bound)
 
 
-def assign(means: NDArray[np.float32], words: Words, seed: int = 0) -> Words:
-    """A word for each class, as near as can be to where the network has the class already.
+def offsets(words: Words, seed: int = 0) -> NDArray[np.float64]:
+    """Numbers from -1 to 1, one a bit, so that the bits in which two words differ come as evenly spread as can be.
 
-    Bits may change places and be inverted, for that keeps all distances. Two linear assignments alternate until
-    neither gains: words to classes, and bits of words to bits of codes, either way up; the best of several starts is
-    kept. The words nearest to the means of like classes are near to each other, where distances differ.
+    Outputs on their way from one center to another change all those bits at one moment. Where the bits' thresholds are
+    moved by these numbers (see `training.terms.choice_term`), they change one after the other, so that the distance of
+    an unsure picture tells how far it is on its way. Found by exchanging, and turning, two numbers at a time.
 
     Args:
-        means: (C, k) means of the classes' relaxed codes.
-        words: (W, k), W >= C.
-        seed: of the starts.
-
-    Returns:
-        (C, k) of 0 and 1.
+        words: (W, k).
+        seed: of the search.
     """
-    from scipy.optimize import linear_sum_assignment
+    rng, bits = np.random.default_rng(seed), words.shape[1]
+    signs = 1.0 - 2.0 * words[rng.permutation(len(words))[:_UNEVEN]].astype(np.float64)  # (w, k)
+    first, second = np.triu_indices(len(signs), 1)
+    differ = signs[first] != signs[second]  # (pairs, k)
+    toward = signs[first]
+    counts = differ.sum(axis=1)
+    even = np.where(np.arange(bits) < counts[:, None], (2 * np.arange(bits) + 1) / counts[:, None] - 1, 0.0)
 
-    class_count, bits = means.shape
-    signs = 1.0 - 2.0 * words.astype(np.float64)
-    # a bit that is the same for most classes says nothing of how they differ
-    wanted = -(means - means.mean(axis=0)).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    best, most = signs[:class_count], -np.inf
-    starts = max(2, min(_STARTS, _STARTS_WORK // (len(words) ** 2 * class_count + bits**3)))
-    for _ in range(starts):
-        turned = signs[:, rng.permutation(bits)] * rng.choice([-1.0, 1.0], bits)
-        agreement = -np.inf
-        while True:
-            chosen = linear_sum_assignment(wanted @ turned.T, maximize=True)[1]  # a word for each class
-            shared = wanted.T @ turned[chosen]  # (bits of codes, bits of words)
-            order = linear_sum_assignment(np.abs(shared), maximize=True)[1]
-            gained = float(np.abs(shared[np.arange(bits), order]).sum())
-            turned = turned[:, order] * np.where(shared[np.arange(bits), order] < 0, -1.0, 1.0)
-            if gained <= agreement + 1e-9:
-                break
-            agreement = gained
-        if agreement > most:
-            best, most = turned[chosen], agreement
-    return (best < 0).astype(np.uint8)
+    def unevenness(found: NDArray[np.float64]) -> float:
+        moved = np.sort(np.where(differ, toward * found, np.inf), axis=1)
+        return float((np.where(np.isinf(moved), 0.0, moved - even) ** 2).sum(axis=1) @ (1 / counts))
+
+    best = np.linspace(-1, 1, bits)[rng.permutation(bits)]
+    least = unevenness(best)
+    for _ in range(min(_EXCHANGES, _EXCHANGES_WORK // max(1, differ.size))):
+        tried, (one, other) = best.copy(), rng.integers(bits, size=2)
+        tried[one], tried[other] = best[other], best[one]
+        if rng.random() < 0.3:
+            tried[one] *= -1
+        if (found := unevenness(tried)) < least:
+            best, least = tried, found
+    return best
 
 
 def minimum_distance(words: Words) -> int:

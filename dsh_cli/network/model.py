@@ -16,8 +16,14 @@ from dsh_cli.config import OWN_BACKBONES, ModelConfig
 from dsh_cli.errors import UsageError
 from dsh_cli.network.presets import FROM_TENSORFLOW, check_backbone, preset
 
+# Of the default network, for grey and for colour: pixels across the patches that its first layer whitens, where
+# pictures are `_SIDE` pixels square; directions of patches kept, at most; channels of its groups.
+_PATCH, _KEPT, _GROUPS = {1: 3, 3: 2}, 24, {1: (16, 32, 64), 3: (64, 256, 256)}
+_WHITE = 5e-3  # added to variances of patches, in units of the pictures' deviation, lest noise is blown up
+_FOLLOWS = 0.4  # of BatchNorm's running statistics: how far each batch moves them
 _NINE = {1: (16, 16, 64, 128), 3: (16, 48, 96, 192)}  # channels of stem and stages of the ResNet-9, for grey and colour
-_NINE_SIDE = 32  # pixels across its first maps, about; larger pictures get there by the stem's stride
+_SIDE = 32  # pixels across the first maps, about; larger pictures get there by the stem's stride
+_POOLED = 4  # pixels across a map from which it is pooled: those of one pixel have no neighbours, see LOG.md
 _WIDTHS = (16, 32, 64)  # channels of the three stages of the small ResNet
 _STRIDES = ((16, 1), (24, 2), (48, 3))  # of the stem, for pictures below so many pixels; 4 for larger ones
 
@@ -52,6 +58,11 @@ class HashNet(nn.Module):
         self.hash_layer = nn.Linear(outputs, config.bits)
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.config.mirror and not self.training:
+            return (self._relaxed(images) + self._relaxed(images.flip(3))) / 2
+        return self._relaxed(images)
+
+    def _relaxed(self, images: Tensor) -> Tensor:
         features: Tensor = self.backbone((images - self.mean) / self.std)  # (B, outputs)
         relaxed: Tensor = self.hash_layer(features)  # (B, k)
         return relaxed
@@ -129,6 +140,66 @@ def _wrong_size(name: str, image_size: int, error: Exception) -> UsageError:
     )
 
 
+class Airbench(nn.Module):
+    """Jordan's network for CIFAR-10 in seconds: a fixed layer that whitens patches, then groups of two convolutions.
+
+    Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024, from which widths, and the mean in place of the
+    maximum over the last maps, differ. Convolutions begin as identities (Zagoruyko and Komodakis, *DiracNets*, 2017),
+    and BatchNorm has no scale to learn, for the filters before it have no size that matters.
+    """
+
+    def __init__(self, channels: int, image_size: int) -> None:
+        super().__init__()
+        widths = _GROUPS[channels]
+        stride = max(1, round(image_size / _SIDE))
+        patch = _PATCH[channels] * stride
+        self.outputs = widths[-1]
+        self.kept = min(channels * patch**2, _KEPT)
+        self.stem = nn.Conv2d(channels, 2 * self.kept, patch, stride)
+        self.stem.weight.requires_grad_(False)
+        nn.init.zeros_(self.stem.bias)
+        groups, inputs, side = [], 2 * self.kept, (image_size - patch) // stride + 1
+        for width in widths:
+            pool = side >= _POOLED
+            groups.append(_group(inputs, width, pool))
+            inputs, side = width, side // 2 if pool else side
+        self.groups = nn.Sequential(*groups)
+
+    @torch.no_grad()
+    def whiten(self, pictures: Tensor) -> None:
+        """Set the first layer from (n, channels, H, W) normalised training pictures.
+
+        Its filters are the principal directions of their patches, each both ways round, scaled to variance 1.
+        """
+        stride, patch = self.stem.stride[0], self.stem.kernel_size[0]
+        products = torch.zeros(pictures.shape[1] * patch**2, pictures.shape[1] * patch**2, dtype=torch.float64)
+        count = 0
+        for some in pictures.split(100):  # patches take `patch`^2 times the memory of pictures
+            patches = F.unfold(some, patch, stride=stride).transpose(1, 2).flatten(0, 1)  # (patches, numbers)
+            products += patches.T @ patches
+            count += len(patches)
+        variances, directions = torch.linalg.eigh(products / count)  # the largest last
+        kept = (directions / (variances + _WHITE).sqrt())[:, -self.kept :].flip(1).T
+        filters = kept.reshape(self.kept, *self.stem.weight.shape[1:])
+        self.stem.weight.copy_(torch.cat([filters, -filters]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.groups(F.gelu(self.stem(images)))  # (B, outputs, h, w)
+        return maps.mean(dim=(2, 3))
+
+
+def _group(inputs: int, outputs: int, pool: bool) -> nn.Sequential:
+    """Two convolutions, each with BatchNorm and GELU after it; the maps of the first are pooled if wanted."""
+    layers: list[nn.Module] = []
+    for into, pooled in ((inputs, pool), (outputs, False)):
+        convolution = nn.Conv2d(into, outputs, 3, padding=1, bias=False)
+        nn.init.dirac_(convolution.weight.data[: min(into, outputs)])  # the other filters begin at random
+        norm = nn.BatchNorm2d(outputs, momentum=_FOLLOWS)
+        norm.weight.requires_grad_(False)
+        layers += [convolution, *([nn.MaxPool2d(2)] if pooled else []), norm, nn.GELU()]
+    return nn.Sequential(*layers)
+
+
 class ResNet9(nn.Module):
     """Page's network for training in minutes: eight convolutions, two shortcuts, and maps that soon are small.
 
@@ -138,7 +209,7 @@ class ResNet9(nn.Module):
     def __init__(self, channels: int, image_size: int) -> None:
         super().__init__()
         first, second, third, last = _NINE[channels]
-        stride = max(1, round(image_size / _NINE_SIDE))
+        stride = max(1, round(image_size / _SIDE))
         self.outputs = last
         self.stem = _convolved(channels, first, stride=stride)
         self.stage1 = nn.Sequential(_convolved(first, second, pool=True), Shortcut(second))
@@ -244,7 +315,8 @@ class DshCnn(nn.Module):
         return F.relu(self.fc(self.features(images).flatten(1)))
 
 
-_OWN: dict[str, type[ResNet9] | type[SmallResNet] | type[DshCnn]] = {
+_OWN: dict[str, type[Airbench] | type[ResNet9] | type[SmallResNet] | type[DshCnn]] = {
+    "airbench": Airbench,
     "resnet9": ResNet9,
     "small-resnet": SmallResNet,
     "dsh-cnn": DshCnn,

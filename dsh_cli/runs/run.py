@@ -83,6 +83,7 @@ _DIGESTS = 2  # format from which on there are digests
 _LARGEST = 1024  # pixels of the side of a picture, and so the largest network that is built
 # of a file that is gone, of one of which the disk has lost some, and of what is no file
 _LOST = (errno.ENOENT, errno.EIO, errno.EINVAL, errno.EISDIR)
+_GONE = ("center_weight",)  # fields of recipes of earlier versions
 WEIGHTS, CENTERS, NAMES = "model.safetensors", "centers.safetensors", "codes/names.json"
 _EPOCHS_DONE: dict[str, Kind] = {"epochs_done": ("I64", ())}  # in every state
 # what config.json says, and of what type
@@ -183,7 +184,9 @@ class Run:
             require(head, _HEAD, "config.json", _HEAD)
             run = cls(
                 path=folder,
-                config=built(Recipe, head["config"], "config"),
+                config=built(
+                    Recipe, {name: value for name, value in head["config"].items() if name not in _GONE}, "config"
+                ),
                 model=_model(head["model"]),
                 classes=tuple(head["classes"]),
                 created=head["created"],

@@ -28,8 +28,8 @@ from dsh_cli.training.batches import Batches
 from dsh_cli.training.events import EpochStats, Listener, Plan, RunningLoss, TrainResult
 from dsh_cli.training.interrupts import held_back
 from dsh_cli.training.measuring import encode_dataset, measured
-from dsh_cli.training.objective import DshObjective, Objective
-from dsh_cli.training.optimizer import make_optimizer, make_schedule
+from dsh_cli.training.objective import Objective, make_objective
+from dsh_cli.training.optimizer import make_optimizers, make_schedules
 from dsh_cli.training.recipe import model_config, require_minutes, settle
 from dsh_cli.training.start import Part, Standing, deterministic, generators, restore, starting_network, state_of
 
@@ -75,7 +75,7 @@ def train(
             f"train anew with: dsh train --like {resume.path}"
         )
     recipe = resume.config if resume else settle(config, splits)
-    model = resume.model if resume else model_config(config, splits)
+    model = resume.model if resume else model_config(recipe, splits)
     with _listening(listeners), deterministic(recipe.seed):
         net, taken = starting_network(recipe, model, splits, resume)
         with resumed(resume.path) if resume else created(recipe, model, splits, out) as run:
@@ -123,8 +123,8 @@ class _Loop:
     forward: Callable[[Tensor], Tensor]  # that network, or compiled from it
     batches: Batches
     objective: Objective
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    optimizers: Sequence[torch.optim.Optimizer]
+    schedules: Sequence[torch.optim.lr_scheduler.LRScheduler]
     device: torch.device
     listeners: Sequence[Listener]
     every: float  # seconds after which it is saved within an epoch
@@ -145,8 +145,6 @@ class _Loop:
         precision = torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp)
         self.started = time.perf_counter()
         begun = 0 if part is None else part.batches
-        with self.minded(number, "its first step"):
-            self.objective.prepare(self.net, number + begun / len(self.batches))
         torch.manual_seed((config.seed * 1_000_003 + number) % 2**63)  # of dropout, the same in a resumed run
         if part is not None:
             self.started -= part.seconds
@@ -157,13 +155,14 @@ class _Loop:
         for done, (images, labels) in enumerate(self.batches.epoch(number, part), begun + 1):
             with precision:
                 relaxed = self.forward(images).float()  # (B, k)
-            terms = self.objective(relaxed, labels, number + (done - 1) / len(self.batches))
-            self.optimizer.zero_grad(set_to_none=True)
+            terms = self.objective(relaxed, labels)
+            self.net.zero_grad(set_to_none=True)
             terms.total.backward()  # type: ignore[no-untyped-call]
             if config.clip is not None:
                 torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
-            self.optimizer.step()
-            self.schedule.step()
+            for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+                optimizer.step()
+                schedule.step()
             loss.add(terms)
             if done % _LOOK == 0:
                 self.require_finite([loss.sums], number, f"step {done} of {len(self.batches)}")
@@ -196,7 +195,7 @@ class _Loop:
 
     def state(self, epochs: int, part: Part | None = None) -> dict[str, Tensor]:
         """What it takes to go on after so many epochs and a part of one."""
-        return state_of(self.net, self.optimizer, Standing(epochs, self.schedule.last_epoch, self.seconds, part))
+        return state_of(self.net, self.optimizers, Standing(epochs, self.schedules[0].last_epoch, self.seconds, part))
 
     def save(self, state: Mapping[str, Tensor], epochs: int, part: Part | None = None) -> None:
         """Save it in the run."""
@@ -226,11 +225,11 @@ class _Loop:
         config, run = self.run.config, self.run
         precision = ", add `amp=False`" if config.amp else ""  # rounding does it too, and on tiny maps a PyTorch kernel
         kept = f"; {run.path} stays as it was after {self.saved}" if self.saved else ""
-        *first, last = (f"`{name}`" for name in self.objective.settings())
+        shaping = " and ".join(f"`{name}`" for name in self.objective.settings)
         return (
             f"{what} in epoch {epoch + 1}, by {step}: training has diverged. "
-            f"Try `lr` {min(config.lr / 10, TrainConfig.lr):g} or `clip` {(config.clip or 10) / 10:g}{precision}, "
-            f"and see that {', '.join(first)} and {last} are not extreme{kept}"
+            f"Try `lr` {config.lr / 10:g} or `clip` {(config.clip or 10) / 10:g}{precision}, "
+            f"and see that {shaping} {'are' if len(self.objective.settings) > 1 else 'is'} not extreme{kept}"
         )
 
 
@@ -258,16 +257,17 @@ def _train(
     net = net.to(device).to(memory_format=torch.channels_last)
     forward = _compiled(net, device) if config.compile else net
     batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device, config.per_class)
-    optimizer = make_optimizer(net, config)
-    schedule = make_schedule(optimizer, config, steps=len(batches) * config.epochs)
+    optimizers = make_optimizers(net, config)
+    schedules = make_schedules(optimizers, config, steps=len(batches) * config.epochs)
     started = time.perf_counter()
-    objective = DshObjective(run, splits.train, len(batches), device)
+    objective = make_objective(run, splits.train, device)
     prepared = time.perf_counter() - started
-    begun = restore(run, net, optimizer, len(batches), 1 + len(objective.weights))
+    begun = restore(run, net, optimizers, len(batches), 1 + len(objective.weights))
     first, part, seconds = begun.epochs, begun.part, begun.seconds
     with warnings.catch_warnings(action="ignore"):  # the optimizer took these steps before it was interrupted
         for _ in range(first * len(batches) if begun.steps is None else begun.steps):
-            schedule.step()
+            for schedule in schedules:
+                schedule.step()
     if not (first or part):
         seconds += prepared
     plan = Plan(
@@ -283,8 +283,8 @@ def _train(
             forward,
             batches,
             objective,
-            optimizer,
-            schedule,
+            optimizers,
+            schedules,
             device,
             listeners,
             every=math.inf if checkpoint_every is None else 60 * checkpoint_every,

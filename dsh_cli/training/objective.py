@@ -1,4 +1,4 @@
-"""What a training minimises: the loss of a batch, in named terms. There is one objective, DSH with its hash centers."""
+"""What a training minimises: the loss of a batch, in named terms. The choice of a hash center, or DSH."""
 
 from __future__ import annotations
 
@@ -8,23 +8,17 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dsh_cli.codes.bits import pack, unpack
-from dsh_cli.codes.centers import Codewords, assign, construct
+from dsh_cli.codes.centers import construct, offsets, why_none
 from dsh_cli.config import Recipe
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.errors import RunError
-from dsh_cli.network.encoding import Encoder
-from dsh_cli.network.model import HashNet
 from dsh_cli.runs.run import Run
-from dsh_cli.training.terms import center_term, choice_term, dsh_loss
+from dsh_cli.training.terms import choice_term, dsh_loss
 
-_WARM_UP = 0.125  # share of the epochs before classes are given their centers, and in which these are phased in
-_CHOICE = 10 / 3  # weight of choosing the own center beside pairs with centers: 1 in all by default, see LOG.md
-_CLASSES = 3000  # that centers are found for: it takes seconds up to there, and grows with the cube
-_MEANS = (5000, 20)  # pictures whose codes show where the classes are: in all, and for each class, at least
+_OFFSET, _FULL = 0.3, 12  # largest offset of a bit, and the distance between centers from which it is that large
 
 
 @dataclass(frozen=True)
@@ -45,119 +39,86 @@ class Objective(Protocol):
 
     weights: Mapping[str, float | None]  # of each term in the total, by name; None: it enters as it is
     told: str  # what is to be said of it before the first batch, if anything
+    settings: tuple[str, ...]  # the fields of the recipe that shape the loss
 
-    def prepare(self, net: HashNet, epoch: float) -> None:
-        """Before each epoch, which are numbered from 0, or before what is left of it where a training goes on."""
-
-    def __call__(self, relaxed: Tensor, labels: Tensor, epoch: float) -> Terms:
-        """The loss of (B, k) outputs and their (B,) labels, at a time in epochs."""
-
-    def settings(self) -> tuple[str, ...]:
-        """The fields of the recipe that shape the loss by now, two or more."""
+    def __call__(self, relaxed: Tensor, labels: Tensor) -> Terms:
+        """The loss of (B, k) outputs and their (B,) labels."""
 
 
-class DshObjective:
-    """DSH with hash centers: made before the training, given to classes after a warm-up, then phased in.
-
-    Liu et al., *Deep Supervised Hashing for Fast Image Retrieval*, CVPR 2016; centers as in Yuan et al., *Central
-    Similarity Quantization*, CVPR 2020, here as members of pairs, and chosen among by a cross-entropy.
+def make_objective(run: Run, dataset: Dataset, device: torch.device) -> Objective:
+    """What a run minimises: the choice of hash centers where it has these, and the loss of DSH where not.
 
     Args:
         run: has the recipe, and keeps the centers.
         dataset: the training pictures.
-        batches: of one epoch.
         device: of the outputs.
+
+    Raises:
+        RunError: the run to go on with has lost its centers, they are damaged, or an earlier version began it.
+    """
+    config = run.config
+    if config.centers == "none":
+        reason = why_none(config.bits, len(np.unique(dataset.labels)))
+        return DshObjective(config, f"hash centers are off: {reason}" if reason else "")
+    return CenterObjective(run, dataset, device)
+
+
+class DshObjective:
+    """The loss of Liu et al., *Deep Supervised Hashing for Fast Image Retrieval*, CVPR 2016."""
+
+    settings = ("margin", "alpha")
+
+    def __init__(self, config: Recipe, told: str = "") -> None:
+        self.config, self.told = config, told
+        self.weights: Mapping[str, float | None] = {"pair": None, "quantization": config.alpha}
+
+    def __call__(self, relaxed: Tensor, labels: Tensor) -> Terms:
+        """Both terms of the loss."""
+        loss, pair, quantization = dsh_loss(relaxed, labels, self.config.margin, self.config.alpha)
+        return Terms(loss, {"pair": pair, "quantization": quantization})
+
+
+class CenterObjective:
+    """Every class has a hash center from the first step on, and its pictures are to choose it among all.
+
+    Centers as in Yuan et al., *Central Similarity Quantization*, CVPR 2020; which class has which is drawn by lot.
     """
 
-    def __init__(self, run: Run, dataset: Dataset, batches: int, device: torch.device) -> None:
-        self.run, self.dataset, self.device = run, dataset, device
+    settings = ("smoothing",)
+
+    def __init__(self, run: Run, dataset: Dataset, device: torch.device) -> None:
         config = run.config
-        self.weights: Mapping[str, float | None] = {"pair": None, "quantization": config.alpha, "centers": None}
-        self.warm_up = max(1, round(_WARM_UP * config.epochs))  # epochs
-        # (C,) labels there are: not of classes held out
-        self.seen = torch.from_numpy(np.unique(dataset.labels)).to(device)
-        self.centers: Tensor | None = None  # (C, k) of +1 and -1, of their classes
-        self.words, self.told = self._words(batches)
-
-    def _words(self, batches: int) -> tuple[Codewords | None, str]:
-        """The centers, no class's yet, and what is to be said of them; none where the run wants or can have none."""
-        config, class_count = self.run.config, len(self.seen)
-        if config.centers == "none" or not config.center_weight:
-            return None, ""
-        if reason := _why_no_centers(config, class_count, self.warm_up, batches):
-            return None, f"hash centers are off: {reason}"
-        words = construct(config.bits, class_count, config.seed)
-        limit = f" of at most {words.bound.distance}" if words.bound else ""
-        return words, f"hash centers: distance {words.distance}{limit} between classes"
-
-    def prepare(self, net: HashNet, epoch: float) -> None:
-        """Give the classes their centers once the warm-up is over.
-
-        Raises:
-            RunError: a resumed run has lost its centers, or they are damaged.
-        """
-        if self.words is None or self.centers is not None or epoch < self.warm_up:
-            return
-        packed = self.run.centers() if epoch > self.warm_up else None
-        if packed is None and epoch > self.warm_up:
+        if config.smoothing is None:
             raise RunError(
-                f"{self.run.path / 'centers.safetensors'} is missing, and other centers would undo what was learned; "
-                f"train again with: dsh train --like {self.run.path}"
+                f"{run.path} was begun by an earlier version of dsh, with another loss; "
+                f"train anew with: dsh train --like {run.path}"
             )
-        seen, bits = self.seen.cpu().numpy(), self.run.config.bits
+        self.smoothing = config.smoothing
+        self.weights: Mapping[str, float | None] = {"choice": None}
+        seen = np.unique(dataset.labels)  # (C,) labels there are: not of classes held out
+        words = construct(config.bits, len(seen), config.seed)
+        self.distance = words.distance
+        limit = f" of at most {words.bound.distance}" if words.bound else ""
+        self.told = f"hash centers: distance {words.distance}{limit} between classes"
+        packed = run.centers() if run.begun else None
+        if packed is None and run.begun:
+            raise RunError(
+                f"{run.path / 'centers.safetensors'} is missing, and other centers would undo what was learned; "
+                f"train again with: dsh train --like {run.path}"
+            )
         if packed is None:
-            seed = self.run.config.seed
-            means = _class_means(net, self.dataset, seed)[seen]
-            packed = np.zeros((len(self.run.classes), -(-bits // 8)), np.uint8)
-            packed[seen] = pack(assign(means, self.words.words, seed))
-            self.run.write_centers(packed)
-        self.centers = torch.from_numpy(unpack(packed[seen], bits)).to(self.device).float() * 2 - 1
+            drawn = np.random.default_rng(config.seed).permutation(len(words.words))[: len(seen)]
+            packed = np.zeros((len(run.classes), -(-config.bits // 8)), np.uint8)
+            packed[seen] = pack(words.words[drawn])
+            run.write_centers(packed)
+        theirs = unpack(packed[seen], config.bits)
+        largest = _OFFSET * min(1.0, self.distance / _FULL)
+        self.seen = torch.from_numpy(seen).to(device)
+        self.centers = torch.from_numpy(theirs).to(device).float() * 2 - 1  # (C, k)
+        self.offsets = torch.from_numpy(largest * offsets(theirs)).to(device).float()  # (k,)
 
-    def __call__(self, relaxed: Tensor, labels: Tensor, epoch: float) -> Terms:
-        """The loss of DSH, and what the centers add to it."""
-        config = self.run.config
-        loss, pair, quantization = dsh_loss(relaxed, labels, config.margin, config.alpha)
-        centers = self._centers(relaxed, labels, epoch)
-        return Terms(loss + centers, {"pair": pair, "quantization": quantization, "centers": centers})
-
-    def _centers(self, relaxed: Tensor, labels: Tensor, epoch: float) -> Tensor:
-        """Pairs with centers and the choice among these, weighted by how far they are phased in."""
-        if self.centers is None or self.words is None:
-            return relaxed.new_zeros(())
-        config, distance = self.run.config, self.words.distance
-        weight = config.center_weight * min(1.0, epoch / self.warm_up - 1)
-        own = torch.searchsorted(self.seen, labels)  # rows of the centers
-        # A picture on its center pays nothing for the others: 4 is what one bit adds to a squared distance.
-        pairs = center_term(relaxed, own, self.centers, min(config.margin, 4.0 * distance))
-        return weight * (pairs + _CHOICE * choice_term(relaxed, own, self.centers, distance))
-
-    def settings(self) -> tuple[str, ...]:
-        """Margin and alpha, and the weight of the centers once these are there."""
-        return ("margin", "alpha") if self.centers is None else ("margin", "alpha", "center_weight")
-
-
-def _why_no_centers(config: Recipe, class_count: int, warm_up: int, batches: int) -> str:
-    """Why a run can have no hash centers; nothing where it can."""
-    last = config.epochs - 1 / batches  # when the last batch comes, in epochs; at the end of the warm-up they weigh 0
-    return (
-        "there is one class" if class_count < 2
-        else f"{class_count} classes cannot have different codes of {config.bits} bits" if class_count > 2**config.bits
-        else f"{class_count:,} classes would take too long, {_CLASSES:,} at most" if class_count > _CLASSES
-        else "one epoch is too few for them" if config.epochs < 2
-        else "two epochs of one batch are too few for them" if last <= warm_up
-        else ""
-    )  # fmt: skip
-
-
-def _class_means(net: HashNet, dataset: Dataset, seed: int) -> NDArray[np.float32]:
-    """(C, k) means of the relaxed codes of the classes, of a sample."""
-    class_count, (least, each) = len(dataset.classes), _MEANS
-    rows = np.sort(np.random.default_rng(seed).permutation(len(dataset))[: max(least, each * class_count)])
-    encoder = Encoder(net)
-    sums, counts = np.zeros((class_count, encoder.bits), np.float32), np.zeros((class_count, 1), np.float32)
-    for batch in dataset.read(np.array_split(rows, -(-len(rows) // encoder.at_once))):
-        labels = dataset.labels[batch.rows]
-        np.add.at(sums, labels, encoder.relaxed(batch.images))
-        np.add.at(counts, labels, 1)
-    sums /= np.maximum(counts, 1)
-    return sums
+    def __call__(self, relaxed: Tensor, labels: Tensor) -> Terms:
+        """The choice of a center, alone."""
+        rows = torch.searchsorted(self.seen, labels)
+        choice = choice_term(relaxed, rows, self.centers, self.offsets, self.distance, self.smoothing)
+        return Terms(choice, {"choice": choice})

@@ -11,20 +11,39 @@ from typing import Any
 
 import numpy as np
 
-from dsh_cli.config import DATASETS, OWN_BACKBONES, ModelConfig, Recipe, TrainConfig
+from dsh_cli.codes.centers import why_none
+from dsh_cli.config import DATASETS, OWN_BACKBONES, Centers, ModelConfig, Optimizer, Recipe, Schedule, TrainConfig
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits, default_augment
 from dsh_cli.errors import UsageError
 from dsh_cli.pictures.cache import holds_pictures
 from dsh_cli.runs.run import Run, may_be_run
 
-# By default, of grey and of colour pictures: 4 epochs of MNIST, see benchmarks/quality.py, and 12 of CIFAR-10, whose
+# By default, of grey and of colour pictures: 2 epochs of MNIST, see benchmarks/quality.py, and 12 of CIFAR-10, whose
 # pictures are harder; 60 times over at most.
-_STEPS, _EPOCHS, _MOST = {1: 1180, 3: 3000}, {1: 4, 3: 12}, 60
+_STEPS, _EPOCHS, _MOST = {1: 236, 3: 1176}, {1: 2, 3: 12}, 60
+_BATCH, _BATCHES = {1: 500, 3: 500}, 20  # pictures in a batch, at most; fewer where that gives fewer batches an epoch
+_PAIRS = 200  # pictures in a batch where every pair counts (DSH, section 3), and of networks that others designed
 _PER_CLASS = 4  # pictures of a class in a batch, where classes outnumber what a batch can hold (P x K sampling)
 # Below, maps of torchvision's networks come to one pixel before their last stride, where PyTorch 2.14 computes a
 # wrong gradient in bfloat16: a 3x3 convolution of stride 2, by oneDNN.
 _WIDE = 32  # pixels
+
+
+@dataclass(frozen=True)
+class _Usual:
+    """What an optimizer goes with, where nothing else is asked for."""
+
+    schedule: Schedule
+    lr: float
+    weight_decay: float
+
+
+_USUAL: dict[Optimizer, _Usual] = {
+    "muon": _Usual("linear", 0.24, 5e-3),
+    "adamw": _Usual("one-cycle", 6e-3, 5e-3),
+    "sgd": _Usual("one-cycle", 6e-3, 5e-3),
+}
 
 
 @dataclass(frozen=True)
@@ -44,8 +63,13 @@ class Request:
             UsageError: it does; the message names the fields.
         """
         require_minutes(self.checkpoint_every)
-        if self.changes.get("centers") == "none" and "center_weight" in self.changes:
-            raise UsageError("`centers` none and `center_weight` contradict each other; give one of them")
+        centers = self.changes.get("centers")
+        if centers == "none" and "smoothing" in self.changes:
+            raise UsageError("`centers` none and `smoothing`, of their choice, contradict each other; give one of them")
+        if centers == "auto" and not self.changes.keys().isdisjoint(("margin", "alpha")):
+            raise UsageError(
+                "`centers` auto contradicts `margin` and `alpha`, which are of the loss over pairs; leave one out"
+            )
         if self.resume is not None and (self.changes or self.out or self.like):
             raise UsageError("`resume` goes on with the run's own recipe; for another one use `like` instead")
 
@@ -87,9 +111,10 @@ def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     """The defaults or a run's recipe with other values, as a request.
 
     What was chosen by a field is open again where that field has another value, unless it is given too: the margin goes
-    with the bits; picture size, augmentation, epochs and pictures of a class in a batch with the data; the picture size
-    with pretrained weights; bfloat16 with network, picture size, data and device. Pretrained weights take the place of
-    those of a file, and the other way round. Paths become absolute, so that they are found again from anywhere.
+    with the bits; whether there are centers with margin and alpha; picture size, augmentation, epochs and batches with
+    the data; optimizer, epochs and batches with the network, and rates with either; the picture size with pretrained
+    weights; bfloat16 with network, picture size, data and device. Pretrained weights take the place of those of a file,
+    and the other way round. Paths become absolute, so that they are found again from anywhere.
 
     Args:
         recipe: what to change.
@@ -109,8 +134,16 @@ def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
 
     if differs("bits"):
         leave_open("margin")
+    if differs("margin", "alpha"):
+        leave_open("centers")  # which these go without
+    if given.get("centers") == "auto":
+        leave_open("margin", "alpha")
     if differs("data"):
-        leave_open("image_size", "augment", "epochs", "per_class")
+        leave_open("image_size", "augment", "epochs", "batch_size", "per_class")
+    if differs("backbone"):
+        leave_open("optimizer", "batch_size", "epochs")
+    if differs("backbone", "optimizer"):
+        leave_open("schedule", "lr", "weight_decay")
     if differs("pretrained") or (given.get("pretrained", recipe.pretrained) and differs("backbone")):
         leave_open("image_size")  # other weights have another
     if differs("backbone", "image_size", "data", "device"):
@@ -131,17 +164,36 @@ def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
 
 def settle(config: TrainConfig, splits: Splits) -> Recipe:
     """The same request with every open choice made."""
-    seen = len(np.unique(splits.train.labels))
-    scarce = config.batch_size < 2 * seen  # fewer than two of a class in a batch, on average
+    train = splits.train
+    seen = len(np.unique(train.labels))
+    wanted = config.centers or ("none" if config.margin is not None or config.alpha is not None else "auto")
+    centers: Centers = "none" if why_none(config.bits, seen) else wanted
+    optimizer = config.optimizer or ("muon" if config.backbone == OWN_BACKBONES[0] else "adamw")
+    batch_size = config.batch_size or _batch_size(train, optimizer, centers)
+    scarce = centers == "none" and batch_size < 2 * seen  # fewer than two of a class in a batch, on average
+    usual = _USUAL[optimizer]
     choices = {
-        "per_class": (_PER_CLASS if scarce else 0) if config.per_class is None else config.per_class,
-        "amp": _bfloat16_pays(config, splits.train.image_size) if config.amp is None else config.amp,
-        "image_size": splits.train.image_size,
-        "epochs": config.epochs or _epochs(splits.train, config.batch_size),
-        "augment": config.augment or default_augment(config.data),
+        "centers": centers,
         "margin": 2.0 * config.bits if config.margin is None else config.margin,  # DSH, section 3
+        "alpha": 0.01 if config.alpha is None else config.alpha,  # DSH, section 4.1
+        "optimizer": optimizer,
+        "schedule": config.schedule or usual.schedule,
+        "lr": usual.lr if config.lr is None else config.lr,
+        "weight_decay": usual.weight_decay if config.weight_decay is None else config.weight_decay,
+        "batch_size": batch_size,
+        "per_class": (_PER_CLASS if scarce else 0) if config.per_class is None else config.per_class,
+        "amp": _bfloat16_pays(config, train.image_size) if config.amp is None else config.amp,
+        "image_size": train.image_size,
+        "epochs": config.epochs or _epochs(train, batch_size),
+        "augment": config.augment or default_augment(config.data),
     }
     return Recipe(**{**asdict(config), **choices})
+
+
+def _batch_size(dataset: Dataset, optimizer: Optimizer, centers: Centers) -> int:
+    if optimizer != "muon" or centers == "none":
+        return _PAIRS
+    return max(2, min(_BATCH[dataset.channels], len(dataset) // _BATCHES))
 
 
 def _bfloat16_pays(config: TrainConfig, image_size: int) -> bool:
@@ -158,9 +210,10 @@ def _bfloat16_pays(config: TrainConfig, image_size: int) -> bool:
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
-def model_config(config: TrainConfig, splits: Splits) -> ModelConfig:
-    """What network a request needs for such pictures."""
-    return ModelConfig(config.backbone, config.bits, splits.train.channels, splits.train.image_size)
+def model_config(config: Recipe, splits: Splits) -> ModelConfig:
+    """What network a recipe needs for such pictures."""
+    mirror = config.augment == "photos"  # in training it saw both ways round
+    return ModelConfig(config.backbone, config.bits, splits.train.channels, splits.train.image_size, mirror)
 
 
 def _epochs(dataset: Dataset, batch_size: int) -> int:

@@ -17,12 +17,16 @@ from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DataError, RunError, reason
-from dsh_cli.network.model import HashNet
+from dsh_cli.network.encoding import to_float
+from dsh_cli.network.model import Airbench, HashNet
 from dsh_cli.network.weights import Taken, take_file, take_pretrained
 from dsh_cli.runs.run import Run
-from dsh_cli.training.optimizer import COUNTS, MOMENTS
+from dsh_cli.training.optimizer import COUNTS, moments
 
+Optimizers = Sequence[torch.optim.Optimizer]
 _SAMPLE = 2000  # pictures in files that mean and deviation are taken from
+_AT_ONCE = 200  # pictures read at once
+_PATCHED = 1000  # pictures whose patches the first layer is made from
 
 
 def starting_network(
@@ -39,6 +43,8 @@ def starting_network(
             taken = take_file(net, config.weights)
         if taken is None or not taken.normalised:
             fit_normalisation(net, splits.train, config.seed)
+        if taken is None and isinstance(net.backbone, Airbench):
+            net.backbone.whiten((to_float(_sampled(splits.train, config.seed, _PATCHED)) - net.mean) / net.std)
     if config.freeze:
         net.freeze()
     return net, taken
@@ -48,10 +54,7 @@ def fit_normalisation(net: HashNet, dataset: Dataset, seed: int) -> None:
     """Set mean and deviation per channel to those of the training pictures, or of a sample of those in files."""
     pictures = dataset.images
     if not isinstance(pictures, np.ndarray):
-        sample = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:_SAMPLE])
-        pictures = np.concatenate([batch.images for batch in dataset.read([sample])])
-        if not len(pictures):
-            raise DataError(f"none of {len(sample):,} pictures of {dataset.source} can be read; are they still there?")
+        pictures = _sampled(dataset, seed, _SAMPLE).numpy()
     # From histograms: exact, and no float copy of the set.
     for channel in range(pictures.shape[3]):
         counts = np.bincount(pictures[..., channel].ravel(), minlength=256)
@@ -61,6 +64,19 @@ def fit_normalisation(net: HashNet, dataset: Dataset, seed: int) -> None:
         planes = slice(channel, None, pictures.shape[3])  # all of them for grey pictures
         net.mean[planes] = mean
         net.std[planes] = max(deviation, 1 / 255)  # a set of one colour has none
+
+
+def _sampled(dataset: Dataset, seed: int, most: int) -> Tensor:
+    """(n, H, W, channels) uint8 pictures, a sample by lot.
+
+    Raises:
+        DataError: none can be read.
+    """
+    rows = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:most])
+    pictures = np.concatenate([batch.images for batch in dataset.read(np.array_split(rows, -(-len(rows) // _AT_ONCE)))])
+    if not len(pictures):
+        raise DataError(f"none of {len(rows):,} pictures of {dataset.source} can be read; are they still there?")
+    return torch.from_numpy(pictures)
 
 
 @dataclass(frozen=True)
@@ -135,27 +151,28 @@ class Standing:
     part: Part | None = None  # of the next one
 
 
-def state_of(net: HashNet, optimizer: torch.optim.Optimizer, standing: Standing) -> dict[str, Tensor]:
+def state_of(net: HashNet, optimizers: Optimizers, standing: Standing) -> dict[str, Tensor]:
     """Weights, optimizer moments and what else it takes to go on, as flat tensors.
 
     Shuffles of whole epochs need no state: they follow the number of the epoch.
     """
     state = {f"net.{name}": value for name, value in net.state_dict().items()}
     for name, parameter in net.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():  # frozen ones have none
-            state[f"optimizer.{name}.{key}"] = value
+        for optimizer in optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():  # frozen ones have none
+                state[f"optimizer.{name}.{key}"] = value
     state |= {"steps": torch.tensor(standing.steps), "seconds": torch.tensor(standing.seconds, dtype=torch.float64)}
     # Here as well as in metrics.json, for the two files are not written at one moment.
     return {**state, "epochs_done": torch.tensor(standing.epochs), **(standing.part.tensors() if standing.part else {})}
 
 
-def restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer, batches: int, losses: int) -> Standing:
+def restore(run: Run, net: HashNet, optimizers: Optimizers, batches: int, losses: int) -> Standing:
     """Undo `state_of` where the run has a state.
 
     Args:
         run: has the state.
         net: is given its weights.
-        optimizer: is given its moments.
+        optimizers: are given their moments.
         batches: of an epoch.
         losses: how many sums a part of an epoch has.
 
@@ -167,7 +184,7 @@ def restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer, batches: i
         return Standing()
     epochs, device = run.config.epochs, next(net.parameters()).device
     try:
-        moments = _moments(state, net, run.config.optimizer)
+        found = _moments(state, net, optimizers)
         _require_like(state, {f"net.{name}": value for name, value in net.state_dict().items()})
         standing = Standing(
             epochs=int(_number(state, "epochs_done", most=epochs)),
@@ -184,7 +201,7 @@ def restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer, batches: i
             f"the state of {run.path} is damaged ({why}); train again with: dsh train --like {run.path}"
         ) from error
     net.load_state_dict({name: state[f"net.{name}"] for name in net.state_dict()})
-    for parameter, of_it in moments.items():
+    for optimizer, parameter, of_it in found:
         optimizer.state[parameter] = {
             # moments in the layout of their parameter and steps on its device: fused optimizers rely on both
             key: torch.empty_like(parameter).copy_(value) if value.dim() else value.to(parameter.device)
@@ -193,22 +210,27 @@ def restore(run: Run, net: HashNet, optimizer: torch.optim.Optimizer, batches: i
     return standing
 
 
-def _moments(state: Mapping[str, Tensor], net: HashNet, optimizer: str) -> dict[torch.nn.Parameter, dict[str, Tensor]]:
+def _moments(
+    state: Mapping[str, Tensor], net: HashNet, optimizers: Optimizers
+) -> list[tuple[torch.optim.Optimizer, torch.nn.Parameter, dict[str, Tensor]]]:
     """What a state has of each parameter that an optimizer has moved.
 
     Raises:
         KeyError, ValueError: something is missing, or no such thing.
     """
-    found = {}
-    for name, parameter in net.named_parameters():
-        names = {key: f"optimizer.{name}.{key}" for key in MOMENTS[optimizer]}
-        if parameter.requires_grad and not state.keys().isdisjoint(names.values()):  # some take no part in the loss
+    names_of = {parameter: name for name, parameter in net.named_parameters()}
+    found = []
+    for optimizer in optimizers:
+        for parameter in (one for group in optimizer.param_groups for one in group["params"]):
+            names = {key: f"optimizer.{names_of[parameter]}.{key}" for key in moments(optimizer)}
+            if state.keys().isdisjoint(names.values()):  # some take no part in the loss
+                continue
             scalar = parameter.new_empty(())
             _require_like(state, {full: scalar if key in COUNTS else parameter for key, full in names.items()})
             for count in COUNTS:
                 if count in names:
                     _number(state, names[count])
-            found[parameter] = {key: state[full] for key, full in names.items()}
+            found.append((optimizer, parameter, {key: state[full] for key, full in names.items()}))
     return found
 
 

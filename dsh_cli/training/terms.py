@@ -1,4 +1,4 @@
-"""The DSH loss, and the terms of hash centers.
+"""The DSH loss, and the choice of a hash center.
 
 Liu et al., *Deep Supervised Hashing for Fast Image Retrieval*, CVPR 2016, equation 3.
 
@@ -47,38 +47,26 @@ def pair_term(relaxed: Tensor, labels: Tensor, margin: float) -> Tensor:
     return 0.5 * cost.sum() / (n * (n - 1))  # every pair stands twice in the square: 1/2 L over n(n-1)/2 pairs
 
 
-def center_term(relaxed: Tensor, labels: Tensor, centers: Tensor, margin: float) -> Tensor:
-    """Mean of the first two terms of the loss over pairs of a picture and a center, of the classes in the batch.
-
-    Args:
-        relaxed: (B, k) outputs of the hash layer.
-        labels: (B,) rows of the centers.
-        centers: (C, k) codes of +1 and -1, one for each class.
-        margin: squared distance between a picture and the center of another class beyond which they cost nothing.
-    """
-    present = torch.unique(labels)  # (c,)
-    theirs = centers[present]  # (c, k)
-    squared = relaxed.square().sum(dim=1)[:, None] + theirs.shape[1] - 2 * relaxed @ theirs.T  # (B, c)
-    own = labels[:, None] == present
-    return 0.5 * torch.where(own, squared, (margin - squared).clamp_min(0)).mean()
-
-
-def choice_term(relaxed: Tensor, labels: Tensor, centers: Tensor, distance: int) -> Tensor:
+def choice_term(
+    relaxed: Tensor, labels: Tensor, centers: Tensor, offsets: Tensor, distance: int, smoothing: float
+) -> Tensor:
     """Mean cross-entropy of choosing the own center among all, absent classes too, by inner products with the outputs.
 
     After Hoe et al., *One Loss for All: Deep Hashing with a Single Cosine Similarity based Learning Objective*, NeurIPS
-    2021, but without a normalisation of the outputs, whose size the terms over pairs hold. Inner products become logits
-    by a scale with which a picture on its center is sure of it to `_SURE`.
+    2021, but without a normalisation of the outputs, whose size the smoothing of labels holds. Inner products become
+    logits by a scale with which a picture on its center is sure of it to `_SURE`.
 
     Args:
         relaxed: (B, k) outputs of the hash layer.
         labels: (B,) rows of the centers.
         centers: (C, k) codes of +1 and -1, one for each class.
-        distance: Hamming distance between the closest two of them, at least 1.
+        offsets: (k,) added to the outputs, see `codes.centers.offsets`.
+        distance: Hamming distance between the closest two centers, at least 1.
+        smoothing: share of the target that all centers get alike (Szegedy et al., CVPR 2016).
     """
     odds = (len(centers) - 1) * _SURE / (1 - _SURE)
     scale = math.log(odds) / (2 * distance)
-    return F.cross_entropy(scale * relaxed @ centers.T, labels)
+    return F.cross_entropy(scale * (relaxed + offsets) @ centers.T, labels, label_smoothing=smoothing)
 
 
 def quantization_term(relaxed: Tensor) -> Tensor:

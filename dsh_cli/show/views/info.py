@@ -59,7 +59,7 @@ def run_info(run: Run, checked: Checked | None = None) -> View:
         + (f"; held out of the training: {_held_out(run, whole)}" if config.hold_out_classes else ""),
         "model": f"{printable(_backbone(config))}, {counted(model.bits, 'bit')}, "
         f"{colour} {model.image_size} x {model.image_size}",
-        "loss": f"DSH, margin {config.margin:g}, alpha {config.alpha:g}, {_centers(run)}",
+        "loss": _loss(run),
         "recipe": f"{config.optimizer} {config.schedule}, lr {config.lr:g}, weight decay {config.weight_decay:g}, "
         f"batch {config.batch_size}, {counted(config.epochs, 'epoch')}, augment {config.augment}, seed {config.seed}"
         + (f", clip {config.clip:g}" if config.clip is not None else "")
@@ -95,11 +95,14 @@ def of_all(run: Run) -> str:
     return f" (of all {len(run.classes)} classes, {held_out} held out)" if held_out else ""
 
 
-def _centers(run: Run) -> str:
-    wanted = run.config.centers == "auto" and run.config.center_weight > 0
-    if run.has_centers or (wanted and not run.finished):
-        return f"hash centers of weight {run.config.center_weight:g}"
-    return "no hash centers"
+def _loss(run: Run) -> str:
+    config = run.config
+    of_pairs = f"DSH, margin {config.margin:g}, alpha {config.alpha:g}"
+    if config.centers == "none":
+        return f"{of_pairs}, no hash centers"
+    if config.smoothing is None:  # of an earlier version, which had both
+        return f"{of_pairs}, {'hash centers' if run.has_centers else 'no hash centers'}"
+    return f"choice of a hash center, labels smoothed by {config.smoothing:g}"
 
 
 def map_of(run: Run) -> str:
