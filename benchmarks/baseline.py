@@ -25,9 +25,9 @@ from dsh_cli.network.device import choose_device
 from dsh_cli.network.encoding import to_float
 from dsh_cli.network.model import HashNet
 from dsh_cli.training.batches import Batches
-from dsh_cli.training.optimizer import make_optimizer, make_schedule
+from dsh_cli.training.optimizer import make_optimizers, make_schedules
 from dsh_cli.training.recipe import model_config, settle
-from dsh_cli.training.start import deterministic, fit_normalisation
+from dsh_cli.training.start import deterministic, starting_network
 
 AMONG: tuple[Among, ...] = ("seen", "unseen", "all")
 
@@ -60,21 +60,21 @@ def classifier(config: Recipe, splits: Splits) -> HashNet:
     """The backbone with a layer of as many outputs as classes are seen, trained by cross-entropy."""
     device = choose_device(config.device)
     seen = torch.from_numpy(np.unique(splits.train.labels)).to(device)
-    net = HashNet(replace(model_config(config, splits), bits=len(seen)))
-    fit_normalisation(net, splits.train, config.seed)
+    net, _ = starting_network(config, replace(model_config(config, splits), bits=len(seen)), splits, None)
     net = net.to(device).to(memory_format=torch.channels_last)
     batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device, config.per_class)
-    optimizer = make_optimizer(net, config)
-    schedule = make_schedule(optimizer, config, len(batches) * config.epochs)
+    optimizers = make_optimizers(net, config)
+    schedules = make_schedules(optimizers, config, len(batches) * config.epochs)
     for epoch in range(config.epochs):
         for images, labels in batches.epoch(epoch):
             with torch.autocast(device.type, torch.bfloat16, enabled=config.amp):
                 logits = net(images).float()
-            optimizer.zero_grad(set_to_none=True)
+            net.zero_grad(set_to_none=True)
             loss = F.cross_entropy(logits, torch.searchsorted(seen, labels))
             loss.backward()  # type: ignore[no-untyped-call]  # PyTorch says no types of it
-            optimizer.step()
-            schedule.step()
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
     return net.eval()
 
 

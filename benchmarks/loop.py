@@ -22,7 +22,7 @@ LOOP = "_Loop.epoch"
 # What the loop calls, by its qualified name; the loop itself, and all else, is other.
 PARTS = {
     "Module._wrapped_call_impl": "forward",
-    "DshObjective.__call__": "loss",
+    "CenterObjective.__call__": "loss",
     "Tensor.backward": "backward",
     "LRScheduler.__init__.<locals>.patch_track_step_called.<locals>.wrap_step.<locals>.wrapper": "step",
     "_disable_dynamo.<locals>.inner": "step",  # zero_grad

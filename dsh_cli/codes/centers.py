@@ -77,6 +77,12 @@ def construct(bits: int, class_count: int, seed: int = 0) -> Codewords:
     return Codewords(best, reached, bound)
 
 
+def drawn(bits: int, class_count: int, seed: int = 0) -> Words:
+    """(C, k) words of `construct`, a class each, by lot."""
+    words = construct(bits, class_count, seed).words
+    return words[np.random.default_rng(seed).permutation(len(words))[:class_count]]
+
+
 def offsets(words: Words, seed: int = 0) -> NDArray[np.float64]:
     """Numbers from -1 to 1, one a bit, so that the bits in which two words differ come as evenly spread as can be.
 
