@@ -60,6 +60,7 @@ class TrainConfig:
     freeze: bool = False  # train the hash layer alone
     image_size: int | None = None  # pixels, square; None: that of pretrained weights, else native up to 64, else 128
     augment: Augment | None = None  # None: what fits the set
+    mirror: bool | None = None  # codes of a picture and its mirror image together; None: where the augmentation mirrors
     centers: Centers | None = None  # codes far apart that classes are given; None: auto, or none with a margin or alpha
     smoothing: float | None = 0.2  # of labels, in the choice of a center; None: of a run of an earlier version
     margin: float | None = None  # squared distance between relaxed codes; None: 2 * bits (DSH, section 3)
@@ -138,6 +139,7 @@ class Recipe(TrainConfig):
 
     image_size: int = 0
     augment: Augment = "none"
+    mirror: bool = False
     centers: Centers = "none"  # as it was before there was the choice
     smoothing: float | None = None
     margin: float = 0.0

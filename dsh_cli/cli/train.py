@@ -118,6 +118,15 @@ def train(
             panel="Recipe",
         ),
     ] = None,
+    mirror: Annotated[
+        bool | None,
+        option(
+            "Make codes of a picture and its mirror image together: better, for twice the time.",
+            "where the variation mirrors",
+            "--mirror/--no-mirror",
+            panel="Recipe",
+        ),
+    ] = None,
     centers: Annotated[
         Centers | None,
         option(

@@ -78,9 +78,24 @@ def construct(bits: int, class_count: int, seed: int = 0) -> Codewords:
 
 
 def drawn(bits: int, class_count: int, seed: int = 0) -> Words:
-    """(C, k) words of `construct`, a class each, by lot."""
+    """(C, k) words of `construct`, a class each, by lot.
+
+    Of more words than classes those come first that are no sum of others with real weights, by signs of +1 and -1: what
+    pictures differ in where all centers agree, or that no center has, is not learned.
+    """
     words = construct(bits, class_count, seed).words
-    return words[np.random.default_rng(seed).permutation(len(words))[:class_count]]
+    words = words[np.random.default_rng(seed).permutation(len(words))]
+    if len(words) == class_count:
+        return words
+    left = 1.0 - 2.0 * words.astype(np.float64)  # what is not a sum of those chosen
+    chosen: list[int] = []
+    while len(chosen) < class_count:
+        sizes = (left**2).sum(axis=1)
+        sizes[chosen] = -1
+        chosen.append(int(sizes.argmax()))
+        direction = left[chosen[-1]] / max(1e-9, np.sqrt(sizes[chosen[-1]]))
+        left -= np.outer(left @ direction, direction)
+    return words[chosen]
 
 
 def offsets(words: Words, seed: int = 0) -> NDArray[np.float64]:

@@ -140,6 +140,8 @@ def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
         leave_open("margin", "alpha")
     if differs("data"):
         leave_open("image_size", "augment", "epochs", "batch_size", "per_class")
+    if differs("data", "augment"):
+        leave_open("mirror")
     if differs("backbone"):
         leave_open("optimizer", "batch_size", "epochs")
     if differs("backbone", "optimizer"):
@@ -172,6 +174,7 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
     batch_size = config.batch_size or _batch_size(train, optimizer, centers)
     scarce = centers == "none" and batch_size < 2 * seen  # fewer than two of a class in a batch, on average
     usual = _USUAL[optimizer]
+    augment = config.augment or default_augment(config.data)
     choices = {
         "centers": centers,
         "margin": 2.0 * config.bits if config.margin is None else config.margin,  # DSH, section 3
@@ -185,7 +188,8 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
         "amp": _bfloat16_pays(config, train.image_size) if config.amp is None else config.amp,
         "image_size": train.image_size,
         "epochs": config.epochs or _epochs(train, batch_size),
-        "augment": config.augment or default_augment(config.data),
+        "augment": augment,
+        "mirror": augment == "photos" if config.mirror is None else config.mirror,
     }
     return Recipe(**{**asdict(config), **choices})
 
@@ -212,8 +216,7 @@ def _bfloat16_pays(config: TrainConfig, image_size: int) -> bool:
 
 def model_config(config: Recipe, splits: Splits) -> ModelConfig:
     """What network a recipe needs for such pictures."""
-    mirror = config.augment == "photos"  # in training it saw both ways round
-    return ModelConfig(config.backbone, config.bits, splits.train.channels, splits.train.image_size, mirror)
+    return ModelConfig(config.backbone, config.bits, splits.train.channels, splits.train.image_size, config.mirror)
 
 
 def _epochs(dataset: Dataset, batch_size: int) -> int:
