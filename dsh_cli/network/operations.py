@@ -1,4 +1,4 @@
-"""What a network costs to train, in operations: counted from shapes, with nothing computed."""
+"""What a picture costs in operations, in training and for its code: counted from shapes, with nothing computed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from dsh_cli.network.model import HashNet
 
@@ -21,6 +20,17 @@ def training_operations(net: HashNet, side: int) -> int:
     Those of convolutions and products of matrices, attention's among them; all else is small beside them. What is
     frozen has no backward. The network stays as it is, for the count has the shapes of its weights and no numbers.
     """
+    return _counted(net, side, training=True)
+
+
+def encoding_operations(net: HashNet) -> int:
+    """Operations of the code of one picture, counted in the same way."""
+    return _counted(net, net.config.image_size, training=False)
+
+
+def _counted(net: HashNet, side: int, training: bool) -> int:
+    from torch.utils.flop_counter import FlopCounterMode  # which sets up loggers
+
     tensors = [*net.named_parameters(), *net.named_buffers()]
     # Leaves of their own: gradients end there. `empty_like` keeps integers as they are, which need none.
     shapes = {
@@ -29,11 +39,12 @@ def training_operations(net: HashNet, side: int) -> int:
     pictures = torch.empty(_PICTURES, net.config.channels, side, side, device="meta")
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolved_back})
     modes = {module: module.training for module in net.modules()}
-    net.train()
+    net.train(training)
     try:
-        with torch.enable_grad(), counter:
+        with torch.set_grad_enabled(training), counter:
             relaxed: Tensor = torch.func.functional_call(net, shapes, (pictures,))  # (2, k)
-            relaxed.sum().backward()  # type: ignore[no-untyped-call]
+            if training:
+                relaxed.sum().backward()  # type: ignore[no-untyped-call]
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -3,7 +3,7 @@ from torch import nn
 
 from dsh_cli.config import ModelConfig
 from dsh_cli.network.model import HashNet
-from dsh_cli.network.operations import training_operations
+from dsh_cli.network.operations import encoding_operations, training_operations
 
 
 def convolved(inputs: int, outputs: int, kernel: int, side: int) -> int:
@@ -66,6 +66,12 @@ def test_what_is_frozen_has_no_backward() -> None:
     assert training_operations(net, 64) == resnet18_forward() + 2 * (2 * 512 * 16)
     net.backbone.conv1.requires_grad_(True)  # the first layer: its gradient comes through all others
     assert training_operations(net, 64) == 2 * resnet18_forward() + 3 * (2 * 512 * 16)
+
+
+def test_a_code_costs_forward_alone() -> None:
+    net = HashNet(ModelConfig("resnet18", 16, 3, 64))
+    assert encoding_operations(net) == resnet18_forward() + 2 * 512 * 16
+    assert net.training and all(parameter.requires_grad for parameter in net.parameters())
 
 
 def test_attention_counts() -> None:
