@@ -48,7 +48,8 @@ def _counted(net: HashNet, side: int, training: bool) -> int:
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return counter.get_total_flops() // _PICTURES
+    total: int = counter.get_total_flops()
+    return total // _PICTURES
 
 
 def _convolved_back(
