@@ -48,8 +48,7 @@ def _counted(net: HashNet, side: int, training: bool) -> int:
     finally:
         for module, mode in modes.items():
             module.training = mode
-    total: int = counter.get_total_flops()
-    return total // _PICTURES
+    return counter.get_total_flops() // _PICTURES
 
 
 def _convolved_back(
@@ -60,6 +59,7 @@ def _convolved_back(
     PyTorch's own formula has the gradient of the weights as if there were one group: of a depthwise convolution many
     times too much.
     """
-    transposed, wanted = settings[4], settings[7]
+    transposed: bool = settings[4]
+    wanted: Sequence[bool] = settings[7][:2]
     places = inputs if transposed else outputs  # each meets all the weights of one channel
-    return 2 * math.prod(places) * math.prod(weight[1:]) * sum(wanted[:2])
+    return 2 * math.prod(places) * math.prod(weight[1:]) * sum(wanted)

@@ -14,8 +14,10 @@ from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.network.model import HashNet
 from dsh_cli.network.operations import training_operations
 from dsh_cli.runs.run import Run
+from dsh_cli.show import estimate
 from dsh_cli.show.estimate import Estimate
 from dsh_cli.training.events import Plan, RunningLoss
+from tests.support.commands import dsh
 
 BATCHES, EPOCHS, SIZE = 295, 4, 200  # of MNIST
 COUNTS = {"train": 59_000, "validation": 1_000, "test": 10_000}
@@ -43,12 +45,12 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         loss.batches = 1
         run = Run(Path("run"), recipe(**changes), MODEL, (), "", "", COUNTS, {}, {})
         costs = operations or [100] * BATCHES * EPOCHS
-        estimate = Estimate(spoken.append)
-        estimate.on_start(Plan(run, device, BATCHES, SIZE, first[0], None, "", first[1], costs, encoding))
+        listener = Estimate(spoken.append)
+        listener.on_start(Plan(run, device, BATCHES, SIZE, first[0], None, "", first[1], costs, encoding))
         began = first[0] * BATCHES + first[1]
         for step, cost in enumerate(costs[began:], began):
             now += cost * seconds * (20 if step < began + 2 else 1)
-            estimate.on_batch(step // BATCHES + 1, step % BATCHES + 1, loss)
+            listener.on_batch(step // BATCHES + 1, step % BATCHES + 1, loss)
         return spoken
 
     return of
@@ -120,3 +122,17 @@ def test_nothing_of_it_draws_random_numbers(said: Callable[..., list[str]]) -> N
     before = torch.get_rng_state()
     assert "small-resnet" in said(3 / 100, [10**9] * BATCHES * EPOCHS)[1]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_command_says_it_with_its_options_and_not_where_it_is_quiet(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("_TIMED", "_SHORT", "_LONG"):
+        monkeypatch.setattr(estimate, name, 0.0)
+    words = ["train", "digits", "--epochs", 2, "--batch-size", 64, "--device", "cpu", "--no-tensorboard", "--out"]
+    said = dsh(*words, tmp_path / "told").stderr.splitlines()
+    times, sooner = (line for line in said if line.startswith(("about ", "sooner ")))
+    assert "seconds: 2 epochs of 1,280 pictures, " in times and times.endswith(" a second, then 1,797 codes")
+    assert said.index(times) < next(place for place, line in enumerate(said) if line.startswith("epoch 1/2"))
+    assert "fewer --epochs" in sooner and "`" not in sooner
+    assert dsh(*words, tmp_path / "quiet", "--quiet").stderr == ""
