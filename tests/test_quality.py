@@ -66,6 +66,22 @@ def test_a_gpu_counts_for_map_alone_and_gives_way_to_a_processor(quality: Module
     assert quality.Asked("a", group, 0.945, tflop=400).line().reached == "**0.9440** in 900 s"
 
 
+def test_seeds_beyond_those_asked_for_count_too(quality: ModuleType) -> None:
+    for seed, score in enumerate((0.87, 0.88, 0.86)):
+        measure(quality, "cifar-48", f"mAP {score}, {GPU}", seed)
+    line = quality.Asked("a", "cifar-48", 0.87, tflop=400).line()
+    assert line.reached == "**0.8700**, mean of 3 seeds" and len(line.rows) == 3
+
+
+def test_pairs_with_and_without_centers_are_of_one_seed(quality: ModuleType) -> None:
+    for seed in range(5):
+        measure(quality, "fashion-8", f"mAP 0.8{seed}, {BEST}", seed)
+        measure(quality, "fashion-8 without centers", f"mAP 0.7{seed}, {BEST}", seed)
+    line = quality.against_plain("a", "fashion-8", -0.002, 5)
+    assert line.fine and line.reached == "**+0.1000** (0.8200, 0.7200 without)"
+    assert quality.against_plain("a", "cifar-12", 0.0, 1).reached == "0 of 1 pairs measured"
+
+
 def test_rows_of_other_code_do_not_count(quality: ModuleType) -> None:
     measure(quality, "mnist-8", f"mAP 0.992, {AVX2}", code="01234567")
     assert quality.Asked("a", "mnist-8", 0.99, kind="avx2").line().reached == "0 of 1 measured"
