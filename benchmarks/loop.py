@@ -2,6 +2,7 @@
 
 python benchmarks/loop.py                       # an epoch of MNIST
 python benchmarks/loop.py --data cifar10-jpeg
+python benchmarks/loop.py --avx2                # held to AVX2, in float32
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
-from _report import append
+from _report import append, hold_to_avx2, isa, number_format
 
 from dsh_cli import TrainConfig, load_splits, train
+from dsh_cli.training.events import EpochStats, Quiet
 
 EVERY = 0.005  # seconds
 LOOP = "_Loop.epoch"
@@ -47,22 +50,36 @@ class Sampler(threading.Thread):
             time.sleep(EVERY)
 
 
+class Speed(Quiet):
+    """Keeps how fast the last epoch was."""
+
+    def on_epoch(self, stats: EpochStats) -> None:
+        self.rate = stats.images_per_second
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist")
+    parser.add_argument("--avx2", action="store_true", help="hold the processor to AVX2, and train in float32")
     arguments = parser.parse_args()
     config = TrainConfig(data=arguments.data, epochs=2, tensorboard=False)
+    if arguments.avx2:
+        hold_to_avx2()
+        config = replace(config, device="cpu", amp=False)
     splits = load_splits(config)
+    speed = Speed()
     sampler = Sampler(threading.get_ident())
     sampler.start()
     with tempfile.TemporaryDirectory() as folder:
-        train(config, splits, out=f"{folder}/run")
+        run = train(config, splits, out=f"{folder}/run", listeners=[speed]).run
     sampler.ended = True
     loop = sampler.seen
     total = sum(loop.values())
     shares = ", ".join(f"{part} {count / total:.1%}" for part, count in loop.most_common())
     useful = sum(loop[part] for part in ("forward", "loss", "backward", "step")) / total
-    append(f"loop, {arguments.data}", f"{useful:.1%} in forward, loss, backward and step: {shares}")
+    device = run.metrics["device"].partition(":")[0]
+    where = f"{speed.rate:,.0f} img/s, isa {isa()}, {number_format(run.config.amp)}"
+    append(f"loop, {arguments.data}", f"{useful:.1%} in forward, loss, backward and step: {shares}; {where}", device)
 
 
 if __name__ == "__main__":

@@ -299,10 +299,10 @@ def _unwritable(error: OSError) -> DshError:
     return DshError(f"cannot write the output: {error.strerror}; {what_to_do}")
 
 
-def notice(text: str, quiet: bool) -> None:
-    """A line on stderr for whoever watches."""
+def notice(text: str, quiet: bool, live: Console | None = None) -> None:
+    """A line on stderr for whoever watches, by the console of a live line if there is one."""
     if not quiet:
-        Console(stderr=True).print(_said(text), style="dim", soft_wrap=True)
+        (live or Console(stderr=True)).print(_said(text), style="dim", soft_wrap=True)
 
 
 def complain(text: str, kind: Literal["error", "warning"] = "error", live: Console | None = None) -> None:

@@ -281,19 +281,22 @@ def _read_data(config: TrainConfig, quiet: bool) -> Splits:
 
 
 def _listeners(config: TrainConfig, quiet: bool) -> list[Listener]:
-    from dsh_cli.show import alarm, progress, tensorboard
+    from dsh_cli.show import alarm, estimate, progress, tensorboard
 
     console = Console(stderr=True)
 
     def warn(text: str) -> None:
         complain(text, "warning", console)
 
+    def say(text: str) -> None:
+        notice(text, quiet, console)
+
     chosen: list[Listener] = []  # in this order: an epoch, and then what is to be said of it
     if not quiet:
-        on_terminal = console.is_terminal
-        chosen.append(
-            progress.ProgressBar(console) if on_terminal else progress.Lines(lambda text: notice(text, quiet))
-        )
+        chosen += [
+            progress.ProgressBar(console) if console.is_terminal else progress.Lines(say),
+            estimate.Estimate(say),
+        ]
     chosen += [progress.Notes(warn), alarm.CollapseAlarm(warn)]
     if config.tensorboard:
         chosen.append(tensorboard.TensorBoard())

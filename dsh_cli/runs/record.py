@@ -39,12 +39,14 @@ _RESULTS = {
     "finished": bool,
     "epochs": int,
     "seconds": float,
+    "tflop": float | None,
     "map": float | None,
     "min_class_distance": int | None,
     "class_distance_bound": int | None,
     "device": str,
     "counts": dict[str, int],
 }
+_NEWER = {"tflop"}  # of these, what older versions did not write
 _PROGRESS = {"finished": bool, "epochs_done": int}
 _GUARDS = {"digest": str, "digests": dict[str, str | dict[str, str]]}
 
@@ -120,11 +122,12 @@ def read_record(run: Path, required: bool) -> Record:
                 raise ValueError(f"{METRICS}: {shown(unknown[0])} is no file of a run")
         finished = content.get("finished") is True
         kinds = _RESULTS if finished else _PROGRESS
-        require(content, kinds, METRICS, kinds if finished else ("finished",))
+        require(content, kinds, METRICS, kinds.keys() - _NEWER if finished else ("finished",))
         metrics = {name: value for name, value in content.items() if name in kinds}
         if (
             not 0 <= (metrics.get("map") or 0) <= 1
             or metrics.get("seconds", 0) < 0
+            or (metrics.get("tflop") or 0) < 0
             or metrics.get("epochs_done", 0) < 0
         ):
             raise ValueError(f"{METRICS}: a figure is out of its range")

@@ -53,6 +53,10 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels) // self.batch_size
 
+    def side(self, step: int) -> int:
+        """Pixels across the pictures of a step of the training, counted from 0."""
+        return self.dataset.image_size
+
     def epoch(self, number: int, part: Part | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch, or those after a part of it: pictures and their (B,) labels.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,6 +30,8 @@ class Plan:
     weights: Taken | None = None  # what the network starts from, if not from random weights
     objective: str = ""  # what is to be said of what is minimised, if anything
     first_batch: int = 0  # of the first epoch: as many as were done before
+    operations: Sequence[int] = ()  # of a picture in each step of the whole training, forward and backward
+    encoding: int = 0  # operations of the code of a picture
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class TrainResult:
 
     run: Run
     seconds: float  # the loop alone: not reading the data, not the codes at the end
+    tflop: float | None  # forward and backward of all pictures; None if begun by a version that did not count
     map: float | None
     table: ClassTable
     lost: str = ""  # what to tell of pictures that could not be read any more

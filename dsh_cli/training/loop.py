@@ -21,6 +21,7 @@ from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DataError, DivergedError, DshError, Interrupted, RunError, Terminated
 from dsh_cli.network.device import choose_device
 from dsh_cli.network.model import HashNet
+from dsh_cli.network.operations import encoding_operations, training_operations
 from dsh_cli.network.weights import Taken
 from dsh_cli.runs.folders import created, resumed
 from dsh_cli.runs.run import Run
@@ -129,6 +130,8 @@ class _Loop:
     listeners: Sequence[Listener]
     every: float  # seconds after which it is saved within an epoch
     seconds: float  # that the whole epochs took
+    operations: float  # of all pictures so far; not a number where a state of an older version has not counted them
+    costs: Mapping[int, int]  # operations of a picture, by its side
     saved: str  # after what, in words; nothing if it is not yet
     saved_at: float
     stopping: Callable[[], int]  # the number of what is to stop it: of Ctrl-C or SIGTERM, if either came
@@ -164,6 +167,7 @@ class _Loop:
                 optimizer.step()
                 schedule.step()
             loss.add(terms)
+            self.operations += len(images) * self.costs[images.shape[-1]]
             if done % _LOOK == 0:
                 self.require_finite([loss.sums], number, f"step {done} of {len(self.batches)}")
             for listener in self.listeners:
@@ -195,7 +199,8 @@ class _Loop:
 
     def state(self, epochs: int, part: Part | None = None) -> dict[str, Tensor]:
         """What it takes to go on after so many epochs and a part of one."""
-        return state_of(self.net, self.optimizers, Standing(epochs, self.schedules[0].last_epoch, self.seconds, part))
+        standing = Standing(epochs, self.schedules[0].last_epoch, self.seconds, self.operations, part)
+        return state_of(self.net, self.optimizers, standing)
 
     def save(self, state: Mapping[str, Tensor], epochs: int, part: Part | None = None) -> None:
         """Save it in the run."""
@@ -257,8 +262,11 @@ def _train(
     net = net.to(device).to(memory_format=torch.channels_last)
     forward = _compiled(net, device) if config.compile else net
     batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device, config.per_class)
+    steps = len(batches) * config.epochs
     optimizers = make_optimizers(net, config)
-    schedules = make_schedules(optimizers, config, steps=len(batches) * config.epochs)
+    schedules = make_schedules(optimizers, config, steps)
+    sides = [batches.side(step) for step in range(steps)]
+    costs = {side: training_operations(net, side) for side in set(sides)}
     started = time.perf_counter()
     objective = make_objective(run, splits.train, device)
     prepared = time.perf_counter() - started
@@ -271,7 +279,16 @@ def _train(
     if not (first or part):
         seconds += prepared
     plan = Plan(
-        run, str(device), len(batches), batches.batch_size, first, taken, objective.told, part.batches if part else 0
+        run,
+        str(device),
+        len(batches),
+        batches.batch_size,
+        first,
+        taken,
+        objective.told,
+        part.batches if part else 0,
+        [costs[side] for side in sides],
+        encoding_operations(net),
     )
     for listener in listeners:
         listener.on_start(plan)
@@ -289,6 +306,8 @@ def _train(
             listeners,
             every=math.inf if checkpoint_every is None else 60 * checkpoint_every,
             seconds=seconds,
+            operations=begun.operations,
+            costs=costs,
             saved=_progress(run, first, part),
             saved_at=time.perf_counter(),
             stopping=stopping,
@@ -320,7 +339,7 @@ def _train(
                 raise loop.stopped()
 
     with loop.minded(config.epochs - 1, f"its last step, {len(batches)}"):
-        result = measured(run, net, splits, loop.seconds)
+        result = measured(run, net, splits, loop.seconds, loop.operations)
     for listener in listeners:
         listener.on_end(result)
     return result

@@ -32,8 +32,15 @@ from dsh_cli.training.events import TrainResult
 _NAMED = 5  # classes in a warning
 
 
-def measured(run: Run, net: HashNet, splits: Splits, seconds: float) -> TrainResult:
+def measured(run: Run, net: HashNet, splits: Splits, seconds: float, operations: float) -> TrainResult:
     """Encode all pictures, measure them, and save the run as finished.
+
+    Args:
+        run: what was trained.
+        net: its network.
+        splits: its pictures.
+        seconds: that the training took.
+        operations: that it took, not a number if that is not known.
 
     Raises:
         DataError: none of those to train on can be read by now.
@@ -50,10 +57,12 @@ def measured(run: Run, net: HashNet, splits: Splits, seconds: float) -> TrainRes
     queries, database = compared(run.config.protocol, codes.__getitem__, UNSEEN in codes)
     enough = len(queries) > 1 if database is None else len(queries) and len(database)
     value = mean_average_precision(queries, database) if bool(enough) else None
-    result = TrainResult(run, seconds, value, table, _lost(splits, codes))
+    tflop = None if math.isnan(operations) else operations / 1e12
+    result = TrainResult(run, seconds, tflop, value, table, _lost(splits, codes))
     metrics = {
         "epochs": run.config.epochs,
         "seconds": round(seconds, 3),
+        "tflop": result.tflop,
         "map": result.map,
         "min_class_distance": table.min_class_distance,
         "class_distance_bound": table.bound.distance if table.bound else None,

@@ -185,7 +185,7 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
         "weight_decay": usual.weight_decay if config.weight_decay is None else config.weight_decay,
         "batch_size": batch_size,
         "per_class": (_PER_CLASS if scarce else 0) if config.per_class is None else config.per_class,
-        "amp": _bfloat16_pays(config, train.image_size) if config.amp is None else config.amp,
+        "amp": bfloat16_pays(config, train.image_size) if config.amp is None else config.amp,
         "image_size": train.image_size,
         "epochs": config.epochs or _epochs(train, batch_size),
         "augment": augment,
@@ -200,18 +200,15 @@ def _batch_size(dataset: Dataset, optimizer: Optimizer, centers: Centers) -> int
     return max(2, min(_BATCH[dataset.channels], len(dataset) // _BATCHES))
 
 
-def _bfloat16_pays(config: TrainConfig, image_size: int) -> bool:
+def bfloat16_pays(config: TrainConfig, image_size: int) -> bool:
     """Whether bfloat16 is known to train sooner: on processors with instructions for it, see `benchmarks/LOG.md`."""
-    import torch
-
-    from dsh_cli.network.device import choose_device
+    from dsh_cli.network.device import choose_device, instructions
 
     if choose_device(config.device).type != "cpu":
         return False
     if config.backbone not in OWN_BACKBONES and image_size < _WIDE:
         return False
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(instructions())
 
 
 def model_config(config: Recipe, splits: Splits) -> ModelConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -148,6 +149,7 @@ class Standing:
     epochs: int = 0  # whole ones that are done
     steps: int | None = 0  # of the optimizer, in all; None: as many as these epochs have batches
     seconds: float = 0.0  # that these epochs took
+    operations: float = 0.0  # of all pictures so far; not a number where that is not known
     part: Part | None = None  # of the next one
 
 
@@ -162,6 +164,8 @@ def state_of(net: HashNet, optimizers: Optimizers, standing: Standing) -> dict[s
             for key, value in optimizer.state.get(parameter, {}).items():  # frozen ones have none
                 state[f"optimizer.{name}.{key}"] = value
     state |= {"steps": torch.tensor(standing.steps), "seconds": torch.tensor(standing.seconds, dtype=torch.float64)}
+    if not math.isnan(standing.operations):
+        state["operations"] = torch.tensor(standing.operations, dtype=torch.float64)
     # Here as well as in metrics.json, for the two files are not written at one moment.
     return {**state, "epochs_done": torch.tensor(standing.epochs), **(standing.part.tensors() if standing.part else {})}
 
@@ -191,6 +195,7 @@ def restore(run: Run, net: HashNet, optimizers: Optimizers, batches: int, losses
             # older versions did not count them; the schedule has no more
             steps=int(_number(state, "steps", most=epochs * batches)) if "steps" in state else None,
             seconds=_number(state, "seconds"),
+            operations=_number(state, "operations") if "operations" in state else math.nan,  # not in older versions
             part=Part.of(state, batches, losses, device) if "epoch.batches" in state else None,
         )
         if standing.part is not None and standing.epochs == epochs:

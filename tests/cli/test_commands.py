@@ -122,10 +122,10 @@ def test_results_go_to_stdout_while_stderr_shows_the_progress(command: str, digi
 def test_train_answers_with_its_contract(tmp_path: Path) -> None:
     answer = dsh_json(*DIGITS, "--bits", 12, "--out", tmp_path / "run", "--seed", 3)
     assert list(answer) == [
-        "run", "dataset", "bits", "epochs", "seconds", "map", "min_class_distance", "class_distance_bound"
+        "run", "dataset", "bits", "epochs", "seconds", "tflop", "map", "min_class_distance", "class_distance_bound"
     ]  # fmt: skip
     assert (answer["dataset"], answer["bits"], answer["epochs"]) == ("digits", 12, 12)
-    assert answer["class_distance_bound"] == 6 and 0 < answer["map"] <= 1
+    assert answer["class_distance_bound"] == 6 and 0 < answer["map"] <= 1 and answer["tflop"] > 0
     assert answer["run"] == str(tmp_path / "run")
 
 

@@ -432,6 +432,8 @@ BIAS, WEIGHT = "hash_layer.bias", "hash_layer.weight"
         ("steps", torch.tensor(float("inf"))),
         ("seconds", torch.tensor(float("nan"), dtype=torch.float64)),
         ("seconds", torch.tensor(-1.0, dtype=torch.float64)),
+        ("operations", torch.tensor(float("nan"), dtype=torch.float64)),
+        ("operations", torch.tensor(-1.0, dtype=torch.float64)),
         ("epoch.batches", torch.tensor(0)),
         ("epoch.batches", torch.tensor(4)),
         ("epoch.batches", torch.tensor(float("inf"))),

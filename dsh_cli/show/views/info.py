@@ -68,7 +68,8 @@ def run_info(run: Run, checked: Checked | None = None) -> View:
     }
     if run.finished:
         smallest, bound = run.metrics.get("min_class_distance"), run.metrics.get("class_distance_bound")
-        rows["training"] = f"{run.metrics['seconds']:.1f} s on {run.metrics['device']}"
+        cost = tflop_text(run.metrics.get("tflop"))
+        rows["training"] = f"{run.metrics['seconds']:.1f} s on {run.metrics['device']}{cost}"
         rows["mAP"] = map_of(run)
         rows["distance"] = f"{smallest} between the closest classes{of_all(run)}; at most {bound} possible"
     rows["versions"] = ", ".join(f"{name} {number}" for name, number in run.versions.items())
@@ -103,6 +104,13 @@ def _loss(run: Run) -> str:
     if config.smoothing is None:  # of an earlier version, which had both
         return f"{of_pairs}, {'hash centers' if run.has_centers else 'no hash centers'}"
     return f"choice of a hash center, labels smoothed by {config.smoothing:g}"
+
+
+def tflop_text(tflop: float | None) -> str:
+    """What is to be said of what a training cost, after its seconds; nothing where it was not counted."""
+    if tflop is None:
+        return ""
+    return f", {tflop:,.0f} TFLOP" if tflop >= 100 else f", {tflop:.3g} TFLOP"
 
 
 def map_of(run: Run) -> str:
@@ -177,6 +185,7 @@ def _run_record(run: Run) -> dict[str, Any]:
         "backbone": run.config.backbone,
         "epochs": run.config.epochs,
         "epochs_done": metrics.get("epochs", metrics.get("epochs_done", 0)),
+        "tflop": metrics.get("tflop"),
         "map": metrics.get("map"),
         "min_class_distance": metrics.get("min_class_distance"),
         "class_distance_bound": metrics.get("class_distance_bound"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsh_cli.config import DATASETS, SPLITS
-from dsh_cli.show.views.info import map_of, of_all
+from dsh_cli.show.views.info import map_of, of_all, tflop_text
 from dsh_cli.show.views.shared import View, counted, listed, pairs_table, plain_record, printable
 from dsh_cli.show.views.table import smallest_distance
 
@@ -66,6 +66,7 @@ def trained(result: TrainResult) -> View:
         "bits": run.config.bits,
         "epochs": run.config.epochs,
         "seconds": round(result.seconds, 3),
+        "tflop": result.tflop,
         "map": result.map,
         "min_class_distance": table.min_class_distance,
         "class_distance_bound": bound,
@@ -73,7 +74,7 @@ def trained(result: TrainResult) -> View:
     rows = {
         "run": printable(record["run"]),
         "data": f"{printable(run.config.data)}, {run.config.bits} bits, {counted(run.config.epochs, 'epoch')}",
-        "training": f"{result.seconds:.1f} s",
+        "training": f"{result.seconds:.1f} s{tflop_text(result.tflop)}",
         "mAP": map_of(run),
         "classes": smallest_distance(table) + of_all(run),
         "next": f"dsh table --model {printable(record['run'])}",
