@@ -62,7 +62,7 @@ class TrainConfig:
     augment: Augment | None = None  # None: what fits the set
     mirror: bool | None = None  # codes of a picture and its mirror image together; None: where the augmentation mirrors
     centers: Centers | None = None  # codes far apart that classes are given; None: auto, or none with a margin or alpha
-    smoothing: float | None = 0.2  # of labels, in the choice of a center; None: of a run of an earlier version
+    smoothing: float | None = 0.15  # share of other centers in the choice of one; None: of a run of an earlier version
     margin: float | None = None  # squared distance between relaxed codes; None: 2 * bits (DSH, section 3)
     alpha: float | None = None  # weight of the quantization term; None: 0.01 (DSH, section 4.1)
     epochs: int | None = None  # None: see `settle`, as wherever there is no comment
@@ -101,7 +101,10 @@ class TrainConfig:
             (self.image_size is None or 8 <= self.image_size <= 1024, f"`image_size` {self.image_size}: 8 to 1024"),
             (self.margin is None or 0 < self.margin < math.inf, f"`margin` {self.margin}: above 0 (default: 2 * bits)"),
             (self.alpha is None or 0 <= self.alpha < math.inf, f"`alpha` {self.alpha}: 0 or more (default: 0.01)"),
-            (self.smoothing is None or 0 <= self.smoothing < 1, f"`smoothing` {self.smoothing}: 0 to below 1"),
+            (
+                self.smoothing is None or 0 < self.smoothing <= 0.5,
+                f"`smoothing` {self.smoothing}: above 0, 0.5 at most",
+            ),
             (self.epochs is None or self.epochs >= 1, f"`epochs` {self.epochs}: 1 or more"),
             (
                 self.batch_size is None or self.batch_size >= 2,

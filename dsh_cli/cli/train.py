@@ -137,7 +137,10 @@ def train(
         ),
     ] = None,
     smoothing: Annotated[
-        float | None, option("Of labels, in the choice of a center.", _DEFAULT.smoothing, panel="Recipe")
+        float | None,
+        option(
+            "Share of other centers, the nearer the more, in the choice of one.", _DEFAULT.smoothing, panel="Recipe"
+        ),
     ] = None,
     margin: Annotated[
         float | None,

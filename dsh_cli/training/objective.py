@@ -17,7 +17,7 @@ from dsh_cli.codes.centers import Words, drawn, minimum_distance, offsets, why_n
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.errors import RunError
 from dsh_cli.runs.run import Run
-from dsh_cli.training.terms import choice_term, dsh_loss
+from dsh_cli.training.terms import choice_scale, choice_term, dsh_loss
 
 _OFFSET, _FULL = 0.3, 12  # largest offset of a bit, and the distance between centers from which it is that large
 
@@ -69,7 +69,7 @@ class CenterObjective:
     Args:
         seen: (C,) labels there are, in order: not those of classes held out.
         centers: (C, k) of 0 and 1, of these.
-        smoothing: of labels, see `choice_term`.
+        smoothing: probability of other centers, see `choice_scale`.
         device: of the outputs.
         told: what is to be said of it.
     """
@@ -79,10 +79,11 @@ class CenterObjective:
     def __init__(
         self, seen: NDArray[np.int64], centers: Words, smoothing: float, device: torch.device, told: str = ""
     ) -> None:
-        self.smoothing, self.told = smoothing, told
+        self.told = told
         self.weights: Mapping[str, float | None] = {"choice": None}
-        self.distance = minimum_distance(centers)
-        largest = _OFFSET * min(1.0, self.distance / _FULL)
+        distance = minimum_distance(centers)
+        self.scale = choice_scale(len(seen), distance, smoothing)
+        largest = _OFFSET * min(1.0, distance / _FULL)
         self.seen = torch.from_numpy(seen).to(device)
         self.centers = torch.from_numpy(centers).to(device).float() * 2 - 1
         self.offsets = torch.from_numpy(largest * offsets(centers)).to(device).float()  # (k,)
@@ -90,7 +91,7 @@ class CenterObjective:
     def __call__(self, relaxed: Tensor, labels: Tensor) -> Terms:
         """The choice of a center, alone."""
         rows = torch.searchsorted(self.seen, labels)
-        choice = choice_term(relaxed, rows, self.centers, self.offsets, self.distance, self.smoothing)
+        choice = choice_term(relaxed, rows, self.centers, self.offsets, self.scale)
         return Terms(choice, {"choice": choice})
 
 

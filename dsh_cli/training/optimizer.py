@@ -15,7 +15,9 @@ from dsh_cli.network.model import HashNet
 COUNTS = ("step",)  # see `moments`
 _STEP_AT = (0.6, 0.85)  # shares of the training at which the `step` schedule divides the rate by ten
 _MOMENTUM = 0.9  # of SGD, as in the DSH authors' released code
-_BESIDE = 0.04  # rate of AdamW for what Muon does not train, as a share of Muon's
+# Rates of AdamW beside Muon, as shares of its: of biases, and of the hash layer, times its inputs, of which its outputs
+# are sums (Yang et al., *Tensor Programs V*, 2022).
+_BIASES, _HASH_LAYER = 0.08, 5.2
 _MUON_MOMENTUM, _ROUNDS = 0.6, 3  # Jordan's for airbench94_muon
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of x, x^3 and x^5, by Jordan et al., 2024
 
@@ -30,11 +32,15 @@ class Muon(torch.optim.Optimizer):
     Args:
         weights: of convolutions that BatchNorm follows.
         lr: the rate.
+        dtype: in which singular values are brought near to 1; bfloat16 does.
         momentum: Nesterov's.
     """
 
-    def __init__(self, weights: Iterable[Tensor], lr: float, momentum: float = _MUON_MOMENTUM) -> None:
+    def __init__(
+        self, weights: Iterable[Tensor], lr: float, dtype: torch.dtype, momentum: float = _MUON_MOMENTUM
+    ) -> None:
         super().__init__(weights, {"lr": lr, "momentum": momentum})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -49,7 +55,7 @@ class Muon(torch.optim.Optimizer):
                 momentum = kept["momentum_buffer"].mul_(group["momentum"]).add_(weight.grad)
                 ahead = weight.grad.add(momentum, alpha=group["momentum"])
                 weight.mul_(len(weight) ** 0.5 / weight.norm())
-                weight.sub_(orthogonal(ahead.flatten(1)).view_as(weight), alpha=group["lr"])
+                weight.sub_(orthogonal(ahead.flatten(1).to(self.dtype)).view_as(weight), alpha=group["lr"])
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
@@ -68,13 +74,16 @@ def make_optimizers(net: HashNet, config: Recipe) -> list[torch.optim.Optimizer]
     learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
     if config.optimizer == "sgd":
         return [torch.optim.SGD(learning, config.lr, momentum=_MOMENTUM, weight_decay=config.weight_decay)]
-    rest, rate = learning, config.lr
-    optimizers: list[torch.optim.Optimizer] = []
-    if config.optimizer == "muon":
-        filters = [parameter for parameter in learning if parameter.dim() == 4]
-        rest, rate = [parameter for parameter in learning if parameter.dim() != 4], _BESIDE * config.lr
-        optimizers += [Muon(filters, config.lr)] if filters else []
-    return [*optimizers, torch.optim.AdamW(rest, rate, weight_decay=config.weight_decay, fused=True)]
+    if config.optimizer == "adamw":
+        return [torch.optim.AdamW(learning, config.lr, weight_decay=config.weight_decay, fused=True)]
+    of_dimensions = {number: [weight for weight in learning if weight.dim() == number] for number in (1, 2, 4)}
+    rest = [
+        {"params": of_dimensions[1], "lr": _BIASES * config.lr},
+        {"params": of_dimensions[2], "lr": _HASH_LAYER * config.lr / net.hash_layer.in_features},
+    ]
+    beside = torch.optim.AdamW(rest, weight_decay=config.weight_decay, fused=True)
+    dtype = torch.bfloat16 if config.amp else torch.float32
+    return [Muon(of_dimensions[4], config.lr, dtype), beside] if of_dimensions[4] else [beside]
 
 
 def make_schedules(optimizers: Sequence[torch.optim.Optimizer], config: Recipe, steps: int) -> list[LRScheduler]:

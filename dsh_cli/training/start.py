@@ -46,6 +46,9 @@ def starting_network(
             fit_normalisation(net, splits.train, config.seed)
         if taken is None and isinstance(net.backbone, Airbench):
             net.backbone.whiten((to_float(_sampled(splits.train, config.seed, _PATCHED)) - net.mean) / net.std)
+        if config.centers == "auto":  # so that outputs stay within what centers differ in, and bits are not by lot
+            torch.nn.init.zeros_(net.hash_layer.weight)
+            torch.nn.init.zeros_(net.hash_layer.bias)
     if config.freeze:
         net.freeze()
     return net, taken

@@ -18,8 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_SURE = 6 / 7  # probability of the own center for a picture on it, all others equally far: 2 / distance for ten classes
-
 
 def dsh_loss(relaxed: Tensor, labels: Tensor, margin: float, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
     """The whole loss and its two terms, so that loss = pair + alpha * quantization.
@@ -47,26 +45,35 @@ def pair_term(relaxed: Tensor, labels: Tensor, margin: float) -> Tensor:
     return 0.5 * cost.sum() / (n * (n - 1))  # every pair stands twice in the square: 1/2 L over n(n-1)/2 pairs
 
 
-def choice_term(
-    relaxed: Tensor, labels: Tensor, centers: Tensor, offsets: Tensor, distance: int, smoothing: float
-) -> Tensor:
-    """Mean cross-entropy of choosing the own center among all, absent classes too, by inner products with the outputs.
+def choice_term(relaxed: Tensor, labels: Tensor, centers: Tensor, offsets: Tensor, scale: float) -> Tensor:
+    """Mean cross-entropy of choosing among all centers, absent classes too, as one does who is on the own center.
 
-    After Hoe et al., *One Loss for All: Deep Hashing with a Single Cosine Similarity based Learning Objective*, NeurIPS
-    2021, but without a normalisation of the outputs, whose size the smoothing of labels holds. Inner products become
-    logits by a scale with which a picture on its center is sure of it to `_SURE`.
+    Logits are scaled inner products of outputs and centers, after Hoe et al., *One Loss for All: Deep Hashing with a
+    Single Cosine Similarity based Learning Objective*, NeurIPS 2021, but without a normalisation of the outputs. The
+    target is what the own center itself would choose: smoothed labels (Szegedy et al., *Rethinking the Inception
+    Architecture*, CVPR 2016), of which nearer centers get more. So outputs are drawn to their center in every bit;
+    equal shares would weaken bits of centers that have others at unequal distances.
 
     Args:
         relaxed: (B, k) outputs of the hash layer.
         labels: (B,) rows of the centers.
         centers: (C, k) codes of +1 and -1, one for each class.
         offsets: (k,) added to the outputs, see `codes.centers.offsets`.
-        distance: Hamming distance between the closest two centers, at least 1.
-        smoothing: share of the target that all centers get alike (Szegedy et al., CVPR 2016).
+        scale: of inner products, see `choice_scale`.
     """
-    odds = (len(centers) - 1) * _SURE / (1 - _SURE)
-    scale = math.log(odds) / (2 * distance)
-    return F.cross_entropy(scale * (relaxed + offsets) @ centers.T, labels, label_smoothing=smoothing)
+    targets = torch.softmax(scale * centers @ centers.T, dim=1)  # (C, C)
+    return F.cross_entropy(scale * (relaxed + offsets) @ centers.T, targets[labels])
+
+
+def choice_scale(class_count: int, distance: int, smoothing: float) -> float:
+    """The scale of inner products with which a picture on its center chooses others with probability `smoothing`.
+
+    Args:
+        class_count: C, 2 or more.
+        distance: Hamming distance between the closest two centers, at least 1; all are taken to be that far apart.
+        smoothing: above 0 and below 1.
+    """
+    return math.log((class_count - 1) * (1 - smoothing) / smoothing) / (2 * distance)
 
 
 def quantization_term(relaxed: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ def _loss(run: Run) -> str:
         return f"{of_pairs}, no hash centers"
     if config.smoothing is None:  # of an earlier version, which had both
         return f"{of_pairs}, {'hash centers' if run.has_centers else 'no hash centers'}"
-    return f"choice of a hash center, labels smoothed by {config.smoothing:g}"
+    return f"choice of a hash center, smoothing {config.smoothing:g}"
 
 
 def tflop_text(tflop: float | None) -> str:
