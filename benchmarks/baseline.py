@@ -24,7 +24,7 @@ from dsh_cli.data.splits import Splits
 from dsh_cli.network.device import choose_device
 from dsh_cli.network.encoding import to_float
 from dsh_cli.network.model import HashNet
-from dsh_cli.training.batches import Batches
+from dsh_cli.training.batches import make_batches
 from dsh_cli.training.optimizer import make_optimizers, make_schedules
 from dsh_cli.training.recipe import model_config, settle
 from dsh_cli.training.start import deterministic, starting_network
@@ -62,7 +62,7 @@ def classifier(config: Recipe, splits: Splits) -> HashNet:
     seen = torch.from_numpy(np.unique(splits.train.labels)).to(device)
     net, _ = starting_network(config, replace(model_config(config, splits), bits=len(seen)), splits, None)
     net = net.to(device).to(memory_format=torch.channels_last)
-    batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device, config.per_class)
+    batches = make_batches(config, splits.train, device)
     optimizers = make_optimizers(net, config)
     schedules = make_schedules(optimizers, config, len(batches) * config.epochs)
     for epoch in range(config.epochs):

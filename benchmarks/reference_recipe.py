@@ -37,7 +37,7 @@ from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits
 from dsh_cli.network.encoding import Encoder
 from dsh_cli.network.model import HashNet
-from dsh_cli.training.batches import Batches
+from dsh_cli.training.batches import make_batches
 from dsh_cli.training.objective import CenterObjective
 from dsh_cli.training.optimizer import make_optimizers, make_schedules
 from dsh_cli.training.recipe import model_config, settle
@@ -114,7 +114,7 @@ def default_steps(splits: Splits, seed: int, bits: int) -> Iterator[Net]:
     config = settle(TrainConfig(bits=bits, seed=seed, device="cpu"), splits)
     net, _ = starting_network(config, model_config(config, splits), splits, None)
     net = net.to(memory_format=torch.channels_last)
-    batches = Batches(splits.train, config.batch_size, config.augment, seed, torch.device("cpu"))
+    batches = make_batches(config, splits.train, torch.device("cpu"))
     optimizers = make_optimizers(net, config)
     schedules = make_schedules(optimizers, config, len(batches) * config.epochs)
     seen = np.unique(splits.train.labels)

@@ -10,6 +10,7 @@ from dsh_cli.errors import UsageError
 
 MAX_BITS = 1024
 SPLITS = ("train", "validation", "test")
+ANY_SIZE = ("airbench", "resnet9", "small-resnet")  # networks that take pictures of other sizes than their own
 OWN_BACKBONES = ("airbench", "resnet9", "small-resnet", "dsh-cnn")  # all other names are torchvision's
 DATASETS = ("mnist", "fashion-mnist", "cifar10", "digits")  # a folder of such a name is given as ./mnist
 
@@ -60,9 +61,10 @@ class TrainConfig:
     freeze: bool = False  # train the hash layer alone
     image_size: int | None = None  # pixels, square; None: that of pretrained weights, else native up to 64, else 128
     augment: Augment | None = None  # None: what fits the set
+    grow: bool | None = None  # pictures at three quarters of their side for the first half of the epochs
     mirror: bool | None = None  # codes of a picture and its mirror image together; None: where the augmentation mirrors
     centers: Centers | None = None  # codes far apart that classes are given; None: auto, or none with a margin or alpha
-    smoothing: float | None = 0.15  # share of other centers in the choice of one; None: of a run of an earlier version
+    smoothing: float | None = 0.2  # share of other centers in the choice of one; None: of a run of an earlier version
     margin: float | None = None  # squared distance between relaxed codes; None: 2 * bits (DSH, section 3)
     alpha: float | None = None  # weight of the quantization term; None: 0.01 (DSH, section 4.1)
     epochs: int | None = None  # None: see `settle`, as wherever there is no comment
@@ -126,6 +128,15 @@ class TrainConfig:
             ),
             (not self.pretrained or self.weights is None, "`pretrained` and `weights`: give one of them"),
             (
+                not self.grow or self.backbone in ANY_SIZE,
+                f"`grow`: {self.backbone} takes pictures of one size; choose `backbone` {', '.join(ANY_SIZE)}",
+            ),
+            (
+                self.optimizer != "muon" or self.backbone in ANY_SIZE,
+                f"`optimizer` muon: it is for convolutions with BatchNorm after each; choose `backbone` "
+                f"{', '.join(ANY_SIZE)}",
+            ),
+            (
                 not self.freeze or self.pretrained or self.weights is not None,
                 "`freeze`: there are no weights to freeze; give `pretrained` or `weights` as well",
             ),
@@ -142,6 +153,7 @@ class Recipe(TrainConfig):
 
     image_size: int = 0
     augment: Augment = "none"
+    grow: bool = False
     mirror: bool = False
     centers: Centers = "none"  # as it was before there was the choice
     smoothing: float | None = None

@@ -39,7 +39,7 @@ def train(
         str | None, option("Run folder to make.", "runs/<data>-<bits>bit-<time>", "--out", "-o", metavar="RUN")
     ] = None,
     epochs: Annotated[
-        int | None, option("Times to see every picture.", "2 of grey pictures, 12 of colour, more of small ones")
+        int | None, option("Times to see every picture.", "2 of grey pictures, 8 of colour, more of small sets")
     ] = None,
     batch_size: Annotated[
         int | None, option("Pictures a batch.", "500, fewer of small sets; 200 without hash centers or with AdamW")
@@ -115,6 +115,15 @@ def train(
         option(
             "Random variation: digits turns, zooms and shifts; photos mirrors and shifts.",
             "what fits the set",
+            panel="Recipe",
+        ),
+    ] = None,
+    grow: Annotated[
+        bool | None,
+        option(
+            "Show pictures at three quarters of their side for the first half of the epochs: sooner.",
+            "where the variation mirrors, with airbench",
+            "--grow/--no-grow",
             panel="Recipe",
         ),
     ] = None,

@@ -25,7 +25,7 @@ from dsh_cli.network.operations import encoding_operations, training_operations
 from dsh_cli.network.weights import Taken
 from dsh_cli.runs.folders import created, resumed
 from dsh_cli.runs.run import Run
-from dsh_cli.training.batches import Batches
+from dsh_cli.training.batches import Batches, make_batches
 from dsh_cli.training.events import EpochStats, Listener, Plan, RunningLoss, TrainResult
 from dsh_cli.training.interrupts import held_back
 from dsh_cli.training.measuring import encode_dataset, measured
@@ -261,7 +261,7 @@ def _train(
     config = run.config
     net = net.to(device).to(memory_format=torch.channels_last)
     forward = _compiled(net, device) if config.compile else net
-    batches = Batches(splits.train, config.batch_size, config.augment, config.seed, device, config.per_class)
+    batches = make_batches(config, splits.train, device)
     steps = len(batches) * config.epochs
     optimizers = make_optimizers(net, config)
     schedules = make_schedules(optimizers, config, steps)

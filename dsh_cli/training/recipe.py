@@ -19,11 +19,12 @@ from dsh_cli.errors import UsageError
 from dsh_cli.pictures.cache import holds_pictures
 from dsh_cli.runs.run import Run, may_be_run
 
-# By default, of grey and of colour pictures: 2 epochs of MNIST, see benchmarks/quality.py, and 12 of CIFAR-10, whose
+# By default, of grey and of colour pictures: 2 epochs of MNIST, see benchmarks/quality.py, and 8 of CIFAR-10, whose
 # pictures are harder; 60 times over at most.
-_STEPS, _EPOCHS, _MOST = {1: 236, 3: 1176}, {1: 2, 3: 12}, 60
+_STEPS, _EPOCHS, _MOST = {1: 236, 3: 784}, {1: 2, 3: 8}, 60
 _BATCH, _BATCHES = {1: 500, 3: 500}, 20  # pictures in a batch, at most; fewer where that gives fewer batches an epoch
 _PAIRS = 200  # pictures in a batch where every pair counts (DSH, section 3), and of networks that others designed
+_LARGE = 24  # pixels of pictures that are shown smaller at first
 _PER_CLASS = 4  # pictures of a class in a batch, where classes outnumber what a batch can hold (P x K sampling)
 # Below, maps of torchvision's networks come to one pixel before their last stride, where PyTorch 2.14 computes a
 # wrong gradient in bfloat16: a 3x3 convolution of stride 2, by oneDNN.
@@ -141,13 +142,15 @@ def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     if differs("data"):
         leave_open("image_size", "augment", "epochs", "batch_size", "per_class")
     if differs("data", "augment"):
-        leave_open("mirror")
+        leave_open("mirror", "grow")
     if differs("backbone"):
-        leave_open("optimizer", "batch_size", "epochs")
+        leave_open("optimizer", "batch_size", "epochs", "grow")
     if differs("backbone", "optimizer"):
         leave_open("schedule", "lr", "weight_decay")
     if differs("pretrained") or (given.get("pretrained", recipe.pretrained) and differs("backbone")):
         leave_open("image_size")  # other weights have another
+    if differs("image_size"):
+        leave_open("grow")
     if differs("backbone", "image_size", "data", "device"):
         leave_open("amp")  # which pays, or is safe, by these
     if given.get("pretrained"):
@@ -170,7 +173,8 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
     seen = len(np.unique(train.labels))
     wanted = config.centers or ("none" if config.margin is not None or config.alpha is not None else "auto")
     centers: Centers = "none" if why_none(config.bits, seen) else wanted
-    optimizer = config.optimizer or ("muon" if config.backbone == OWN_BACKBONES[0] else "adamw")
+    default = config.backbone == TrainConfig.backbone
+    optimizer = config.optimizer or ("muon" if default else "adamw")
     batch_size = config.batch_size or _batch_size(train, optimizer, centers)
     scarce = centers == "none" and batch_size < 2 * seen  # fewer than two of a class in a batch, on average
     usual = _USUAL[optimizer]
@@ -189,6 +193,7 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
         "image_size": train.image_size,
         "epochs": config.epochs or _epochs(train, batch_size),
         "augment": augment,
+        "grow": default and augment == "photos" and train.image_size >= _LARGE if config.grow is None else config.grow,
         "mirror": augment == "photos" if config.mirror is None else config.mirror,
     }
     return Recipe(**{**asdict(config), **choices})
