@@ -70,7 +70,8 @@ class HashNet(nn.Module):
     def folded(self) -> nn.Module:
         """A copy for inference, equal but for rounding: BatchNorm folded into the convolutions before it."""
         copied = copy.deepcopy(self).eval().to(memory_format=torch.channels_last)
-        return fuse(copied, inplace=True)
+        copied.backbone = fuse(copied.backbone, inplace=True)  # alone: what is called twice would be folded twice
+        return copied
 
     def freeze(self) -> None:
         """From now on only the hash layer learns; the backbone stays in evaluation mode, BatchNorm and dropout too."""
