@@ -19,6 +19,7 @@ from dsh_cli.network.presets import FROM_TENSORFLOW, check_backbone, preset
 # Of the default network, for grey and for colour: pixels across the patches that its first layer whitens, where
 # pictures are `_SIDE` pixels square; directions of patches kept, at most; channels of its groups.
 _PATCH, _KEPT, _GROUPS = {1: 3, 3: 2}, 24, {1: (16, 32, 64), 3: (64, 256, 256)}
+_LARGEST = 256  # pixels across pictures that the first layer sees: it has a matrix of all pairs of numbers of a patch
 _WHITE = 5e-3  # added to variances of patches, in units of the pictures' deviation, lest noise is blown up
 _FOLLOWS = 0.4  # of BatchNorm's running statistics: how far each batch moves them
 _NINE = {1: (16, 16, 64, 128), 3: (16, 48, 96, 192)}  # channels of stem and stages of the ResNet-9, for grey and colour
@@ -70,7 +71,8 @@ class HashNet(nn.Module):
     def folded(self) -> nn.Module:
         """A copy for inference, equal but for rounding: BatchNorm folded into the convolutions before it."""
         copied = copy.deepcopy(self).eval().to(memory_format=torch.channels_last)
-        return fuse(copied, inplace=True)
+        copied.backbone = fuse(copied.backbone, inplace=True)  # alone: what is called twice would be folded twice
+        return copied
 
     def freeze(self) -> None:
         """From now on only the hash layer learns; the backbone stays in evaluation mode, BatchNorm and dropout too."""
@@ -151,14 +153,16 @@ class Airbench(nn.Module):
     def __init__(self, channels: int, image_size: int) -> None:
         super().__init__()
         widths = _GROUPS[channels]
-        stride = max(1, round(image_size / _SIDE))
+        self.block = -(-image_size // _LARGEST)  # pixels across blocks whose means are taken first
+        side = image_size // self.block
+        stride = max(1, round(side / _SIDE))
         patch = _PATCH[channels] * stride
         self.outputs = widths[-1]
         self.kept = min(channels * patch**2, _KEPT)
         self.stem = nn.Conv2d(channels, 2 * self.kept, patch, stride)
         self.stem.weight.requires_grad_(False)
         nn.init.zeros_(self.stem.bias)
-        groups, inputs, side = [], 2 * self.kept, (image_size - patch) // stride + 1
+        groups, inputs, side = [], 2 * self.kept, (side - patch) // stride + 1
         for width in widths:
             pool = side >= _POOLED
             groups.append(_group(inputs, width, pool))
@@ -175,7 +179,9 @@ class Airbench(nn.Module):
         products = torch.zeros(pictures.shape[1] * patch**2, pictures.shape[1] * patch**2, dtype=torch.float64)
         count = 0
         for some in pictures.split(100):  # patches take `patch`^2 times the memory of pictures
-            patches = F.unfold(some, patch, stride=stride).transpose(1, 2).flatten(0, 1)  # (patches, numbers)
+            patches = (
+                F.unfold(self._shrunk(some), patch, stride=stride).transpose(1, 2).flatten(0, 1)
+            )  # (patches, numbers)
             products += patches.T @ patches
             count += len(patches)
         variances, directions = torch.linalg.eigh(products / count)  # the largest last
@@ -184,8 +190,11 @@ class Airbench(nn.Module):
         self.stem.weight.copy_(torch.cat([filters, -filters]))
 
     def forward(self, images: Tensor) -> Tensor:
-        maps: Tensor = self.groups(F.gelu(self.stem(images)))  # (B, outputs, h, w)
+        maps: Tensor = self.groups(F.gelu(self.stem(self._shrunk(images))))  # (B, outputs, h, w)
         return maps.mean(dim=(2, 3))
+
+    def _shrunk(self, images: Tensor) -> Tensor:
+        return F.avg_pool2d(images, self.block) if self.block > 1 else images
 
 
 def _group(inputs: int, outputs: int, pool: bool) -> nn.Sequential:

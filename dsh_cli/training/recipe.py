@@ -65,11 +65,17 @@ class Request:
         """
         require_minutes(self.checkpoint_every)
         centers = self.changes.get("centers")
+        of_pairs = not self.changes.keys().isdisjoint(("margin", "alpha"))
         if centers == "none" and "smoothing" in self.changes:
             raise UsageError("`centers` none and `smoothing`, of their choice, contradict each other; give one of them")
-        if centers == "auto" and not self.changes.keys().isdisjoint(("margin", "alpha")):
+        if centers == "auto" and of_pairs:
             raise UsageError(
                 "`centers` auto contradicts `margin` and `alpha`, which are of the loss over pairs; leave one out"
+            )
+        if "smoothing" in self.changes and of_pairs:
+            raise UsageError(
+                "`smoothing`, of the choice of a center, contradicts `margin` and `alpha`, which are of the loss over "
+                "pairs; leave one out"
             )
         if self.resume is not None and (self.changes or self.out or self.like):
             raise UsageError("`resume` goes on with the run's own recipe; for another one use `like` instead")
@@ -112,10 +118,10 @@ def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     """The defaults or a run's recipe with other values, as a request.
 
     What was chosen by a field is open again where that field has another value, unless it is given too: the margin goes
-    with the bits; whether there are centers with margin and alpha; picture size, augmentation, epochs and batches with
-    the data; optimizer, epochs and batches with the network, and rates with either; the picture size with pretrained
-    weights; bfloat16 with network, picture size, data and device. Pretrained weights take the place of those of a file,
-    and the other way round. Paths become absolute, so that they are found again from anywhere.
+    with the bits; picture size, augmentation, epochs and batches with the data; optimizer, epochs and batches with the
+    network, and rates with either; the picture size with pretrained weights; bfloat16 with network, picture size, data
+    and device. Whether there are centers is open where any margin or alpha is given. Pretrained weights take the place
+    of those of a file, and the other way round. Paths become absolute, so that they are found again from anywhere.
 
     Args:
         recipe: what to change.
@@ -135,8 +141,8 @@ def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
 
     if differs("bits"):
         leave_open("margin")
-    if differs("margin", "alpha"):
-        leave_open("centers")  # which these go without
+    if not {given.get("margin"), given.get("alpha")} <= {None}:
+        leave_open("centers")  # which these go without, even as a run has them that did not use them
     if given.get("centers") == "auto":
         leave_open("margin", "alpha")
     if differs("data"):
@@ -181,6 +187,7 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
     augment = config.augment or default_augment(config.data)
     choices = {
         "centers": centers,
+        "smoothing": TrainConfig.smoothing if config.smoothing is None else config.smoothing,
         "margin": 2.0 * config.bits if config.margin is None else config.margin,  # DSH, section 3
         "alpha": 0.01 if config.alpha is None else config.alpha,  # DSH, section 4.1
         "optimizer": optimizer,

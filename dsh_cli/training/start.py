@@ -27,7 +27,7 @@ from dsh_cli.training.optimizer import COUNTS, moments
 Optimizers = Sequence[torch.optim.Optimizer]
 _SAMPLE = 2000  # pictures in files that mean and deviation are taken from
 _AT_ONCE = 200  # pictures read at once
-_PATCHED = 1000  # pictures whose patches the first layer is made from
+_PATCHED, _PIXELS = 1000, 1000 * 128**2  # pictures whose patches the first layer is made from, and pixels, at most
 
 
 def starting_network(
@@ -45,7 +45,8 @@ def starting_network(
         if taken is None or not taken.normalised:
             fit_normalisation(net, splits.train, config.seed)
         if taken is None and isinstance(net.backbone, Airbench):
-            net.backbone.whiten((to_float(_sampled(splits.train, config.seed, _PATCHED)) - net.mean) / net.std)
+            most = min(_PATCHED, _PIXELS // model.image_size**2)
+            net.backbone.whiten((to_float(_sampled(splits.train, config.seed, most)) - net.mean) / net.std)
         if config.centers == "auto":  # so that outputs stay within what centers differ in, and bits are not by lot
             torch.nn.init.zeros_(net.hash_layer.weight)
             torch.nn.init.zeros_(net.hash_layer.bias)

@@ -6,7 +6,6 @@ from functools import cache
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import optimize
 
 from dsh_cli.codes.bounds import class_distance_bound
 from dsh_cli.codes.centers import (
@@ -15,11 +14,12 @@ from dsh_cli.codes.centers import (
     _residues,
     _searched,
     _walsh,
-    assign,
     construct,
     hadamard,
     minimum_distance,
+    offsets,
     side_by_side,
+    why_none,
 )
 from dsh_cli.errors import UsageError
 from tests.support.values import there
@@ -188,56 +188,64 @@ def test_hadamard_matrices(order: int) -> None:
     assert hadamard(order + 1) is None or order < 2
 
 
-def test_no_better_assignment_of_few_classes_exists() -> None:
-    rng = np.random.default_rng(0)
-    means = rng.normal(size=(4, 3)).astype(np.float32)
-    words = construct(3, 4).words
-
-    def agreement(codes: NDArray[np.uint8]) -> float:
-        return float(((2.0 * codes - 1) * (means - means.mean(axis=0))).sum())
-
-    best = max(
-        agreement(words[list(rows)][:, list(order)] ^ np.array(flips, np.uint8))
-        for rows in itertools.permutations(range(4))
-        for order in itertools.permutations(range(3))
-        for flips in itertools.product((0, 1), repeat=3)
-    )
-    assert agreement(assign(means, words)) == pytest.approx(best, rel=1e-6)
-
-
 @pytest.mark.parametrize(
-    ("work", "starts"), [(139 * 7, 7), (139 * 7 - 1, 6), (139 * 200, 200), (139 * 300, 200), (139 * 2, 2), (0, 2)]
+    ("bits", "count", "why"),
+    [
+        (14, 1, "there is one class"),
+        (14, 2, ""),
+        (14, 3000, ""),
+        (14, 3001, "3,001 classes would take too long, 3,000 at most"),
+        (14, 2**14, "16,384 classes would take too long, 3,000 at most"),
+        (14, 2**14 + 1, "16385 classes cannot have different codes of 14 bits"),
+        (1, 2, ""),
+        (1, 3, "3 classes cannot have different codes of 1 bits"),
+        (1024, 3000, ""),
+    ],
 )
-def test_an_assignment_starts_as_often_as_its_work_allows(
-    work: int, starts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """5 words, for 3 classes, of 4 bits: 5^2 x 3 + 4^3 = 139. Where all agree alike a start has two rounds of two."""
-    asked = []
-
-    def counted(*arguments: object, **options: object) -> object:
-        asked.append(arguments)
-        return solve(*arguments, **options)
-
-    solve = optimize.linear_sum_assignment
-    monkeypatch.setattr(optimize, "linear_sum_assignment", counted)
-    monkeypatch.setattr("dsh_cli.codes.centers._STARTS_WORK", work)
-    assign(np.ones((3, 4), np.float32), construct(4, 5).words[:5])
-    assert len(asked) == 4 * starts
+def test_how_many_classes_have_centers(bits: int, count: int, why: str) -> None:
+    assert why_none(bits, count) == why
 
 
-@pytest.mark.parametrize(("bits", "classes"), [(8, 10), (12, 10), (64, 100)])
-def test_codes_the_network_already_has_are_found_again(bits: int, classes: int) -> None:
-    rng = np.random.default_rng(1)
-    words = construct(bits, classes).words
-    hidden = words[rng.permutation(len(words))[:classes]][:, rng.permutation(bits)] ^ rng.integers(0, 2, bits, np.uint8)
-    means = (2.0 * hidden - 1 + rng.normal(0, 0.3, hidden.shape)).astype(np.float32)
-    found = assign(means, words)
-    assert (found == hidden).all()
+def drawn(bits: int, classes: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Centers as a training has them."""
+    words = construct(bits, classes, seed).words
+    return words[np.random.default_rng(seed).permutation(len(words))[:classes]]
 
 
-def test_an_assignment_keeps_the_distance_and_is_one_to_one() -> None:
-    rng = np.random.default_rng(2)
-    codewords = construct(12, 10)
-    found = assign(rng.normal(size=(10, 12)).astype(np.float32), codewords.words, seed=5)
-    assert minimum_distance(found) >= codewords.distance
-    assert len(np.unique(found, axis=0)) == 10
+def unevenness(words: NDArray[np.uint8], found: NDArray[np.float64]) -> float:
+    """How far the moments at which bits change, from a center to another, are from evenly spread: mean over pairs."""
+    total = []
+    for one, other in itertools.combinations(words, 2):
+        differ = np.flatnonzero(one != other)
+        moments = sorted((1.0 - 2 * one[bit]) * found[bit] for bit in differ)
+        even = [(2 * number + 1) / len(differ) - 1 for number in range(len(differ))]
+        total.append(np.mean((np.array(moments) - even) ** 2))
+    return float(np.mean(total))
+
+
+@pytest.mark.parametrize(("bits", "classes"), [(1, 2), (2, 4), (8, 10), (12, 10), (48, 10), (64, 100), (300, 16)])
+def test_offsets_are_one_of_each_size_and_every_bit_has_one(bits: int, classes: int) -> None:
+    words = drawn(bits, classes)
+    found = offsets(words)
+    assert found.shape == (bits,) and found.dtype == np.float64 and np.abs(found).max() <= 1
+    assert np.sort(np.abs(found)) == pytest.approx(np.sort(np.abs(np.linspace(-1, 1, bits))), abs=1e-12)
+    assert (found == offsets(words)).all()
+
+
+@pytest.mark.parametrize(("bits", "classes"), [(8, 10), (12, 10), (48, 10), (32, 16)])
+def test_bits_change_one_after_the_other_more_evenly_than_by_lot(bits: int, classes: int) -> None:
+    words, rng = drawn(bits, classes), np.random.default_rng(1)
+    found = unevenness(words, offsets(words))
+    by_lot = [unevenness(words, np.linspace(-1, 1, bits)[rng.permutation(bits)]) for _ in range(20)]
+    assert found < 0.75 * min(by_lot) and unevenness(words, np.zeros(bits)) > 1.5 * found
+
+
+def test_of_two_classes_the_bits_change_as_evenly_as_can_be() -> None:
+    words = np.array([[0] * 8, [1] * 8], np.uint8)
+    assert unevenness(words, offsets(words)) < 0.01
+    assert np.sort(offsets(words)) == pytest.approx(np.linspace(-1, 1, 8))
+
+
+def test_offsets_of_many_centers_are_made_for_some_of_them_and_take_no_time() -> None:
+    words = np.random.default_rng(0).integers(0, 2, (3000, 1024), np.uint8)
+    assert np.unique(np.abs(offsets(words)).round(12)).size == 512  # each size both ways round, or twice one way

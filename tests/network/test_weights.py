@@ -230,7 +230,7 @@ def test_networks_whose_weights_expect_another_range_get_it(name: str) -> None:
     ("options", "message"),
     [
         (["--freeze"], "there are no weights to freeze; give --pretrained or --weights"),
-        (["--pretrained"], "no such weights of resnet9"),
+        (["--pretrained"], "no such weights of airbench"),
         (["--pretrained", "--backbone", "resnet18", "--weights", "."], "give one of them"),
         (["--weights", "none.pt"], "--weights none.pt: there is no such file"),
         (["--clip", "0"], "--clip 0.0: above 0"),
@@ -254,7 +254,7 @@ def test_a_recipe_taken_again_keeps_its_start_and_can_change_it(digits_run: Path
     assert dsh("train", "--like", "two", "--no-freeze", "--no-amp", "--quiet", "--out", "three").exit_code == 0
     assert (Run.open("three").config.freeze, Run.open("three").config.amp) == (False, False)
     table = " ".join(dsh("info", "one", "--format", "table", env={"COLUMNS": "300"}).stdout.split())
-    assert f"resnet9 from {Path('from').absolute()} and frozen" in table and "clip 2, bfloat16" in table
+    assert f"airbench from {Path('from').absolute()} and frozen" in table and "clip 2, bfloat16" in table
 
 
 def test_runs_from_before_these_options_still_open(digits_run: Path) -> None:

@@ -143,7 +143,7 @@ def splits() -> Splits:
 
 @pytest.fixture(scope="module")
 def stopped(splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was stopped after three of four epochs, with hash centers since the second."""
+    """A run that was stopped after three of four epochs, with hash centers."""
     out = tmp_path_factory.mktemp("runs") / "stopped"
     with pytest.raises(Interrupted):
         train(CONFIG, splits, str(out), listeners=[Stop(3)])

@@ -95,15 +95,12 @@ def watch(codes: CodeSet, folder: Path, epochs: int = 1) -> Any:
 def test_tensorboards_own_reader_finds_everything(run: Run) -> None:
     events = events_of(run.path / "tensorboard")
     tags = events.Tags()
-    assert {"loss/total", "loss/pair", "loss/quantization", "validation/map", "test/map"} <= set(tags["scalars"])
+    assert {"loss/total", "loss/choice", "validation/map", "test/map"} <= set(tags["scalars"])
     assert "validation/relaxed_outputs" in tags["histograms"]
     assert sorted(tags["images"]) == sorted(PAIR_TAGS)
-    total, pair, quantization, centers = (
-        events.Scalars(f"loss/{name}") for name in ("total", "pair", "quantization", "centers")
-    )
+    total, choice = (events.Scalars(f"loss/{name}") for name in ("total", "choice"))
     assert [event.step for event in total] == [1, 2]
-    terms = pair[-1].value + 0.01 * quantization[-1].value + centers[-1].value
-    assert total[-1].value == pytest.approx(terms, rel=1e-4)
+    assert total[-1].value == pytest.approx(choice[-1].value, rel=1e-4)
     assert "| class | code |" in text(events, "validation/class_table")
     assert text(events, "validation/class_table").count("\n| ") >= 10
     for tag in PAIR_TAGS:

@@ -15,7 +15,7 @@ from dsh_cli.runs.run import Run
 from dsh_cli.training import batches, loop, measuring
 from dsh_cli.training.events import Quiet, RunningLoss
 
-EPOCH, BATCH = 2, 3  # where its checkpoint within an epoch is: the one that hash centers are given out in
+EPOCH, BATCH = 2, 3  # where its checkpoint within an epoch is
 MOMENTS = (
     "before the first batch of an epoch",
     "after a checkpoint within it",

@@ -17,9 +17,7 @@ from dsh_cli.training.events import Loss
 
 Rows = Sequence[tuple[str | None, str]]  # class and code of each picture
 
-LOSS = Loss(
-    1.0, {"pair": 0.9, "quantization": 10.0, "centers": 0.0}, {"pair": None, "quantization": 0.01, "centers": None}
-)
+LOSS = Loss(1.0, {"pair": 0.9, "quantization": 10.0}, {"pair": None, "quantization": 0.01})
 
 TRAIN = [("cat", "f0"), ("cat", "f0"), ("dog", "0f"), ("cat", "f1"), ("owl", "ff"), ("dog", "1f"), ("owl", "ff")]
 TEST = [("cat", "f0"), ("dog", "0f"), ("owl", "fe")]

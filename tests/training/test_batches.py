@@ -73,13 +73,15 @@ def test_classes_of_any_size_stay_together_in_groups(seed: int) -> None:
 
 
 def test_the_sampler_is_chosen_where_classes_are_many_and_can_be_asked_for() -> None:
-    splits = load_splits(replace(CONFIG, data="digits"))
-    assert settle(replace(CONFIG, data="digits", batch_size=200), splits).per_class == 0
-    assert settle(replace(CONFIG, data="digits", batch_size=8), splits).per_class == 4
-    assert settle(replace(CONFIG, data="digits", batch_size=8, per_class=0), splits).per_class == 0
+    config = replace(CONFIG, data="digits", centers="none")
+    splits = load_splits(config)
+    assert settle(replace(config, batch_size=200), splits).per_class == 0
+    assert settle(replace(config, batch_size=8), splits).per_class == 4
+    assert settle(replace(config, batch_size=8, per_class=0), splits).per_class == 0
 
 
-def test_a_thousand_classes_are_learned_from_end_to_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("centers", "per_class"), [("auto", 0), ("none", 4)])
+def test_a_thousand_classes_are_learned_from_end_to_end(tmp_path: Path, centers: str, per_class: int) -> None:
     rng = np.random.default_rng(0)
     for label in range(1000):
         (tmp_path / "set" / str(label)).mkdir(parents=True)
@@ -87,10 +89,9 @@ def test_a_thousand_classes_are_learned_from_end_to_end(tmp_path: Path) -> None:
         for i in range(4):
             noisy = np.clip(centre + rng.normal(0, 8, centre.shape), 0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(tmp_path / "set" / str(label) / f"{i}.png")
-    answer = dsh_json(
-        "train", tmp_path / "set", "--bits", 32, "--epochs", 4, "--out", tmp_path / "run", "--quiet", "--no-tensorboard"
-    )
-    assert Run.open(tmp_path / "run").config.per_class == 4
+    options = ["--bits", 32, "--epochs", 4, "--centers", centers, "--quiet", "--no-tensorboard"]
+    answer = dsh_json("train", tmp_path / "set", *options, "--out", tmp_path / "run")
+    assert Run.open(tmp_path / "run").config.per_class == per_class
     assert answer["map"] > 0.05  # 0.001 by chance
 
 
@@ -223,38 +224,65 @@ def test_an_epoch_shows_no_picture_twice_and_batches_are_full() -> None:
 def test_augmented_batches_keep_range_shape_and_layout(kind: Augment, channels: int) -> None:
     rng = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (8, 32, 32, channels), generator=rng, dtype=torch.uint8)
-    varied = augment(pictures, kind, rng)
+    varied = augment(pictures, kind, rng, torch.arange(8) < 4)
     assert varied.shape == (8, channels, 32, 32) and varied.min() >= 0 and varied.max() <= 1
     assert varied.is_contiguous(memory_format=torch.channels_last)
     assert (kind == "none") == torch.equal(varied, to_float(pictures))
 
 
-def test_photos_are_mirrored_and_digits_never() -> None:
-    """A picture dark on the left stays so for digits; half of the photos turn."""
+def test_photos_are_mirrored_as_told_and_digits_never() -> None:
+    """A picture dark on the left stays so for digits, and for photos where it is not to be mirrored."""
     pictures = torch.zeros(64, 32, 32, 1, dtype=torch.uint8)
     pictures[:, :, 16:] = 255
-    rng = torch.Generator().manual_seed(0)
+    rng, mirrored = torch.Generator().manual_seed(0), torch.arange(64) % 3 == 0
     turned = {
-        kind: (augment(pictures, kind, rng)[..., 4:8].mean((1, 2, 3)) > 0.5).sum() for kind in ("digits", "photos")
+        kind: augment(pictures, kind, rng, mirrored)[..., 4:8].mean((1, 2, 3)) > 0.5 for kind in ("digits", "photos")
     }
-    assert turned["digits"] == 0 and 20 <= turned["photos"] <= 44
+    assert not turned["digits"].any() and torch.equal(turned["photos"], mirrored)
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_in_two_epochs_each_picture_is_shown_both_ways_round(tmp_path: Path, files: bool) -> None:
+    """Half of them one way first, whichever batch they come in, and whether they are held or read."""
+    pixels = np.zeros((60, 32, 32, 3), np.uint8)
+    pixels[:, :, 16:, 0] = 255  # light on the right
+    pixels[..., 1] = 4 * np.arange(60)[:, None, None]  # which tells the picture
+    for number, picture in enumerate(pixels):
+        path = tmp_path / "set" / "ab"[number % 2] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    memory = 0.0 if files else 1.0
+    splits = load_splits(replace(CONFIG, data=str(tmp_path / "set"), memory=memory, cache="off", image_size=32))
+    count = len(splits.train)
+    batches = Batches(splits.train, count, "photos", 5, torch.device("cpu"))
+
+    def shown(epoch: int) -> dict[int, bool]:
+        ((images, _),) = batches.epoch(epoch)
+        told = (images[:, 1, 16, 16] * 255 / 4).round().int()
+        return dict(zip(told.tolist(), (images[:, 0, :, 4:8].mean((1, 2)) > 0.5).tolist(), strict=True))
+
+    first, second, third = shown(0), shown(1), shown(2)
+    assert len(first) == count and first == third and first.keys() == second.keys()
+    assert all(first[number] != second[number] for number in first)
+    assert count / 4 < sum(first.values()) < 3 * count / 4
 
 
 def test_photos_are_those_cut_from_a_reflected_frame() -> None:
     """Each is one of the crops of the picture with its edges mirrored outwards, as it is or the other way round."""
     rng = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (40, 16, 16, 3), generator=rng, dtype=torch.uint8)
-    moved = (augment(pictures, "photos", rng) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    pictures = torch.randint(0, 256, (60, 32, 32, 3), generator=rng, dtype=torch.uint8)
+    mirrored = torch.rand(60, generator=rng) < 0.5
+    moved = (augment(pictures, "photos", rng, mirrored) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     places = set()
-    for picture, shown in zip(pictures.numpy(), moved, strict=True):
+    for picture, shown, turn in zip(pictures.numpy(), moved, mirrored.tolist(), strict=True):
         frame = np.pad(picture, ((2, 2), (2, 2), (0, 0)), mode="symmetric")
-        crops = {(y, x): frame[y : y + 16, x : x + 16] for y in range(5) for x in range(5)}
+        crops = {(y, x): frame[y : y + 32, x : x + 32] for y in range(5) for x in range(5)}
         found = [
             (y, x, turned)
             for (y, x), crop in crops.items()
             for turned in (False, True)
             if (shown == (crop[:, ::-1] if turned else crop)).all()
         ]
-        assert len(found) == 1
+        assert len(found) == 1 and found[0][2] == turn
         places.add(found[0])
     assert {y for y, _, _ in places} == {x for _, x, _ in places} == {0, 1, 2, 3, 4}

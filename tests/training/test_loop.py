@@ -21,20 +21,21 @@ from torch import Tensor
 
 from dsh_cli import TrainConfig, class_table, load, load_splits, mean_average_precision, train
 from dsh_cli.codes.bits import pack, to_hex, unpack
+from dsh_cli.codes.centers import offsets
 from dsh_cli.config import Centers, ModelConfig
 from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DivergedError, DshError, Interrupted, RunError, UsageError
-from dsh_cli.network.encoding import Encoder
-from dsh_cli.network.model import HashNet
+from dsh_cli.network.encoding import Encoder, to_float
+from dsh_cli.network.model import Airbench, HashNet
 from dsh_cli.runs.run import Run
 from dsh_cli.show.tensorboard import TensorBoard
 from dsh_cli.training.events import EpochStats, Plan, Quiet, RunningLoss, TrainResult
-from dsh_cli.training.objective import DshObjective
+from dsh_cli.training.objective import CenterObjective, Terms
 from dsh_cli.training.recipe import settle
-from dsh_cli.training.terms import dsh_loss
-from tests.support.commands import dsh_json
+from dsh_cli.training.terms import choice_term
+from tests.support.commands import dsh, dsh_json, one_line_error
 from tests.support.runs import edit, identical, weights
-from tests.support.values import there
+from tests.support.values import in_memory, there
 
 CONFIG = TrainConfig(data="digits", epochs=3, batch_size=64, device="cpu", tensorboard=False)
 
@@ -81,10 +82,11 @@ class StopIn(Quiet):
     "options, stopped_in",
     [
         ({}, 1),  # before there is anything to go on from
-        ({}, 2),  # when classes are given their centers
+        ({}, 2),
         ({}, 3),
         pytest.param({"device": "cuda"}, 3, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU")),
         ({"optimizer": "sgd", "schedule": "step", "lr": 1e-3}, 3),
+        ({"optimizer": "muon", "schedule": "one-cycle", "backbone": "small-resnet"}, 3),
         ({"amp": True, "clip": 1.0}, 3),
         ({"centers": "none"}, 3),
         ({"backbone": "mobilenet_v3_small", "batch_size": 200, "lr": 1e-3}, 3),  # has dropout
@@ -125,9 +127,9 @@ def test_a_frozen_run_resumes_without_the_weights_it_started_from(
     assert identical(weights(whole), weights(resumed))
     before = safetensors.numpy.load((digits_run / "model.safetensors").read_bytes())
     kept = [name for name in before if not name.startswith("hash_layer")]
-    assert {"mean", "std", "backbone.stem.1.running_mean"} <= set(kept)
+    assert {"mean", "std", "backbone.stem.weight", "backbone.groups.0.2.running_mean"} <= set(kept)
     assert all((before[name] == weights(resumed)[name]).all() for name in kept)
-    assert weights(resumed)["hash_layer.weight"].shape == (12, 128) and resumed.metrics["map"] > 0.5
+    assert weights(resumed)["hash_layer.weight"].shape == (12, 64) and resumed.metrics["map"] > 0.5
 
 
 def test_bfloat16_trains_other_weights_and_makes_codes_in_float32(splits: Splits, tmp_path: Path) -> None:
@@ -154,6 +156,7 @@ def test_bfloat16_is_the_choice_where_the_processor_has_it(splits: Splits, monke
 def test_clipped_steps_are_no_longer_than_asked(splits: Splits, tmp_path: Path) -> None:
     lr, clip, steps = 0.1, 1e-3, 20
     config = replace(CONFIG, epochs=1, optimizer="sgd", schedule="constant", lr=lr, weight_decay=0.0, clip=clip)
+    config = replace(config, backbone="small-resnet")
     run = train(config, splits, str(tmp_path / "run")).run
     torch.manual_seed(CONFIG.seed)
     start = dict(HashNet(run.model).named_parameters())
@@ -229,7 +232,7 @@ def test_the_saved_network_gives_the_saved_codes(digits_run: Path) -> None:
 
 def test_open_choices_are_made_from_the_data_and_saved(splits: Splits) -> None:
     settled = settle(TrainConfig(data="digits", bits=12), splits)
-    assert (settled.margin, settled.image_size, settled.augment, settled.epochs) == (24.0, 8, "digits", 60)
+    assert (settled.margin, settled.image_size, settled.augment, settled.epochs) == (24.0, 8, "digits", 12)
     kept = settle(TrainConfig(data="digits", margin=3.0, augment="none", epochs=2), splits)
     assert (kept.margin, kept.augment, kept.epochs) == (3.0, "none", 2)
 
@@ -248,7 +251,7 @@ def test_a_diverged_run_stops_long_before_its_epoch_ends(splits: Splits, tmp_pat
 @pytest.mark.parametrize(
     "options",
     [
-        {"lr": 1e5, "epochs": 16},  # the means of classes, by which centers are given out, were no numbers
+        {"lr": 1e5, "epochs": 16},
         {"lr": 1e6, "epochs": 1},  # it finished, with outputs that are kept as infinite
         {"optimizer": "sgd", "lr": 30.0, "epochs": 16},
         {"lr": 1e3, "batch_size": 8, "epochs": 2, "amp": False},
@@ -282,15 +285,14 @@ def test_a_diverged_run_keeps_its_last_good_state(
 
     calls = []
 
-    def spoil(relaxed: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    def spoil(relaxed: Tensor, *args: Any) -> Tensor:
         calls.append(relaxed)
         last = len(calls) == 40  # of two epochs: with a spoiled gradient, no loss ever shows it
         if last and spoiled == "gradient":
             relaxed.register_hook(lambda gradient: gradient * float("inf"))  # type: ignore[no-untyped-call]
-        terms = dsh_loss(relaxed, *args)
-        return tuple(term * float("nan") for term in terms) if last and spoiled == "loss" else terms
+        return choice_term(relaxed, *args) * (float("nan") if last and spoiled == "loss" else 1)
 
-    monkeypatch.setattr("dsh_cli.training.objective.dsh_loss", spoil)
+    monkeypatch.setattr("dsh_cli.training.objective.choice_term", spoil)
     out = tmp_path / "run"
     with pytest.raises(DshError, match=r"not finite in epoch 2, by its last step, 20.*as it was after 1 of 3 epochs"):
         train(CONFIG, splits, str(out))
@@ -352,57 +354,52 @@ def test_two_processes_do_not_train_one_run(splits: Splits, tmp_path: Path) -> N
 
 
 class Told(Quiet):
-    """Keeps what a training says of hash centers."""
+    """Keeps what a training says of hash centers, and which terms its loss has."""
 
     def on_start(self, plan: Plan) -> None:
         self.centers = plan.objective
-        self.terms: list[float] = []
 
     def on_epoch(self, stats: EpochStats) -> None:
-        self.terms.append(stats.loss.terms["centers"])
+        self.terms = set(stats.loss.terms)
 
 
 def test_hash_centers_part_the_classes_as_far_as_can_be(splits: Splits, tmp_path: Path) -> None:
     told = Told()
-    config = replace(CONFIG, epochs=32, centers="auto")
-    result = train(config, splits, str(tmp_path / "run"), listeners=[told])
+    result = train(replace(CONFIG, epochs=12), splits, str(tmp_path / "run"), listeners=[told])
     assert result.table.min_class_distance == 4 == there(result.table.bound).distance
-    assert told.centers == "hash centers: distance 4 of at most 4 between classes"
-    assert set(told.terms[:4]) == {0} and min(told.terms[4:]) > 0  # an eighth of the epochs without
+    assert told.centers == "hash centers: distance 4 of at most 4 between classes" and told.terms == {"choice"}
     centers = there(result.run.centers())
     assert centers.shape == (10, 1) and class_distance(centers) == 4
-    assert [row.code for row in result.table.classes] == to_hex(centers, 8)  # where they were drawn to
+    assert [row.code for row in result.table.classes] == to_hex(centers, 8)  # which they learned to choose
 
 
 @pytest.mark.parametrize("held_out", [0, 3])
-def test_the_terms_of_hash_centers_are_their_formulas_over_the_classes_trained_on(
+def test_the_loss_is_its_formula_over_the_classes_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_out: int
 ) -> None:
-    calls, term = [], DshObjective._centers
+    calls, call = [], CenterObjective.__call__
 
-    def watched(self: DshObjective, relaxed: Tensor, labels: Tensor, epoch: float) -> Tensor:
-        value = term(self, relaxed, labels, epoch)
-        calls.append((relaxed.detach().double().numpy(), labels.numpy(), epoch, float(value.detach())))
-        return value
+    def watched(self: CenterObjective, relaxed: Tensor, labels: Tensor) -> Terms:
+        terms = call(self, relaxed, labels)
+        calls.append((relaxed.detach().double().numpy(), labels.numpy(), float(terms.total.detach())))
+        return terms
 
-    monkeypatch.setattr(DshObjective, "_centers", watched)
-    config = replace(CONFIG, hold_out_classes=held_out)
+    monkeypatch.setattr(CenterObjective, "__call__", watched)
+    config = replace(CONFIG, hold_out_classes=held_out, epochs=1)
     splits = load_splits(config)
     centers = 2.0 * unpack(there(train(config, splits, str(tmp_path / "run")).run.centers()), 8) - 1
     classes = np.unique(splits.train.labels)
     assert len(classes) == 10 - held_out
-    scale = math.log(6 * (len(classes) - 1)) / (2 * 4)  # centers are 4 bits apart
-    half = next(call for call in calls if call[2] >= 1.5)  # phased in over the second epoch
-    for relaxed, labels, epoch, value in (half, calls[-1]):
-        pairs, choices = [], []
+    distance = class_distance(pack(centers[classes] > 0))
+    scale = math.log(6 * (len(classes) - 1)) / (2 * distance)
+    moved = 0.3 * distance / 12 * offsets((centers[classes] > 0).astype(np.uint8))
+    for relaxed, labels, value in (calls[0], calls[-1]):
+        costs = []
         for output, label in zip(relaxed, labels, strict=True):
-            for present in np.unique(labels):
-                distance = ((output - centers[present]) ** 2).sum()
-                pairs.append(0.5 * (distance if present == label else max(16 - distance, 0)))
-            logits = [scale * output @ centers[number] for number in classes]
-            choices.append(math.log(sum(map(math.exp, logits))) - scale * output @ centers[label])
-        weight = 0.3 * min(1, epoch - 1)
-        assert value == pytest.approx(weight * (np.mean(pairs) + 10 / 3 * np.mean(choices)), rel=1e-4)
+            logits = {number: scale * (output + moved) @ centers[number] for number in classes}
+            whole = math.log(sum(map(math.exp, logits.values())))
+            costs.append(0.8 * (whole - logits[label]) + 0.2 * (whole - np.mean(list(logits.values()))))
+        assert value == pytest.approx(np.mean(costs), rel=1e-4)
 
 
 def test_a_damaged_file_of_centers_is_named_with_the_run(splits: Splits, tmp_path: Path) -> None:
@@ -426,22 +423,11 @@ def test_a_resumed_run_whose_centers_are_gone_makes_no_others(splits: Splits, tm
     assert not (part.path / "centers.safetensors").exists()
 
 
-@pytest.mark.parametrize(
-    ("centers", "named"), [("auto", "`alpha` and `center_weight`"), ("none", "`margin` and `alpha`")]
-)
-def test_a_diverged_loss_names_the_weight_of_centers_where_they_act(
-    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, centers: Centers, named: str
-) -> None:
-    def spoil(relaxed: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        return tuple(term * float("nan") for term in dsh_loss(relaxed, *args))
-
-    class Spoil(Quiet):
-        def on_epoch(self, stats: EpochStats) -> None:
-            monkeypatch.setattr("dsh_cli.training.objective.dsh_loss", spoil)
-
-    config = replace(CONFIG, centers=centers)
-    with pytest.raises(DshError, match=f"not finite in epoch 2, .*see that .*{named} are not extreme"):
-        train(config, splits, str(tmp_path / "run"), listeners=[Spoil()])
+@pytest.mark.parametrize(("centers", "named"), [("auto", "`smoothing` is"), ("none", "`margin` and `alpha` are")])
+def test_a_diverged_loss_names_what_shapes_it(splits: Splits, tmp_path: Path, centers: Centers, named: str) -> None:
+    config = replace(CONFIG, centers=centers, lr=1e30, schedule="constant", epochs=1)
+    with pytest.raises(DshError, match=f"not finite in epoch 1, .*see that {named} not extreme"):
+        train(config, splits, str(tmp_path / "run"))
 
 
 def class_distance(packed: NDArray[np.uint8]) -> int:
@@ -453,17 +439,83 @@ def class_distance(packed: NDArray[np.uint8]) -> int:
     ("options", "told"),
     [
         ({"bits": 3}, "hash centers are off: 10 classes cannot have different codes of 3 bits"),
-        ({"epochs": 1}, "hash centers are off: one epoch is too few for them"),
-        ({"batch_size": 2000}, "hash centers are off: two epochs of one batch are too few for them"),
-        ({"center_weight": 0.0}, ""),
-        ({"centers": "none"}, ""),
+        ({"margin": 16.0}, ""),
+        ({"alpha": 0.01}, ""),
     ],
 )
 def test_where_hash_centers_cannot_apply_they_are_off_and_it_is_said(
     splits: Splits, tmp_path: Path, options: dict[str, Any], told: str
 ) -> None:
-    config = replace(CONFIG, **{"epochs": 2, "centers": "auto", **options})
+    config = replace(CONFIG, epochs=1, **options)
     with_them = train(config, splits, str(tmp_path / "a"), listeners=[listener := Told()]).run
-    assert listener.centers == told and set(listener.terms) == {0} and with_them.centers() is None
+    assert listener.centers == told and listener.terms == {"pair", "quantization"} and with_them.centers() is None
     without = train(replace(config, centers="none"), splits, str(tmp_path / "b")).run
     assert identical(weights(with_them), weights(without))
+
+
+# The first layer
+
+
+def test_the_first_layer_is_whitened_from_training_pictures_and_stays_so(splits: Splits, tmp_path: Path) -> None:
+    first, other = (
+        train(replace(CONFIG, epochs=1, seed=seed), splits, str(tmp_path / str(seed))).run for seed in (0, 1)
+    )
+    net = load(first.path)
+    assert isinstance(net.backbone, Airbench)
+    kept = net.backbone.stem.weight.clone()
+    assert np.array_equal(kept.numpy(), weights(first)["backbone.stem.weight"])
+    rows = np.sort(np.random.default_rng(0).permutation(len(splits.train))[:1000])
+    with torch.no_grad():
+        net.backbone.whiten((to_float(torch.from_numpy(in_memory(splits.train)[rows])) - net.mean) / net.std)
+    assert torch.equal(net.backbone.stem.weight, kept)
+    assert not identical(weights(first), weights(other))
+
+
+def test_weights_to_start_from_bring_their_first_layer(splits: Splits, digits_run: Path, tmp_path: Path) -> None:
+    run = train(replace(CONFIG, weights=str(digits_run), epochs=1, seed=5), splits, str(tmp_path / "run")).run
+    theirs = weights(Run.open(digits_run))
+    assert (weights(run)["backbone.stem.weight"] == theirs["backbone.stem.weight"]).all()
+
+
+def test_photos_have_codes_of_both_ways_round(photos: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, data=str(photos), epochs=1, batch_size=6, image_size=16)
+    splits = load_splits(config)
+    run = train(config, splits, str(tmp_path / "run")).run
+    assert run.model.mirror and Run.open(run.path).model == run.model
+    pictures = in_memory(splits.test)
+    outputs = Encoder(load(run.path)).relaxed(np.concatenate([pictures, pictures[:, :, ::-1]]))
+    assert outputs[: len(pictures)] == pytest.approx(outputs[len(pictures) :], abs=1e-4)
+    assert there(run.codes("test", "relaxed").relaxed) == pytest.approx(outputs[: len(pictures)], abs=1e-2)
+    plain = train(replace(config, augment="none"), splits, str(tmp_path / "plain")).run
+    assert not plain.model.mirror
+
+
+# Runs of earlier versions
+
+
+def as_of_an_earlier_version(run: Path) -> None:
+    head = json.loads((run / "config.json").read_text())
+    recipe = {name: value for name, value in head["config"].items() if name != "smoothing"} | {"center_weight": 0.3}
+    model = {name: value for name, value in head["model"].items() if name != "mirror"}
+    edit(run / "config.json", config=recipe, model=model)
+
+
+def test_a_finished_run_of_an_earlier_version_opens_and_can_be_trained_like(digits_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    as_of_an_earlier_version(run)
+    assert Run.open(run).config.smoothing is None and not Run.open(run).model.mirror
+    assert "DSH, margin 16, alpha 0.01, hash centers" in dsh("info", run, "--format", "table").stdout
+    assert dsh_json("evaluate", "--model", run)["map"] == Run.open(digits_run).metrics["map"]
+    dsh_json("train", "--like", run, "--epochs", 1, "--out", tmp_path / "anew", "--quiet")
+    recipe = Run.open(tmp_path / "anew").config
+    assert (recipe.centers, recipe.smoothing) == ("auto", 0.2)
+
+
+def test_an_unfinished_run_of_an_earlier_version_is_trained_anew(splits: Splits, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(CONFIG, splits, str(run), listeners=[StopIn(2)])
+    as_of_an_earlier_version(run)
+    said = one_line_error(dsh("train", "--resume", run), 1)
+    assert "begun by an earlier version" in said and said.endswith(f"train anew with: dsh train --like {run}")
+    dsh_json("train", "--like", run, "--epochs", 1, "--out", tmp_path / "anew", "--quiet")

@@ -6,13 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dsh_cli.config import Recipe, TrainConfig
+from dsh_cli.data.dataset import Dataset
+from dsh_cli.data.splits import Splits
 from dsh_cli.errors import RunError, UsageError
 from dsh_cli.pictures.cache import PictureCache
 from dsh_cli.runs.run import Run
-from dsh_cli.training.recipe import Request, changed
+from dsh_cli.training.recipe import Request, changed, model_config, settle
 from tests.support.imports import HEAVY, loaded_after
 from tests.support.runs import edit, small_run
 
@@ -31,7 +34,7 @@ RECIPE = Recipe(
     margin=20.0,
     alpha=0.1,
     centers="auto",
-    center_weight=0.5,
+    smoothing=0.1,
     epochs=9,
     batch_size=100,
     per_class=4,
@@ -64,7 +67,7 @@ OTHERS = {  # a value for each field that is not the recipe's
     "margin": 30.0,
     "alpha": 0.2,
     "centers": "none",
-    "center_weight": 0.6,
+    "smoothing": 0.3,
     "epochs": 2,
     "batch_size": 50,
     "per_class": 0,
@@ -82,10 +85,15 @@ OTHERS = {  # a value for each field that is not the recipe's
     "compile": False,
     "tensorboard": True,
 }
+BATCHES: dict[str, Any] = {"batch_size": None, "epochs": None}
+RATES: dict[str, Any] = {"schedule": None, "lr": None, "weight_decay": None}
 ALSO: dict[str, dict[str, Any]] = {  # what changes with a field that was given alone
-    "data": {"image_size": None, "augment": None, "epochs": None, "per_class": None, "amp": None},
+    "data": {"image_size": None, "augment": None, "epochs": None, "batch_size": None, "per_class": None, "amp": None},
     "bits": {"margin": None},
-    "backbone": {"image_size": None, "amp": None},  # of pretrained weights
+    "margin": {"centers": None},
+    "alpha": {"centers": None},
+    "backbone": BATCHES | RATES | {"optimizer": None, "image_size": None, "amp": None},  # size: of pretrained weights
+    "optimizer": RATES,
     "pretrained": {"image_size": None, "amp": None},
     "weights": {"pretrained": False},
     "image_size": {"amp": None},
@@ -119,7 +127,7 @@ def test_a_field_that_changes_takes_along_what_was_chosen_by_it(name: str) -> No
 
 @pytest.mark.parametrize("name", [field.name for field in fields(TrainConfig)])
 def test_a_field_given_as_it_was_takes_nothing_along(name: str) -> None:
-    if name != "weights":  # of which the recipe has none
+    if name not in ("weights", "margin", "alpha"):  # the recipe has none; and did not use these, see below
         assert differences(changed(RECIPE, {name: getattr(RECIPE, name)})) == {}
 
 
@@ -138,7 +146,8 @@ def test_bfloat16_is_open_only_where_the_size_that_is_open_was_not_given() -> No
 
 def test_of_other_networks_than_pretrained_ones_the_picture_size_stays() -> None:
     plain = replace(RECIPE, pretrained=False)
-    assert differences(changed(plain, {"backbone": "resnet9"}), plain) == {"backbone": "resnet9", "amp": None}
+    open_then = BATCHES | RATES | {"optimizer": None, "amp": None}
+    assert differences(changed(plain, {"backbone": "resnet9"}), plain) == {"backbone": "resnet9", **open_then}
     theirs = changed(plain, {"backbone": "resnet34", "pretrained": True})
     assert (theirs.image_size, theirs.amp) == (None, None)
 
@@ -216,11 +225,138 @@ def test_an_unfinished_run_goes_on_with_its_own_recipe(run: str) -> None:
         assert caught.value.fields == ("resume", "like")
 
 
-def test_a_weight_of_centers_that_are_none_is_refused() -> None:
-    with pytest.raises(UsageError, match="`centers` none and `center_weight` contradict each other"):
-        Request({"centers": "none", "center_weight": 0.3}, resume="none").check()
-    Request({"centers": "none"}).check()
-    Request({"centers": "auto", "center_weight": 0.3}).check()
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"centers": "none", "smoothing": 0.1}, ("centers", "smoothing")),
+        ({"centers": "auto", "margin": 8.0}, ("centers", "margin", "alpha")),
+        ({"centers": "auto", "alpha": 0.0}, ("centers", "margin", "alpha")),
+        ({"margin": 8.0, "smoothing": 0.1}, ("smoothing", "margin", "alpha")),
+        ({"alpha": 0.0, "smoothing": 0.0}, ("smoothing", "margin", "alpha")),
+    ],
+)
+def test_what_is_of_one_loss_contradicts_the_other(changes: dict[str, Any], named: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="contradict") as caught:
+        Request(changes, resume="none").check()
+    assert caught.value.fields == named
+
+
+def test_what_is_of_one_loss_goes_together() -> None:
+    fine: list[dict[str, Any]] = [
+        {"centers": "none"},
+        {"centers": "auto", "smoothing": 0.0},
+        {"centers": "none", "margin": 8.0, "alpha": 0.0},
+        {"margin": 8.0, "alpha": 0.0},
+        {"smoothing": 0.0},
+    ]
+    for changes in fine:
+        Request(changes).check()
+
+
+# What is settled
+
+
+def splits_of(count: int = 6000, channels: int = 1, classes: int = 10, size: int = 8) -> Splits:
+    pixels = np.broadcast_to(np.uint8(0), (count, size, size, channels))
+    names = tuple(map(str, range(classes)))
+    dataset = Dataset(pixels, np.arange(count) % classes, names, tuple(map(str, range(count))), "made")
+    return Splits(dataset, dataset, dataset)
+
+
+def settled(splits: Splits | None = None, **asked: Any) -> Recipe:
+    return settle(TrainConfig(**{"data": "photos", "device": "cpu", "amp": False, **asked}), splits or splits_of())
+
+
+def test_by_default_muon_trains_the_choice_of_a_center() -> None:
+    recipe = settled()
+    assert (recipe.centers, recipe.smoothing, recipe.optimizer, recipe.schedule) == ("auto", 0.2, "muon", "linear")
+    assert (recipe.lr, recipe.weight_decay, recipe.clip, recipe.per_class) == (0.24, 5e-3, None, 0)
+    assert type(recipe) is Recipe and all(value is not None for value in (recipe.margin, recipe.alpha))
+
+
+@pytest.mark.parametrize("backbone", ["resnet9", "small-resnet", "dsh-cnn", "resnet18"])
+def test_other_networks_have_adamw(backbone: str) -> None:
+    recipe = settled(backbone=backbone)
+    assert (recipe.optimizer, recipe.schedule, recipe.lr, recipe.batch_size) == ("adamw", "one-cycle", 6e-3, 200)
+    assert settled(backbone=backbone, optimizer="muon").lr == 0.24
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"optimizer": "sgd"}, ("one-cycle", 6e-3, 5e-3, 200)),
+        ({"optimizer": "adamw", "schedule": "linear", "lr": 0.5}, ("linear", 0.5, 5e-3, 200)),
+        ({"schedule": "step", "weight_decay": 0.0}, ("step", 0.24, 0.0, 300)),
+        ({"lr": 1e-3, "batch_size": 17}, ("linear", 1e-3, 5e-3, 17)),
+    ],
+)
+def test_what_is_asked_for_stays_and_the_rest_goes_with_the_optimizer(
+    asked: dict[str, Any], found: tuple[object, ...]
+) -> None:
+    recipe = settled(**asked)
+    assert (recipe.schedule, recipe.lr, recipe.weight_decay, recipe.batch_size) == found
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "epochs"),
+    [(60_000, 500, 2), (10_000, 500, 12), (6000, 300, 12), (1257, 62, 12), (39, 2, 13), (4, 2, 60), (3, 2, 60)],
+)
+def test_small_sets_have_smaller_batches_and_about_as_many_steps(count: int, batch_size: int, epochs: int) -> None:
+    recipe = settled(splits_of(count, classes=2))
+    assert (recipe.batch_size, recipe.epochs) == (batch_size, epochs)
+
+
+def test_colour_pictures_are_seen_more_often() -> None:
+    assert settled(splits_of(50_000, channels=3)).epochs == 12 and settled(splits_of(50_000)).epochs < 12
+
+
+@pytest.mark.parametrize(
+    ("asked", "margin", "alpha"),
+    [({"margin": 9.0}, 9.0, 0.01), ({"alpha": 0.0}, 16.0, 0.0), ({"centers": "none"}, 16.0, 0.01)],
+)
+def test_a_margin_or_alpha_turns_centers_off(asked: dict[str, Any], margin: float, alpha: float) -> None:
+    recipe = settled(**asked)
+    assert (recipe.centers, recipe.margin, recipe.alpha, recipe.batch_size) == ("none", margin, alpha, 200)
+
+
+def test_as_a_run_without_centers_had_them_margin_and_alpha_stay() -> None:
+    of_pairs, chosen = settled(margin=9.0, alpha=0.5), settled()
+    again = settle(changed(of_pairs, {"seed": 1}), splits_of())
+    assert again == replace(of_pairs, seed=1)
+    turned = settle(changed(of_pairs, {"centers": "auto"}), splits_of())
+    assert (turned.centers, turned.margin, turned.alpha) == ("auto", 16.0, 0.01)
+    assert settle(changed(chosen, {"seed": 1}), splits_of()) == replace(chosen, seed=1)
+
+
+@pytest.mark.parametrize("name", ["margin", "alpha"])
+def test_a_margin_that_is_asked_for_counts_even_where_the_run_had_it_and_did_not_use_it(name: str) -> None:
+    chosen = settled()
+    recipe = settle(changed(chosen, {name: getattr(chosen, name)}), splits_of())
+    assert recipe.centers == "none" and getattr(recipe, name) == getattr(chosen, name)
+
+
+def test_where_there_can_be_no_centers_there_are_none() -> None:
+    assert settled(bits=3).centers == "none" and settled(bits=4).centers == "auto"
+    assert settled(splits_of(classes=1)).centers == "none"
+
+
+def test_classes_that_are_many_come_together_only_in_the_loss_over_pairs() -> None:
+    many = splits_of(4000, classes=1000)
+    assert settled(many, bits=32).per_class == 0
+    assert settled(many, bits=32, centers="none").per_class == 4
+    assert settled(many, bits=32, centers="none", per_class=0).per_class == 0
+
+
+def test_like_a_run_of_an_earlier_version_smooths_as_by_default() -> None:
+    """Which had no smoothing; else it would be refused, with the advice to do what was done."""
+    earlier = replace(RECIPE, smoothing=None, data="photos", amp=False)
+    assert settle(changed(earlier, {}), splits_of()).smoothing == 0.2
+    assert settle(changed(RECIPE, {"data": "photos"}), splits_of()).smoothing == 0.1
+
+
+def test_codes_are_of_a_picture_and_its_mirror_image_where_it_was_trained_on_both() -> None:
+    for augment, mirror in (("photos", True), ("digits", False), ("none", False)):
+        assert model_config(settled(augment=augment), splits_of()).mirror is mirror
 
 
 def test_an_impossible_request_is_refused_without_torch() -> None:

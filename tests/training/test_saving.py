@@ -14,7 +14,6 @@ from torch import Tensor
 
 from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.codes.sets import CodeSet
-from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DshError, Interrupted, RunError, Terminated, UsageError
 from dsh_cli.network.model import HashNet
@@ -23,10 +22,9 @@ from dsh_cli.runs.run import Run
 from dsh_cli.training import loop, measuring
 from dsh_cli.training.batches import Batches
 from dsh_cli.training.events import EpochStats, Plan, Quiet, RunningLoss, TrainResult
-from dsh_cli.training.objective import DshObjective
-from dsh_cli.training.optimizer import COUNTS, MOMENTS, make_optimizer
-from dsh_cli.training.start import Part
-from dsh_cli.training.terms import dsh_loss
+from dsh_cli.training.optimizer import make_optimizers
+from dsh_cli.training.start import Part, restore, state_of
+from dsh_cli.training.terms import choice_term
 from tests.support.commands import DIGITS, dsh, dsh_json, one_line_error
 from tests.support.runs import identical, reseal, weights
 
@@ -265,14 +263,14 @@ def while_it_is_validated(monkeypatch: pytest.MonkeyPatch, stop: Callable[[], No
 
 
 def before_the_next(monkeypatch: pytest.MonkeyPatch, stop: Callable[[], None]) -> None:
-    prepare = DshObjective.prepare
+    epoch = Batches.epoch
 
-    def stopping(self: DshObjective, net: HashNet, epoch: float) -> None:
-        if epoch:
+    def stopping(self: Batches, number: int, part: Part | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        if number:
             stop()
-        prepare(self, net, epoch)
+        yield from epoch(self, number, part)
 
-    monkeypatch.setattr(DshObjective, "prepare", stopping)
+    monkeypatch.setattr(Batches, "epoch", stopping)
 
 
 @pytest.mark.parametrize(
@@ -344,13 +342,13 @@ def test_what_has_diverged_is_not_saved(
 ) -> None:
     calls = []
 
-    def spoil(relaxed: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    def spoil(relaxed: Tensor, *args: Any) -> Tensor:
         calls.append(relaxed)
         if len(calls) == 27:  # in the second epoch: the loss is sound, and the weights are not after it
             relaxed.register_hook(lambda gradient: gradient * float("inf"))  # type: ignore[no-untyped-call]
-        return dsh_loss(relaxed, *args)
+        return choice_term(relaxed, *args)
 
-    monkeypatch.setattr("dsh_cli.training.objective.dsh_loss", spoil)
+    monkeypatch.setattr("dsh_cli.training.objective.choice_term", spoil)
     run = tmp_path / "run"
     with pytest.raises(
         DshError, match=f"in epoch 2, by step 7 of 20.*; {run} stays as it was after 6 batches of epoch 2"
@@ -416,7 +414,7 @@ def generator(left: int, seeded: int = 1) -> Tensor:
     )
 
 
-BIAS, WEIGHT = "hash_layer.bias", "hash_layer.weight"
+BIAS, FILTERS = "hash_layer.bias", "backbone.groups.0.0.weight"
 
 
 @pytest.mark.parametrize(
@@ -441,13 +439,13 @@ BIAS, WEIGHT = "hash_layer.bias", "hash_layer.weight"
         ("epoch.read", torch.tensor(2)),
         ("epoch.read", torch.tensor(21)),
         ("epoch.losses", None),
+        ("epoch.losses", torch.zeros(1)),
         ("epoch.losses", torch.zeros(3)),
-        ("epoch.losses", torch.zeros(5)),
         ("epoch.losses", torch.zeros(())),
-        ("epoch.losses", torch.zeros(2, 2)),
-        ("epoch.losses", torch.zeros(4, dtype=torch.int64)),
-        ("epoch.losses", torch.zeros(4, dtype=torch.float64)),
-        ("epoch.losses", torch.full((4,), float("nan"))),
+        ("epoch.losses", torch.zeros(1, 2)),
+        ("epoch.losses", torch.zeros(2, dtype=torch.int64)),
+        ("epoch.losses", torch.zeros(2, dtype=torch.float64)),
+        ("epoch.losses", torch.full((2,), float("nan"))),
         ("epoch.seconds", torch.tensor(float("inf"), dtype=torch.float64)),
         ("epoch.waited", torch.zeros(0)),
         ("epoch.notes", torch.ones(3)),
@@ -474,6 +472,9 @@ BIAS, WEIGHT = "hash_layer.bias", "hash_layer.weight"
         (f"optimizer.{BIAS}.exp_avg", torch.zeros(())),
         (f"optimizer.{BIAS}.exp_avg_sq", torch.zeros(8, dtype=torch.int64)),
         (f"optimizer.{BIAS}.exp_avg_sq", torch.full((8,), float("inf"))),
+        (f"optimizer.{FILTERS}.momentum_buffer", torch.zeros(16, 18, 3)),
+        (f"optimizer.{FILTERS}.momentum_buffer", torch.zeros(16, 18, 3, 3, dtype=torch.float64)),
+        (f"optimizer.{FILTERS}.momentum_buffer", torch.full((16, 18, 3, 3), float("nan"))),
     ],
 )
 def test_a_state_that_no_training_saves_is_one_line(
@@ -493,16 +494,20 @@ def test_a_state_that_no_training_saves_is_one_line(
     assert f"dsh train --like {run}" in line and "\n" not in line
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_what_an_optimizer_keeps_is_known(optimizer: Any) -> None:
-    net = HashNet(ModelConfig("small-resnet", 8, 1, 8))
-    made = make_optimizer(net, Recipe(optimizer=optimizer, lr=1e-3))
-    net(torch.zeros(2, 1, 8, 8)).sum().backward()
-    made.step()
-    for parameter in net.parameters():
-        kept = made.state[parameter]
-        assert tuple(kept) == MOMENTS[optimizer]
-        assert all(value.shape == (() if key in COUNTS else parameter.shape) for key, value in kept.items())
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
+def test_what_optimizers_keep_comes_back_bit_for_bit(tmp_path: Path, splits: Splits, optimizer: Any) -> None:
+    config = replace(CONFIG, optimizer=optimizer, backbone="small-resnet", lr=1e-3)
+    with pytest.raises(Interrupted):
+        train(config, splits, str(tmp_path / "run"), listeners=[Watched(stop=(1, 3))])
+    run = Run.open(tmp_path / "run")
+    state, net = run.load_state(), HashNet(run.model)
+    optimizers = make_optimizers(net, run.config)
+    standing = restore(run, net, optimizers, 20, 2)
+    again = state_of(net, optimizers, standing)
+    assert again.keys() == state.keys() and all(torch.equal(again[name], state[name]) for name in state)
+    of_optimizers = {name for name in state if name.startswith("optimizer.")}
+    learning = [name for name, parameter in net.named_parameters() if parameter.requires_grad]
+    assert len(of_optimizers) >= len(learning)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU")
@@ -510,7 +515,7 @@ def test_what_an_optimizer_keeps_is_known(optimizer: Any) -> None:
 def test_a_state_of_a_gpus_generator_that_is_none_is_refused(value: Tensor) -> None:
     random, device = torch.Generator().get_state(), torch.device("cuda")
     kinds = {"cpu": random, "cuda": torch.Generator("cuda").get_state()}
-    state = Part(1, 1, torch.zeros(4), 1.0, 0.0, ("note",), random, kinds).tensors()
-    assert Part.of(state, 1, 4, device).notes == ("note",)
+    state = Part(1, 1, torch.zeros(2), 1.0, 0.0, ("note",), random, kinds).tensors()
+    assert Part.of(state, 1, 2, device).notes == ("note",)
     with pytest.raises((TypeError, ValueError, RuntimeError)):
-        Part.of(state | {"epoch.random.cuda": value}, 1, 4, device)
+        Part.of(state | {"epoch.random.cuda": value}, 1, 2, device)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsh_cli.training.terms import center_term, choice_term, dsh_loss, pair_term, quantization_term
+from dsh_cli.training.terms import choice_term, dsh_loss, pair_term, quantization_term
 
 
 def slow_dsh_loss(relaxed: Tensor, labels: Tensor, margin: float, alpha: float) -> float:
@@ -58,33 +58,42 @@ def test_needs_no_tensor_of_all_pairs_and_bits() -> None:
     assert torch.isfinite(pair_term(relaxed, torch.arange(2000) % 10, margin=2048.0))
 
 
-@pytest.mark.parametrize("present", [2, 5])
-def test_the_center_term_equals_the_double_loop(present: int) -> None:
-    rng = torch.Generator().manual_seed(present)
-    relaxed = torch.randn(20, 8, generator=rng, dtype=torch.float64)
-    labels = torch.arange(20) % present
-    centers = torch.randn(5, 8, generator=rng, dtype=torch.float64).sign()
-    total = 0.0
-    for i in range(20):
-        for c in range(present):  # of five classes those in the batch
-            distance = float(((relaxed[i] - centers[c]) ** 2).sum())
-            total += 0.5 * distance if labels[i] == c else 0.5 * max(12.0 - distance, 0)
-    assert float(center_term(relaxed, labels, centers, 12.0)) == pytest.approx(total / (20 * present), abs=1e-12)
-
-
-def test_the_choice_of_a_center_is_by_inner_products() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_choice_of_a_center_is_by_inner_products_of_moved_outputs(smoothing: float) -> None:
     rng = torch.Generator().manual_seed(0)
-    relaxed = torch.randn(6, 8, generator=rng, dtype=torch.float64)
+    relaxed, offsets = torch.randn(7, 8, generator=rng, dtype=torch.float64)[:6], torch.linspace(-0.3, 0.3, 8).double()
     centers = torch.randn(3, 8, generator=rng, dtype=torch.float64).sign()
     labels = torch.arange(6) % 2  # centers of classes that are not in the batch count too
     scale = math.log(6 * 2) / (2 * 3)  # one of three centers is chosen with 6 to 1 by a picture on it
-    logits = [
-        [scale * sum(a * b for a, b in zip(x, c, strict=True)) for c in centers.tolist()] for x in relaxed.tolist()
-    ]
-    costs = [math.log(sum(map(math.exp, row))) - row[label] for row, label in zip(logits, labels.tolist(), strict=True)]
-    assert float(choice_term(relaxed, labels, centers, 3)) == pytest.approx(sum(costs) / 6, abs=1e-12)
+    total = 0.0
+    for output, label in zip(relaxed.tolist(), labels.tolist(), strict=True):
+        logits = []
+        for center in centers.tolist():
+            pairs = zip(output, offsets.tolist(), center, strict=True)
+            logits.append(scale * sum((value + offset) * bit for value, offset, bit in pairs))
+        whole = math.log(sum(map(math.exp, logits)))
+        costs = [whole - logit for logit in logits]
+        total += (1 - smoothing) * costs[label] + smoothing * sum(costs) / 3
+    assert float(choice_term(relaxed, labels, centers, offsets, 3, smoothing)) == pytest.approx(total / 6, abs=1e-12)
 
 
-def test_on_its_center_a_picture_costs_nothing() -> None:
+@pytest.mark.parametrize("classes", [2, 10])
+def test_a_picture_on_its_center_is_sure_of_it(classes: int) -> None:
+    """To 6 in 7, where all other centers are as far as the closest."""
+    words = torch.eye(classes) if classes > 2 else torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    centers = 2 * words - 1  # any two differ in two bits
+    cost = choice_term(centers, torch.arange(classes), centers, torch.zeros(centers.shape[1]), 2, 0.0)
+    assert float(cost) == pytest.approx(-math.log(6 / 7), rel=1e-5)
+
+
+def test_smoothing_holds_the_size_of_the_outputs() -> None:
+    """Without it larger outputs always cost less; with it there is a size that costs least."""
     centers = torch.tensor([[1.0, 1.0, -1.0, 1.0], [-1.0, 1.0, 1.0, 1.0]])
-    assert float(center_term(centers, torch.tensor([0, 1]), centers, margin=8.0)) == 0
+    sizes = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+    def costs(smoothing: float) -> list[float]:
+        terms = [choice_term(size * centers, torch.arange(2), centers, torch.zeros(4), 2, smoothing) for size in sizes]
+        return [float(term) for term in terms]
+
+    assert costs(0.0) == sorted(costs(0.0), reverse=True)
+    assert min(costs(0.2)) not in (costs(0.2)[0], costs(0.2)[-1])
