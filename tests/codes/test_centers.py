@@ -15,6 +15,7 @@ from dsh_cli.codes.centers import (
     _searched,
     _walsh,
     construct,
+    drawn,
     hadamard,
     minimum_distance,
     offsets,
@@ -206,10 +207,15 @@ def test_how_many_classes_have_centers(bits: int, count: int, why: str) -> None:
     assert why_none(bits, count) == why
 
 
-def drawn(bits: int, classes: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Centers as a training has them."""
-    words = construct(bits, classes, seed).words
-    return words[np.random.default_rng(seed).permutation(len(words))[:classes]]
+@pytest.mark.parametrize(("bits", "classes", "rank"), [(8, 10, 8), (12, 10, 10), (16, 12, 12), (12, 100, 12)])
+def test_centers_differ_in_as_many_ways_as_they_can(bits: int, classes: int, rank: int) -> None:
+    """Of the sixteen best words of 8 bits, five and their complements differ in five: three bits would be by lot."""
+    for seed in range(5):
+        words = drawn(bits, classes, seed)
+        assert np.linalg.matrix_rank(1 - 2 * words.astype(float)) == rank
+        assert len(np.unique(words, axis=0)) == classes
+        assert minimum_distance(words) == construct(bits, classes, seed).distance
+    assert (drawn(bits, classes, 1) != drawn(bits, classes, 2)).any()
 
 
 def unevenness(words: NDArray[np.uint8], found: NDArray[np.float64]) -> float:

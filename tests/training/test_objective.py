@@ -1,5 +1,6 @@
 """The objectives term by term, and another in its place: what the loop, the terminal and TensorBoard make of it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.codes.bits import unpack
-from dsh_cli.codes.centers import construct, offsets
+from dsh_cli.codes.centers import construct, minimum_distance, offsets
 from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits
@@ -75,8 +76,11 @@ def test_the_loss_is_the_choice_of_a_center_alone(tmp_path: Path, digits: Datase
     relaxed = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     terms = objective(relaxed, torch.tensor([0, 3, 3, 1, 0]))
     rows = torch.tensor([0, 2, 2, 1, 0])  # of the classes seen, the third of which is d
-    expected = choice_term(relaxed, rows, objective.centers, objective.offsets, 5, 0.1)
-    assert float(terms.total) == float(terms.named["choice"]) == float(expected) and len(terms.named) == 1
+    scale = math.log(2 * 9) / (2 * 5)  # one of three centers is chosen with 9 to 1 by a picture on it
+    expected = choice_term(relaxed, rows, objective.centers, objective.offsets, scale)
+    assert (
+        float(terms.total) == float(terms.named["choice"]) == pytest.approx(float(expected)) and len(terms.named) == 1
+    )
 
 
 @pytest.mark.parametrize(("bits", "distance", "largest"), [(8, 5, 0.3 * 5 / 12), (48, 32, 0.3), (18, 12, 0.3)])
@@ -85,7 +89,7 @@ def test_offsets_are_small_where_centers_are_close(
 ) -> None:
     objective = centers_of(run_of(tmp_path / "run", bits), digits)
     words = (objective.centers.numpy() > 0).astype(np.uint8)
-    assert objective.distance == distance and float(objective.offsets.abs().max()) == pytest.approx(largest)
+    assert minimum_distance(words) == distance and float(objective.offsets.abs().max()) == pytest.approx(largest)
     assert objective.offsets.numpy() == pytest.approx(largest * offsets(words), abs=1e-6)
 
 

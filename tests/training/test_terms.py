@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from dsh_cli.training.terms import choice_term, dsh_loss, pair_term, quantization_term
+from dsh_cli.codes.centers import drawn
+from dsh_cli.training.terms import choice_scale, choice_term, dsh_loss, pair_term, quantization_term
 
 
 def slow_dsh_loss(relaxed: Tensor, labels: Tensor, margin: float, alpha: float) -> float:
@@ -58,42 +60,50 @@ def test_needs_no_tensor_of_all_pairs_and_bits() -> None:
     assert torch.isfinite(pair_term(relaxed, torch.arange(2000) % 10, margin=2048.0))
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_the_choice_of_a_center_is_by_inner_products_of_moved_outputs(smoothing: float) -> None:
+def test_the_choice_of_a_center_is_by_inner_products_of_moved_outputs() -> None:
+    """Against a slow loop: the target is what the own center would choose."""
     rng = torch.Generator().manual_seed(0)
     relaxed, offsets = torch.randn(7, 8, generator=rng, dtype=torch.float64)[:6], torch.linspace(-0.3, 0.3, 8).double()
     centers = torch.randn(3, 8, generator=rng, dtype=torch.float64).sign()
     labels = torch.arange(6) % 2  # centers of classes that are not in the batch count too
-    scale = math.log(6 * 2) / (2 * 3)  # one of three centers is chosen with 6 to 1 by a picture on it
+
+    def probabilities(outputs: list[float]) -> list[float]:
+        chosen = [math.exp(0.4 * sum(a * b for a, b in zip(outputs, row, strict=True))) for row in centers.tolist()]
+        return [value / sum(chosen) for value in chosen]
+
     total = 0.0
-    for output, label in zip(relaxed.tolist(), labels.tolist(), strict=True):
-        logits = []
-        for center in centers.tolist():
-            pairs = zip(output, offsets.tolist(), center, strict=True)
-            logits.append(scale * sum((value + offset) * bit for value, offset, bit in pairs))
-        whole = math.log(sum(map(math.exp, logits)))
-        costs = [whole - logit for logit in logits]
-        total += (1 - smoothing) * costs[label] + smoothing * sum(costs) / 3
-    assert float(choice_term(relaxed, labels, centers, offsets, 3, smoothing)) == pytest.approx(total / 6, abs=1e-12)
+    for output, label in zip((relaxed + offsets).tolist(), labels.tolist(), strict=True):
+        wanted, found = probabilities(centers[label].tolist()), probabilities(output)
+        total -= sum(target * math.log(value) for target, value in zip(wanted, found, strict=True))
+    assert float(choice_term(relaxed, labels, centers, offsets, 0.4)) == pytest.approx(total / 6, abs=1e-12)
 
 
 @pytest.mark.parametrize("classes", [2, 10])
-def test_a_picture_on_its_center_is_sure_of_it(classes: int) -> None:
-    """To 6 in 7, where all other centers are as far as the closest."""
+def test_a_picture_on_its_center_chooses_others_as_often_as_the_smoothing_says(classes: int) -> None:
+    """Where all other centers are as far as the closest; label smoothing then, of equal shares."""
     words = torch.eye(classes) if classes > 2 else torch.tensor([[0.0, 0.0], [1.0, 1.0]])
     centers = 2 * words - 1  # any two differ in two bits
-    cost = choice_term(centers, torch.arange(classes), centers, torch.zeros(centers.shape[1]), 2, 0.0)
-    assert float(cost) == pytest.approx(-math.log(6 / 7), rel=1e-5)
+    scale = choice_scale(classes, 2, 0.2)
+    chosen = torch.softmax(scale * centers @ centers.T, dim=1)
+    assert chosen.diagonal().numpy() == pytest.approx(0.8, rel=1e-5)
+    cost = choice_term(centers, torch.arange(classes), centers, torch.zeros(centers.shape[1]), scale)
+    assert float(cost) == pytest.approx(-0.8 * math.log(0.8) - 0.2 * math.log(0.2 / (classes - 1)), rel=1e-5)
 
 
-def test_smoothing_holds_the_size_of_the_outputs() -> None:
-    """Without it larger outputs always cost less; with it there is a size that costs least."""
-    centers = torch.tensor([[1.0, 1.0, -1.0, 1.0], [-1.0, 1.0, 1.0, 1.0]])
-    sizes = (0.5, 1.0, 2.0, 4.0, 8.0)
+def test_outputs_that_cost_least_are_the_centers_in_every_bit() -> None:
+    """With unequal distances between centers too: equal shares of the target leave bits at a tenth there."""
+    centers = torch.from_numpy(drawn(8, 10).astype(np.float64)) * 2 - 1
+    assert len({int(distance) for row in (centers @ centers.T) for distance in row}) > 2
+    relaxed = torch.zeros(10, 8, dtype=torch.float64, requires_grad=True)
+    descent = torch.optim.LBFGS([relaxed], max_iter=300, line_search_fn="strong_wolfe")
 
-    def costs(smoothing: float) -> list[float]:
-        terms = [choice_term(size * centers, torch.arange(2), centers, torch.zeros(4), 2, smoothing) for size in sizes]
-        return [float(term) for term in terms]
+    def cost() -> Tensor:
+        descent.zero_grad()
+        term = choice_term(
+            relaxed, torch.arange(10), centers, torch.zeros(8, dtype=torch.float64), choice_scale(10, 4, 0.2)
+        )
+        term.backward()  # type: ignore[no-untyped-call]
+        return term
 
-    assert costs(0.0) == sorted(costs(0.0), reverse=True)
-    assert min(costs(0.2)) not in (costs(0.2)[0], costs(0.2)[-1])
+    descent.step(cost)
+    assert (relaxed.detach() * centers).numpy() == pytest.approx(1, abs=0.01)
