@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from dsh_cli.config import DATASETS, OWN_BACKBONES, ModelConfig, Recipe, TrainConfig
+from dsh_cli.config import DATASETS, OWN_BACKBONES, Device, ModelConfig, Recipe, TrainConfig
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits, default_augment
 from dsh_cli.errors import UsageError
 from dsh_cli.pictures.cache import holds_pictures
 from dsh_cli.runs.run import Run, may_be_run
+from dsh_cli.threads import default_workers, free_processors
 
 # By default, of grey and of colour pictures: 4 epochs of MNIST, see benchmarks/quality.py, and 12 of CIFAR-10, whose
 # pictures are harder; 60 times over at most.
@@ -136,6 +137,7 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
     choices = {
         "per_class": (_PER_CLASS if scarce else 0) if config.per_class is None else config.per_class,
         "amp": _bfloat16_pays(config, splits.train.image_size) if config.amp is None else config.amp,
+        "threads": config.threads or _threads(config.device),
         "image_size": splits.train.image_size,
         "epochs": config.epochs or _epochs(splits.train, config.batch_size),
         "augment": config.augment or default_augment(config.data),
@@ -156,6 +158,23 @@ def _bfloat16_pays(config: TrainConfig, image_size: int) -> bool:
         return False
     has = torch.cpu.get_capabilities()
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+
+
+def _threads(device: Device) -> int:
+    """As many as PyTorch takes, but for those whose processors other programs use, where nobody has said how many.
+
+    Threads that share a convolution wait for each other at every step of it: beside a busy process two on two
+    processors are slower than one, see `benchmarks/LOG.md`.
+    """
+    import torch
+
+    from dsh_cli.network.device import choose_device
+
+    most = torch.get_num_threads()
+    said = "OMP_NUM_THREADS" in os.environ or "MKL_NUM_THREADS" in os.environ or most != default_workers()
+    if said or most == 1 or choose_device(device).type != "cpu":
+        return most
+    return min(most, free_processors())
 
 
 def model_config(config: TrainConfig, splits: Splits) -> ModelConfig:

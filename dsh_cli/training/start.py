@@ -251,17 +251,23 @@ def generators(device: torch.device) -> dict[str, Any]:
 
 
 @contextmanager
-def deterministic(seed: int) -> Iterator[None]:
-    """Seed PyTorch, and give the caller's random state and settings back afterwards."""
+def deterministic(seed: int, threads: int | None = None) -> Iterator[None]:
+    """Seed PyTorch, set its threads where told how many, and give the caller's state and settings back afterwards.
+
+    How sums are rounded depends on the number of threads that share them.
+    """
     before = torch.are_deterministic_algorithms_enabled()
     settings: Any = torch.utils.deterministic  # its attributes are made at run time
     fill_before = settings.fill_uninitialized_memory
+    threads_before = torch.get_num_threads()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        torch.set_num_threads(threads or threads_before)
         torch.use_deterministic_algorithms(True, warn_only=True)
         settings.fill_uninitialized_memory = False  # nothing here reads such; it costs a third
         try:
             yield
         finally:
+            torch.set_num_threads(threads_before)
             torch.use_deterministic_algorithms(before)
             settings.fill_uninitialized_memory = fill_before
