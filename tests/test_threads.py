@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,14 +43,14 @@ def test_what_others_use_is_not_free(after: str, free: int, tmp_path: Path, monk
     stat = tmp_path / "stat"
     stat.write_text(BEFORE)
     monkeypatch.setattr(threads, "_STAT", stat)
-    monkeypatch.setattr(threads.time, "sleep", lambda _: stat.write_text(after))
+    monkeypatch.setattr(time, "sleep", lambda _: stat.write_text(after))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     assert free_processors() == free
 
 
 def test_where_the_system_does_not_tell_all_are_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_STAT", tmp_path / "none")
-    monkeypatch.setattr(threads.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     assert free_processors() == default_workers()
 
 
