@@ -15,7 +15,7 @@ from dsh_cli.config import TrainConfig
 from dsh_cli.data.splits import load_splits
 from dsh_cli.runs.run import Run
 from dsh_cli.threads import default_workers, free_processors
-from dsh_cli.training import recipe
+from dsh_cli.training import recipe, start
 from dsh_cli.training.events import Plan, Quiet, RunningLoss
 from dsh_cli.training.loop import train
 from dsh_cli.training.recipe import settle
@@ -119,9 +119,19 @@ class Threads(Quiet):
         self.seen.add(torch.get_num_threads())
 
 
-def test_it_computes_on_so_many_and_says_so_in_the_run_and_the_caller_keeps_its_own(tmp_path: Path) -> None:
+def test_a_recipe_of_a_larger_machine_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = load_splits(CONFIG)
+    quiet_environment(monkeypatch, 2, 1)
+    assert settle(replace(CONFIG, threads=64), splits).threads == 2
+
+
+def test_it_computes_on_so_many_and_says_so_in_the_run_and_the_caller_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before, listener = torch.get_num_threads(), Threads()
     wanted = before + 1  # which no other test has
+    for module in (recipe, start):
+        monkeypatch.setattr(module, "default_workers", lambda: wanted)
     train(replace(CONFIG, threads=wanted), load_splits(CONFIG), str(tmp_path / "run"), listeners=[listener])
     assert (listener.seen, listener.asked, torch.get_num_threads()) == ({wanted}, wanted, before)
     assert Run.open(tmp_path / "run").config.threads == wanted

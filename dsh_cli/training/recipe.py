@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dsh_cli.config import DATASETS, OWN_BACKBONES, Device, ModelConfig, Recipe, TrainConfig
+from dsh_cli.config import DATASETS, OWN_BACKBONES, ModelConfig, Recipe, TrainConfig
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits, default_augment
 from dsh_cli.errors import UsageError
@@ -137,7 +137,7 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
     choices = {
         "per_class": (_PER_CLASS if scarce else 0) if config.per_class is None else config.per_class,
         "amp": _bfloat16_pays(config, splits.train.image_size) if config.amp is None else config.amp,
-        "threads": config.threads or _threads(config.device),
+        "threads": _threads(config),
         "image_size": splits.train.image_size,
         "epochs": config.epochs or _epochs(splits.train, config.batch_size),
         "augment": config.augment or default_augment(config.data),
@@ -160,8 +160,8 @@ def _bfloat16_pays(config: TrainConfig, image_size: int) -> bool:
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
-def _threads(device: Device) -> int:
-    """As many as PyTorch takes, but for those whose processors other programs use, where nobody has said how many.
+def _threads(config: TrainConfig) -> int:
+    """As many as asked for, if there are so many processors; where nobody says how many, those that others leave free.
 
     Threads that share a convolution wait for each other at every step of it: beside a busy process two on two
     processors are slower than one, see `benchmarks/LOG.md`.
@@ -171,8 +171,10 @@ def _threads(device: Device) -> int:
     from dsh_cli.network.device import choose_device
 
     most = torch.get_num_threads()
+    if config.threads is not None:  # of a run on a larger machine, maybe
+        return min(config.threads, max(most, default_workers()))
     said = "OMP_NUM_THREADS" in os.environ or "MKL_NUM_THREADS" in os.environ or most != default_workers()
-    if said or most == 1 or choose_device(device).type != "cpu":
+    if said or most == 1 or choose_device(config.device).type != "cpu":
         return most
     return min(most, free_processors())
 

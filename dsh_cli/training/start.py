@@ -20,6 +20,7 @@ from dsh_cli.errors import DataError, RunError, reason
 from dsh_cli.network.model import HashNet
 from dsh_cli.network.weights import Taken, take_file, take_pretrained
 from dsh_cli.runs.run import Run
+from dsh_cli.threads import default_workers
 from dsh_cli.training.optimizer import COUNTS, MOMENTS
 
 _SAMPLE = 2000  # pictures in files that mean and deviation are taken from
@@ -262,7 +263,7 @@ def deterministic(seed: int, threads: int | None = None) -> Iterator[None]:
     threads_before = torch.get_num_threads()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        torch.set_num_threads(threads or threads_before)
+        torch.set_num_threads(min(threads or threads_before, max(threads_before, default_workers())))
         torch.use_deterministic_algorithms(True, warn_only=True)
         settings.fill_uninitialized_memory = False  # nothing here reads such; it costs a third
         try:
