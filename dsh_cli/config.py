@@ -78,6 +78,7 @@ class TrainConfig:
     seed: int = 0  # splits, initial weights, order of batches, augmentation
     device: Device = "auto"
     workers: int | None = None  # threads that decode pictures; None: one a processor
+    threads: int | None = None  # that compute; None: as many processors as other programs leave free
     memory: float = 2.0  # GiB of decoded pictures to hold; a larger folder is read again each epoch
     cache: str = "auto"  # folder for resized pictures, or "off"; "auto": the user's cache, where memory is too small
     amp: bool | None = None  # training in bfloat16; codes are always made in float32. None: see `settle`
@@ -114,6 +115,7 @@ class TrainConfig:
             ),
             (self.per_class is None or self.per_class >= 0, f"`per_class` {self.per_class}: 0 or more"),
             (self.workers is None or self.workers >= 1, f"`workers` {self.workers}: 1 or more"),
+            (self.threads is None or self.threads >= 1, f"`threads` {self.threads}: 1 or more"),
             (0 <= self.memory < math.inf, f"`memory` {self.memory}: 0 GiB or more"),
             (self.lr is None or 0 < self.lr < math.inf, f"`lr` {self.lr}: above 0"),
             (

@@ -14,11 +14,13 @@ import pytest
 from PIL import Image
 
 from dsh_cli.codes.bits import from_hex
+from dsh_cli.threads import default_workers
 from tests.support import browser
 from tests.support.browser import Browser
 from tests.support.commands import DIGITS, dsh
 from tests.support.stand_in import StandIn
 
+os.environ.setdefault("OMP_NUM_THREADS", str(default_workers()))  # weights are compared, whatever else runs here
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has ignored in what it starts beside itself
 
 

@@ -201,6 +201,10 @@ def train(
     ] = None,
     device: Annotated[Device | None, option("Where to compute.", _DEFAULT.device, panel="Machine")] = None,
     workers: Annotated[int | None, option("Threads that decode pictures.", "one a processor", panel="Machine")] = None,
+    threads: Annotated[
+        int | None,
+        option("Threads that compute.", "as many processors as other programs leave free", panel="Machine"),
+    ] = None,
     memory: Annotated[
         float | None,
         option(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dsh_cli.show.console import Console
+from dsh_cli.threads import default_workers
 from dsh_cli.training.events import EpochStats, Loss, Plan, Quiet, RunningLoss, TrainResult
 
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
@@ -96,6 +97,9 @@ def _begins(plan: Plan) -> Iterator[str]:
         yield str(plan.weights)
     if plan.objective:
         yield plan.objective
+    threads, processors = plan.run.config.threads, default_workers()
+    if plan.device == "cpu" and threads is not None and threads < processors:
+        yield f"computing on {threads} of {processors} processors, the rest left to other programs (--threads)"
     if plan.first_batch:
         yield f"going on in epoch {plan.first_epoch + 1}, after {plan.first_batch:,} of {plan.batches:,} batches"
 

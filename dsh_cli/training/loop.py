@@ -47,9 +47,9 @@ def train(
 ) -> TrainResult:
     """Train a network, save its run, and measure it.
 
-    One seed on one machine gives identical weights, whether or not the training was interrupted in between. It is saved
-    after each epoch, and at Ctrl-C or SIGTERM after the batch that is under way, or the epoch where all its batches are
-    done; a second Ctrl-C ends it without.
+    One seed and number of threads on one machine give identical weights, whether or not the training was interrupted in
+    between. It is saved after each epoch, and at Ctrl-C or SIGTERM after the batch that is under way, or the epoch
+    where all its batches are done; a second Ctrl-C ends it without.
 
     Args:
         config: what to do; its open choices are made from the data, and saved.
@@ -77,7 +77,7 @@ def train(
         )
     recipe = resume.config if resume else settle(config, splits)
     model = resume.model if resume else model_config(recipe, splits)
-    with _listening(listeners), deterministic(recipe.seed):
+    with _listening(listeners), deterministic(recipe.seed, recipe.threads):
         net, taken = starting_network(recipe, model, splits, resume)
         with resumed(resume.path) if resume else created(recipe, model, splits, out) as run:
             try:

@@ -18,6 +18,7 @@ from dsh_cli.data.splits import Splits, default_augment
 from dsh_cli.errors import UsageError
 from dsh_cli.pictures.cache import holds_pictures
 from dsh_cli.runs.run import Run, may_be_run
+from dsh_cli.threads import default_workers, free_processors
 
 # By default, of grey and of colour pictures: 2 epochs of MNIST, see benchmarks/quality.py, and 8 of CIFAR-10, whose
 # pictures are harder; 60 times over at most.
@@ -188,6 +189,7 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
     choices = {
         "centers": centers,
         "smoothing": TrainConfig.smoothing if config.smoothing is None else config.smoothing,
+        "threads": _threads(config),
         "margin": 2.0 * config.bits if config.margin is None else config.margin,  # DSH, section 3
         "alpha": 0.01 if config.alpha is None else config.alpha,  # DSH, section 4.1
         "optimizer": optimizer,
@@ -221,6 +223,25 @@ def bfloat16_pays(config: TrainConfig, image_size: int) -> bool:
     if config.backbone not in OWN_BACKBONES and image_size < _WIDE:
         return False
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(instructions())
+
+
+def _threads(config: TrainConfig) -> int:
+    """As many as asked for, if there are so many processors; where nobody says how many, those that others leave free.
+
+    Threads that share a convolution wait for each other at every step of it: beside a busy process two on two
+    processors are slower than one, see `benchmarks/LOG.md`.
+    """
+    import torch
+
+    from dsh_cli.network.device import choose_device
+
+    most = torch.get_num_threads()
+    if config.threads is not None:  # of a run on a larger machine, maybe
+        return min(config.threads, max(most, default_workers()))
+    said = "OMP_NUM_THREADS" in os.environ or "MKL_NUM_THREADS" in os.environ or most != default_workers()
+    if said or most == 1 or choose_device(config.device).type != "cpu":
+        return most
+    return min(most, free_processors())
 
 
 def model_config(config: Recipe, splits: Splits) -> ModelConfig:

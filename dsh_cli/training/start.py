@@ -22,6 +22,7 @@ from dsh_cli.network.encoding import to_float
 from dsh_cli.network.model import Airbench, HashNet
 from dsh_cli.network.weights import Taken, take_file, take_pretrained
 from dsh_cli.runs.run import Run
+from dsh_cli.threads import default_workers
 from dsh_cli.training.optimizer import COUNTS, moments
 
 Optimizers = Sequence[torch.optim.Optimizer]
@@ -282,17 +283,23 @@ def generators(device: torch.device) -> dict[str, Any]:
 
 
 @contextmanager
-def deterministic(seed: int) -> Iterator[None]:
-    """Seed PyTorch, and give the caller's random state and settings back afterwards."""
+def deterministic(seed: int, threads: int | None = None) -> Iterator[None]:
+    """Seed PyTorch, set its threads where told how many, and give the caller's state and settings back afterwards.
+
+    How sums are rounded depends on the number of threads that share them.
+    """
     before = torch.are_deterministic_algorithms_enabled()
     settings: Any = torch.utils.deterministic  # its attributes are made at run time
     fill_before = settings.fill_uninitialized_memory
+    threads_before = torch.get_num_threads()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        torch.set_num_threads(min(threads or threads_before, max(threads_before, default_workers())))
         torch.use_deterministic_algorithms(True, warn_only=True)
         settings.fill_uninitialized_memory = False  # nothing here reads such; it costs a third
         try:
             yield
         finally:
+            torch.set_num_threads(threads_before)
             torch.use_deterministic_algorithms(before)
             settings.fill_uninitialized_memory = fill_before
