@@ -113,7 +113,7 @@ def train(
     augment: Annotated[
         Augment | None,
         option(
-            "Random variation: digits turns, zooms and shifts; photos mirrors and shifts.",
+            "Random variation: digits turns, zooms and shifts; photos mirrors, shifts and varies colours.",
             "what fits the set",
             panel="Recipe",
         ),

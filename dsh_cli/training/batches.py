@@ -18,6 +18,7 @@ from dsh_cli.pictures.reading import PictureFiles
 from dsh_cli.training.start import Part
 
 _SHIFT = {"digits": 0.075, "photos": 0.0625}  # of the side, each way; the latter is 2 of 32 pixels
+_TINT, _DEVIATION = 0.2, 0.25  # each way, of contrast and of brightness; usual deviation of a channel of photos
 _SMALL = 0.75  # of the side of pictures, in a training's first steps
 _TURN = math.radians(10)  # each way, for digits
 _ZOOM = 0.1  # each way, for digits
@@ -150,13 +151,22 @@ def _together(order: Tensor, labels: Tensor, per_class: int, rng: torch.Generato
 def augment(pictures: Tensor, kind: Augment, rng: torch.Generator, mirrored: Tensor) -> Tensor:
     """(B, H, W, channels) uint8 pictures, each varied at random, as (B, channels, H, W) float in [0, 1].
 
-    `digits`: shift, turn and zoom, black outside. `photos`: mirror those of which (B,) `mirrored` says so, and shift by
-    whole pixels, edges reflected.
+    `digits`: shift, turn and zoom, black outside. `photos`: mirror those of which (B,) `mirrored` says so, shift by
+    whole pixels, edges reflected, and vary contrast and the brightness of each colour.
     """
     if kind == "photos":
-        return to_float(_shifted(pictures, mirrored, rng))
+        images = to_float(_shifted(pictures, mirrored, rng))
+        return _tinted(images, rng) if images.shape[1] > 1 else images
     images = to_float(pictures)
     return _turned(images, rng) if kind == "digits" else images
+
+
+def _tinted(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Vary contrast about middle grey, and each channel of (B, channels, H, W) by a share of the usual deviation."""
+    count, channels, _, _ = images.shape
+    contrast = 1 + _uniform(_TINT, (count, 1, 1, 1), rng).to(images.device)
+    shift = _uniform(_TINT * _DEVIATION, (count, channels, 1, 1), rng).to(images.device)
+    return torch.addcmul(shift + 0.5 * (1 - contrast), images, contrast).clamp_(0, 1)
 
 
 def _shifted(pictures: Tensor, mirrored: Tensor, rng: torch.Generator) -> Tensor:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.codes.sets import CodeSet
-from dsh_cli.config import Augment
+from dsh_cli.config import Augment, Recipe
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.errors import DataError, Interrupted, RunError
 from dsh_cli.network.encoding import to_float
 from dsh_cli.runs.run import Run
 from dsh_cli.show.progress import Notes
-from dsh_cli.training.batches import Batches, augment
+from dsh_cli.training.batches import Batches, _tinted, augment, make_batches
 from dsh_cli.training.events import EpochStats, Quiet
 from dsh_cli.training.recipe import settle
 from tests.support.commands import dsh_json
@@ -270,7 +270,7 @@ def test_in_two_epochs_each_picture_is_shown_both_ways_round(tmp_path: Path, fil
 def test_photos_are_those_cut_from_a_reflected_frame() -> None:
     """Each is one of the crops of the picture with its edges mirrored outwards, as it is or the other way round."""
     rng = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (60, 32, 32, 3), generator=rng, dtype=torch.uint8)
+    pictures = torch.randint(0, 256, (60, 32, 32, 1), generator=rng, dtype=torch.uint8)
     mirrored = torch.rand(60, generator=rng) < 0.5
     moved = (augment(pictures, "photos", rng, mirrored) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     places = set()
@@ -286,3 +286,35 @@ def test_photos_are_those_cut_from_a_reflected_frame() -> None:
         assert len(found) == 1 and found[0][2] == turn
         places.add(found[0])
     assert {y for y, _, _ in places} == {x for _, x, _ in places} == {0, 1, 2, 3, 4}
+
+
+def test_colours_of_photos_vary_in_contrast_and_brightness() -> None:
+    """Every channel of a picture is a line of what it was: of one slope, 0.8 to 1.2, and of one offset each."""
+    rng = torch.Generator().manual_seed(0)
+    pictures = torch.randint(80, 176, (40, 8, 8, 3), generator=rng, dtype=torch.uint8)
+    plain = to_float(pictures).flatten(2).numpy()
+    varied = _tinted(to_float(pictures), rng).flatten(2).numpy()
+    lines = np.array(
+        [[np.polyfit(a, b, 1) for a, b in zip(*both, strict=True)] for both in zip(plain, varied, strict=True)]
+    )
+    slopes, offsets = lines[..., 0], lines[..., 1] - 0.5 * (1 - lines[..., 0])  # (40, 3)
+    assert np.ptp(slopes, axis=1).max() < 1e-4 and 0.8 <= slopes.min() < 0.85 and 1.15 < slopes.max() <= 1.2
+    assert np.abs(offsets).max() <= 0.05 + 1e-6 and np.ptp(offsets, axis=1).min() > 1e-4
+    assert all(
+        np.abs(np.polyval(line, a) - b).max() < 1e-4
+        for line, a, b in zip(lines[:, 0], plain[:, 0], varied[:, 0], strict=True)
+    )
+
+
+def test_pictures_are_smaller_in_the_first_half_of_a_training() -> None:
+    """In whole epochs and parts of one; each is then what the whole one shrinks to."""
+    recipe = Recipe(data="digits", epochs=3, batch_size=500, augment="none", grow=True)
+    dataset = load_splits(TrainConfig(data="digits")).train  # 1,295 pictures: two batches an epoch
+    growing, device = make_batches(recipe, dataset, torch.device("cpu")), torch.device("cpu")
+    whole = make_batches(replace(recipe, grow=False), dataset, device)
+    sides = [images.shape[-1] for epoch in range(3) for images, _ in growing.epoch(epoch)]
+    assert sides == [6, 6, 6, 8, 8, 8] == [growing.side(step) for step in range(6)]
+    (small, labels), (large, same) = next(growing.epoch(0)), next(whole.epoch(0))
+    assert (labels == same).all()
+    expected = torch.nn.functional.interpolate(large, size=(6, 6), mode="bilinear", antialias=True)
+    assert torch.equal(small, expected)
