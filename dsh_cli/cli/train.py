@@ -42,7 +42,8 @@ def train(
         int | None, option("Times to see every picture.", "2 of grey pictures, 8 of colour, more of small sets")
     ] = None,
     batch_size: Annotated[
-        int | None, option("Pictures a batch.", "500, fewer of small sets; 200 without hash centers or with AdamW")
+        int | None,
+        option("Pictures a batch.", "500, 250 of colour, fewer of small sets; 200 without hash centers or with AdamW"),
     ] = None,
     seed: Annotated[int | None, option("Of splits, weights, batches, augmentation.", _DEFAULT.seed)] = None,
     protocol: Annotated[
@@ -164,7 +165,10 @@ def train(
         option("Weight of the quantization term in the paper's loss; goes without centers.", "0.01", panel="Recipe"),
     ] = None,
     lr: Annotated[
-        float | None, option("Peak learning rate.", "0.24 of Muon, 0.006 of the others", panel="Recipe")
+        float | None,
+        option(
+            "Peak learning rate.", "0.12 of Muon, by the root of the batch less; 0.006 of the others", panel="Recipe"
+        ),
     ] = None,
     weight_decay: Annotated[float | None, option("Weight decay.", "0.005", panel="Recipe")] = None,
     per_class: Annotated[

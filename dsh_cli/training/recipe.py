@@ -23,7 +23,7 @@ from dsh_cli.threads import default_workers, free_processors
 # By default, of grey and of colour pictures: 2 epochs of MNIST, see benchmarks/quality.py, and 8 of CIFAR-10, whose
 # pictures are harder; 60 times over at most.
 _STEPS, _EPOCHS, _MOST = {1: 236, 3: 784}, {1: 2, 3: 8}, 60
-_BATCH, _BATCHES = {1: 500, 3: 500}, 20  # pictures in a batch, at most; fewer where that gives fewer batches an epoch
+_BATCH, _BATCHES = {1: 500, 3: 250}, 20  # pictures in a batch, at most; fewer where that gives fewer batches an epoch
 _PAIRS = 200  # pictures in a batch where every pair counts (DSH, section 3), and of networks that others designed
 _LARGE = 24  # pixels of pictures that are shown smaller at first
 _PER_CLASS = 4  # pictures of a class in a batch, where classes outnumber what a batch can hold (P x K sampling)
@@ -42,7 +42,7 @@ class _Usual:
 
 
 _USUAL: dict[Optimizer, _Usual] = {
-    "muon": _Usual("linear", 0.24, 5e-3),
+    "muon": _Usual("linear", 0.12, 5e-3),  # of batches of 500; by the root of their size (Malladi et al., 2022)
     "adamw": _Usual("one-cycle", 6e-3, 5e-3),
     "sgd": _Usual("one-cycle", 6e-3, 5e-3),
 }
@@ -194,7 +194,7 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
         "alpha": 0.01 if config.alpha is None else config.alpha,  # DSH, section 4.1
         "optimizer": optimizer,
         "schedule": config.schedule or usual.schedule,
-        "lr": usual.lr if config.lr is None else config.lr,
+        "lr": _rate(usual.lr, optimizer, batch_size) if config.lr is None else config.lr,
         "weight_decay": usual.weight_decay if config.weight_decay is None else config.weight_decay,
         "batch_size": batch_size,
         "per_class": (_PER_CLASS if scarce else 0) if config.per_class is None else config.per_class,
@@ -206,6 +206,10 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
         "mirror": augment == "photos" if config.mirror is None else config.mirror,
     }
     return Recipe(**{**asdict(config), **choices})
+
+
+def _rate(usual: float, optimizer: Optimizer, batch_size: int) -> float:
+    return round(usual * math.sqrt(batch_size / _BATCH[1]), 4) if optimizer == "muon" else usual
 
 
 def _batch_size(dataset: Dataset, optimizer: Optimizer, centers: Centers) -> int:
