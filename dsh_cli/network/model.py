@@ -161,7 +161,7 @@ class Airbench(nn.Module):
         self.kept = min(channels * patch**2, _KEPT)
         self.stem = nn.Conv2d(channels, 2 * self.kept, patch, stride)
         self.stem.weight.requires_grad_(False)
-        nn.init.zeros_(self.stem.bias)
+        nn.init.zeros_(self.stem.get_parameter("bias"))
         groups, inputs, side = [], 2 * self.kept, (side - patch) // stride + 1
         for width in widths:
             pool = side >= _POOLED
@@ -178,7 +178,7 @@ class Airbench(nn.Module):
         stride, patch = self.stem.stride[0], self.stem.kernel_size[0]
         products = torch.zeros(pictures.shape[1] * patch**2, pictures.shape[1] * patch**2, dtype=torch.float64)
         count = 0
-        for some in pictures.split(100):  # patches take `patch`^2 times the memory of pictures
+        for some in torch.split(pictures, 100):  # patches take `patch`^2 times the memory of pictures
             patches = (
                 F.unfold(self._shrunk(some), patch, stride=stride).transpose(1, 2).flatten(0, 1)
             )  # (patches, numbers)

@@ -92,7 +92,7 @@ class Batches:
         for pictures, rows, mirrored in self._read(left, self._mirrored ^ bool(number % 2)):
             images = augment(pictures, self.augment, rng, mirrored)
             side = self.side(number * len(self) + self.read - 1)
-            if side != images.shape[-1]:
+            if side != self.dataset.image_size:
                 images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
             batch = images, self.labels[rows]
             self.waited += time.perf_counter() - asked

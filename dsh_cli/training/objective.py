@@ -49,7 +49,7 @@ class Objective(Protocol):
 class DshObjective:
     """The loss of Liu et al., *Deep Supervised Hashing for Fast Image Retrieval*, CVPR 2016."""
 
-    settings = ("margin", "alpha")
+    settings: tuple[str, ...] = ("margin", "alpha")
 
     def __init__(self, margin: float, alpha: float, told: str = "") -> None:
         self.margin, self.alpha, self.told = margin, alpha, told
@@ -74,7 +74,7 @@ class CenterObjective:
         told: what is to be said of it.
     """
 
-    settings = ("smoothing",)
+    settings: tuple[str, ...] = ("smoothing",)
 
     def __init__(
         self, seen: NDArray[np.int64], centers: Words, smoothing: float, device: torch.device, told: str = ""
@@ -125,7 +125,7 @@ def make_objective(run: Run, dataset: Dataset, device: torch.device) -> Objectiv
         packed = np.zeros((len(run.classes), -(-config.bits // 8)), np.uint8)
         packed[seen] = pack(drawn(config.bits, len(seen), config.seed))
         run.write_centers(packed)
-    centers = unpack(packed[seen], config.bits)
+    centers = unpack(packed[seen], config.bits).astype(np.uint8)
     bound = class_distance_bound(config.bits, len(seen))
     limit = f" of at most {bound.distance}" if bound else ""
     told = f"hash centers: distance {minimum_distance(centers)}{limit} between classes"

@@ -32,12 +32,12 @@ class Muon(torch.optim.Optimizer):
     Args:
         weights: of convolutions that BatchNorm follows.
         lr: the rate.
-        dtype: in which singular values are brought near to 1; bfloat16 does.
+        dtype: in which singular values are brought near to 1, where not in that of the weights; bfloat16 does.
         momentum: Nesterov's.
     """
 
     def __init__(
-        self, weights: Iterable[Tensor], lr: float, dtype: torch.dtype, momentum: float = _MUON_MOMENTUM
+        self, weights: Iterable[Tensor], lr: float, dtype: torch.dtype | None = None, momentum: float = _MUON_MOMENTUM
     ) -> None:
         super().__init__(weights, {"lr": lr, "momentum": momentum})
         self.dtype = dtype
@@ -62,7 +62,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """An (m, n) matrix with its singular values brought to between .7 and 1.2, or near: Newton-Schulz iteration."""
     first, third, fifth = _NEWTON_SCHULZ
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / (wide.norm() + 1e-7)
+    x: Tensor = wide / (wide.norm() + 1e-7)
     for _ in range(_ROUNDS):
         square = x @ x.T
         x = first * x + (third * square + fifth * square @ square) @ x
@@ -82,7 +82,7 @@ def make_optimizers(net: HashNet, config: Recipe) -> list[torch.optim.Optimizer]
         {"params": of_dimensions[2], "lr": _HASH_LAYER * config.lr / net.hash_layer.in_features},
     ]
     beside = torch.optim.AdamW(rest, weight_decay=config.weight_decay, fused=True)
-    dtype = torch.bfloat16 if config.amp else torch.float32
+    dtype = torch.bfloat16 if config.amp else None
     return [Muon(of_dimensions[4], config.lr, dtype), beside] if of_dimensions[4] else [beside]
 
 

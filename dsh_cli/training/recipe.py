@@ -24,6 +24,7 @@ from dsh_cli.threads import default_workers, free_processors
 # pictures are harder; 60 times over at most.
 _STEPS, _EPOCHS, _MOST = {1: 236, 3: 784}, {1: 2, 3: 8}, 60
 _BATCH, _BATCHES = {1: 500, 3: 250}, 20  # pictures in a batch, at most; fewer where that gives fewer batches an epoch
+_LEAST = 32  # pictures in a batch, for its statistics
 _PAIRS = 200  # pictures in a batch where every pair counts (DSH, section 3), and of networks that others designed
 _LARGE = 24  # pixels of pictures that are shown smaller at first
 _PER_CLASS = 4  # pictures of a class in a batch, where classes outnumber what a batch can hold (P x K sampling)
@@ -144,7 +145,7 @@ def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
         leave_open("margin")
     if not {given.get("margin"), given.get("alpha")} <= {None}:
         leave_open("centers")  # which these go without, even as a run has them that did not use them
-    if given.get("centers") == "auto":
+    if given.get("centers") == "auto" and differs("centers"):
         leave_open("margin", "alpha")
     if differs("data"):
         leave_open("image_size", "augment", "epochs", "batch_size", "per_class")
@@ -215,7 +216,7 @@ def _rate(usual: float, optimizer: Optimizer, batch_size: int) -> float:
 def _batch_size(dataset: Dataset, optimizer: Optimizer, centers: Centers) -> int:
     if optimizer != "muon" or centers == "none":
         return _PAIRS
-    return max(2, min(_BATCH[dataset.channels], len(dataset) // _BATCHES))
+    return min(_BATCH[dataset.channels], max(_LEAST, len(dataset) // _BATCHES))
 
 
 def bfloat16_pays(config: TrainConfig, image_size: int) -> bool:

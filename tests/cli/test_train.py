@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 from typer.core import TyperGroup
 from typer.main import get_command
@@ -25,13 +26,14 @@ def test_every_field_of_the_config_is_an_option_and_no_option_is_lost() -> None:
 
 
 def test_options_reach_the_run_as_they_were_given(tmp_path: Path) -> None:
-    given = {"bits": 5, "epochs": 1, "batch_size": 96, "seed": 3, "alpha": 0.0, "lr": 0.01, "memory": 1.5, "threads": 1}
+    given: dict[str, Any] = {"bits": 5, "epochs": 1, "batch_size": 96, "seed": 3, "alpha": 0.0, "lr": 0.01}
     given |= {"margin": 9.0, "weight_decay": 0.0, "optimizer": "sgd", "schedule": "step", "centers": "none"}
+    given |= {"memory": 1.5, "threads": 1}
     options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
     dsh_json("train", "digits", *options, "--no-tensorboard", "--no-amp", "--out", tmp_path / "run", "--quiet")
     config = Run.open(tmp_path / "run").config
-    expected = replace(TrainConfig(data="digits", amp=False, tensorboard=False), **given)  # type: ignore[arg-type]
-    settled = ("image_size", "augment", "per_class")
+    expected = replace(TrainConfig(data="digits", amp=False, tensorboard=False), **given)
+    settled = ("image_size", "augment", "grow", "mirror", "per_class")
     assert {name: value for name, value in asdict(config).items() if name not in settled} == {
         name: value for name, value in asdict(expected).items() if name not in settled
     }

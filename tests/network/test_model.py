@@ -147,7 +147,7 @@ def test_a_large_picture_trains() -> None:
 
 def patches_of(net: Airbench, pictures: Tensor) -> Tensor:
     """(patches, kept) outputs of one half of the first layer."""
-    outputs = net.stem(net._shrunk(pictures))
+    outputs: Tensor = net.stem(net._shrunk(pictures))
     assert torch.allclose(outputs[:, : net.kept], -outputs[:, net.kept :], atol=1e-4)
     return outputs[:, : net.kept].permute(0, 2, 3, 1).flatten(0, 2)
 

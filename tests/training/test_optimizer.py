@@ -82,8 +82,9 @@ def test_muon_trains_the_convolutions_and_adamw_all_else() -> None:
     muon, beside = make_optimizers(net, Recipe(optimizer="muon", lr=0.5, weight_decay=0.03))
     assert isinstance(muon, Muon) and isinstance(beside, torch.optim.AdamW)
     assert (muon.param_groups[0]["lr"], muon.param_groups[0]["momentum"]) == (0.5, 0.6)
-    assert (beside.param_groups[0]["lr"], beside.param_groups[0]["weight_decay"]) == (0.04 * 0.5, 0.03)
-    names = {parameter: name for name, parameter in net.named_parameters()}
+    assert [group["lr"] for group in beside.param_groups] == [0.08 * 0.5, 5.2 * 0.5 / 64]
+    assert all(group["weight_decay"] == 0.03 for group in beside.param_groups)
+    names: dict[Tensor, str] = {parameter: name for name, parameter in net.named_parameters()}
     by_muon, by_adamw = ({names[one] for one in trained_by(each)} for each in (muon, beside))
     convolutions = {name for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d)}
     assert by_muon == {f"{name}.weight" for name in convolutions - {"backbone.stem"}} and len(by_muon) == 6
@@ -98,7 +99,7 @@ def test_a_frozen_network_has_nothing_for_muon() -> None:
     net = network()
     net.freeze()
     (beside,) = make_optimizers(net, Recipe(optimizer="muon"))
-    assert isinstance(beside, torch.optim.AdamW) and trained_by(beside) == list(net.hash_layer.parameters())
+    assert isinstance(beside, torch.optim.AdamW) and set(trained_by(beside)) == set(net.hash_layer.parameters())
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
@@ -139,7 +140,7 @@ def rates(schedule: Any, steps: int, optimizer: Any = "muon") -> list[list[float
 
 @pytest.mark.parametrize("steps", [1, 7, 40])
 def test_a_linear_course_ends_at_zero(steps: int) -> None:
-    for of_one, peak in zip(rates("linear", steps), (0.5, 0.02), strict=True):
+    for of_one, peak in zip(rates("linear", steps), (0.5, 0.04), strict=True):
         assert of_one == pytest.approx([peak * (1 - step / steps) for step in range(steps + 1)], abs=1e-12)
         assert of_one[-1] == 0 and of_one[-2] > 0
 
@@ -147,10 +148,10 @@ def test_a_linear_course_ends_at_zero(steps: int) -> None:
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
 def test_other_courses_reach_their_peak_with_every_optimizer(optimizer: Any) -> None:
     one_cycle, stepped, constant = (rates(kind, 40, optimizer) for kind in ("one-cycle", "step", "constant"))
-    for of_one, peak in zip(one_cycle, (0.5, 0.02), strict=False):
-        assert max(of_one) == pytest.approx(peak) and of_one[0] < 0.1 * peak and 0 < of_one[-1] < 1e-3 * peak
+    for of_one, peak in zip(one_cycle, (0.5, 0.04), strict=False):
+        assert max(of_one) == pytest.approx(peak, rel=0.01) and of_one[0] < 0.1 * peak and 0 < of_one[-1] < 1e-3 * peak
         assert 0.2 < of_one.index(max(of_one)) / 40 < 0.4
-    for of_one, peak in zip(stepped, (0.5, 0.02), strict=False):
+    for of_one, peak in zip(stepped, (0.5, 0.04), strict=False):
         expected = [peak * (0.01 if step >= 34 else 0.1 if step >= 24 else 1) for step in range(41)]
         assert of_one == pytest.approx(expected)
     assert all(set(of_one) == {of_one[0]} for of_one in constant)

@@ -31,6 +31,8 @@ RECIPE = Recipe(
     freeze=True,
     image_size=64,
     augment="photos",
+    grow=True,
+    mirror=False,
     margin=20.0,
     alpha=0.1,
     centers="auto",
@@ -65,6 +67,8 @@ OTHERS = {  # a value for each field that is not the recipe's
     "freeze": False,
     "image_size": 32,
     "augment": "none",
+    "grow": False,
+    "mirror": True,
     "margin": 30.0,
     "alpha": 0.2,
     "centers": "none",
@@ -90,15 +94,26 @@ OTHERS = {  # a value for each field that is not the recipe's
 BATCHES: dict[str, Any] = {"batch_size": None, "epochs": None}
 RATES: dict[str, Any] = {"schedule": None, "lr": None, "weight_decay": None}
 ALSO: dict[str, dict[str, Any]] = {  # what changes with a field that was given alone
-    "data": {"image_size": None, "augment": None, "epochs": None, "batch_size": None, "per_class": None, "amp": None},
+    "data": {
+        "image_size": None,
+        "augment": None,
+        "epochs": None,
+        "batch_size": None,
+        "per_class": None,
+        "amp": None,
+        "grow": None,
+        "mirror": None,
+    },
     "bits": {"margin": None},
     "margin": {"centers": None},
     "alpha": {"centers": None},
-    "backbone": BATCHES | RATES | {"optimizer": None, "image_size": None, "amp": None},  # size: of pretrained weights
+    # the size is of pretrained weights
+    "backbone": BATCHES | RATES | {"optimizer": None, "grow": None, "image_size": None, "amp": None},
+    "augment": {"mirror": None, "grow": None},
     "optimizer": RATES,
-    "pretrained": {"image_size": None, "amp": None},
+    "pretrained": {"image_size": None, "amp": None, "grow": None},
     "weights": {"pretrained": False},
-    "image_size": {"amp": None},
+    "image_size": {"amp": None, "grow": None},
     "device": {"amp": None},
 }
 
@@ -148,7 +163,7 @@ def test_bfloat16_is_open_only_where_the_size_that_is_open_was_not_given() -> No
 
 def test_of_other_networks_than_pretrained_ones_the_picture_size_stays() -> None:
     plain = replace(RECIPE, pretrained=False)
-    open_then = BATCHES | RATES | {"optimizer": None, "amp": None}
+    open_then = BATCHES | RATES | {"optimizer": None, "grow": None, "amp": None}
     assert differences(changed(plain, {"backbone": "resnet9"}), plain) == {"backbone": "resnet9", **open_then}
     theirs = changed(plain, {"backbone": "resnet34", "pretrained": True})
     assert (theirs.image_size, theirs.amp) == (None, None)
@@ -157,7 +172,7 @@ def test_of_other_networks_than_pretrained_ones_the_picture_size_stays() -> None
 def test_pretrained_weights_and_those_of_a_file_take_each_others_place(tmp_path: Path) -> None:
     of_file = replace(RECIPE, pretrained=False, weights=str(tmp_path))
     assert differences(changed(of_file, {"pretrained": True}), of_file) == {
-        "pretrained": True, "weights": None, "image_size": None, "amp": None
+        "pretrained": True, "weights": None, "image_size": None, "amp": None, "grow": None
     }  # fmt: skip
     assert changed(of_file, {"pretrained": False}).weights == str(tmp_path)
     both = changed(RECIPE, {"pretrained": True, "weights": str(tmp_path)})
@@ -272,7 +287,7 @@ def settled(splits: Splits | None = None, **asked: Any) -> Recipe:
 def test_by_default_muon_trains_the_choice_of_a_center() -> None:
     recipe = settled()
     assert (recipe.centers, recipe.smoothing, recipe.optimizer, recipe.schedule) == ("auto", 0.2, "muon", "linear")
-    assert (recipe.lr, recipe.weight_decay, recipe.clip, recipe.per_class) == (0.24, 5e-3, None, 0)
+    assert (recipe.lr, recipe.weight_decay, recipe.clip, recipe.per_class) == (0.093, 5e-3, None, 0)
     assert type(recipe) is Recipe and all(value is not None for value in (recipe.margin, recipe.alpha))
 
 
@@ -280,7 +295,7 @@ def test_by_default_muon_trains_the_choice_of_a_center() -> None:
 def test_other_networks_have_adamw(backbone: str) -> None:
     recipe = settled(backbone=backbone)
     assert (recipe.optimizer, recipe.schedule, recipe.lr, recipe.batch_size) == ("adamw", "one-cycle", 6e-3, 200)
-    assert settled(backbone=backbone, optimizer="muon").lr == 0.24
+    assert settled(backbone=backbone, optimizer="muon", batch_size=500).lr == 0.12
 
 
 @pytest.mark.parametrize(
@@ -288,7 +303,7 @@ def test_other_networks_have_adamw(backbone: str) -> None:
     [
         ({"optimizer": "sgd"}, ("one-cycle", 6e-3, 5e-3, 200)),
         ({"optimizer": "adamw", "schedule": "linear", "lr": 0.5}, ("linear", 0.5, 5e-3, 200)),
-        ({"schedule": "step", "weight_decay": 0.0}, ("step", 0.24, 0.0, 300)),
+        ({"schedule": "step", "weight_decay": 0.0}, ("step", 0.093, 0.0, 300)),
         ({"lr": 1e-3, "batch_size": 17}, ("linear", 1e-3, 5e-3, 17)),
     ],
 )
@@ -301,7 +316,7 @@ def test_what_is_asked_for_stays_and_the_rest_goes_with_the_optimizer(
 
 @pytest.mark.parametrize(
     ("count", "batch_size", "epochs"),
-    [(60_000, 500, 2), (10_000, 500, 12), (6000, 300, 12), (1257, 62, 12), (39, 2, 13), (4, 2, 60), (3, 2, 60)],
+    [(60_000, 500, 2), (10_000, 500, 12), (6000, 300, 12), (1257, 62, 12), (39, 32, 60), (4, 32, 60), (3, 32, 60)],
 )
 def test_small_sets_have_smaller_batches_and_about_as_many_steps(count: int, batch_size: int, epochs: int) -> None:
     recipe = settled(splits_of(count, classes=2))
@@ -309,7 +324,7 @@ def test_small_sets_have_smaller_batches_and_about_as_many_steps(count: int, bat
 
 
 def test_colour_pictures_are_seen_more_often() -> None:
-    assert settled(splits_of(50_000, channels=3)).epochs == 12 and settled(splits_of(50_000)).epochs < 12
+    assert settled(splits_of(50_000, channels=3)).epochs == 8 and settled(splits_of(50_000)).epochs < 8
 
 
 @pytest.mark.parametrize(

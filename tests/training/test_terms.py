@@ -105,5 +105,5 @@ def test_outputs_that_cost_least_are_the_centers_in_every_bit() -> None:
         term.backward()  # type: ignore[no-untyped-call]
         return term
 
-    descent.step(cost)
+    descent.step(cost)  # type: ignore[no-untyped-call]
     assert (relaxed.detach() * centers).numpy() == pytest.approx(1, abs=0.01)
