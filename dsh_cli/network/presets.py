@@ -26,7 +26,7 @@ def check_backbone(name: str) -> None:
         close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
         raise UsageError(
             f"`backbone` {name}: there is no such network; "
-            + (f"did you mean {', '.join(close)}?" if close else f"try {', '.join(names[:2])}, resnet18, vit_b_16")
+            + (f"did you mean {', '.join(close)}?" if close else f"try {', '.join(names[:3])}, resnet18, vit_b_16")
         )
 
 

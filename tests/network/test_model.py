@@ -207,14 +207,15 @@ def used(backbone: str, mirror: bool) -> HashNet:
 
 @pytest.mark.parametrize("backbone", ["airbench", "resnet18"])
 def test_outputs_are_means_of_a_picture_and_its_mirror_image_but_in_training(backbone: str) -> None:
-    plain, net, pictures = used(backbone, False), used(backbone, True), torch.rand(4, 3, 32, 32)
+    plain, net, pictures = used(backbone, False), used(backbone, True), torch.randn(4, 3, 32, 32) * 2 + 1
     with torch.no_grad():
-        assert torch.equal(net(pictures), plain(pictures)) and not torch.allclose(net(pictures), net(pictures.flip(3)))
+        for each in (pictures, pictures.flip(3)):  # which move BatchNorm's statistics
+            assert torch.equal(net(each), plain(each))
         net.eval()
         plain.eval()
         assert torch.allclose(net(pictures), net(pictures.flip(3)), atol=1e-5)
         assert torch.allclose(net(pictures), (plain(pictures) + plain(pictures.flip(3))) / 2, atol=1e-5)
-        assert not torch.allclose(plain(pictures), plain(pictures.flip(3)), atol=1e-2)
+        assert not torch.allclose(plain(pictures), plain(pictures.flip(3)), atol=1e-3)
 
 
 @pytest.mark.parametrize("mirror", [False, True])
