@@ -111,7 +111,7 @@ class TrainConfig:
             (self.epochs is None or self.epochs >= 1, f"`epochs` {self.epochs}: 1 or more"),
             (
                 self.batch_size is None or self.batch_size >= 2,
-                f"`batch_size` {self.batch_size}: 2 or more, for the loss is over pairs",
+                f"`batch_size` {self.batch_size}: 2 or more, for maps are normalised over a batch",
             ),
             (self.per_class is None or self.per_class >= 0, f"`per_class` {self.per_class}: 0 or more"),
             (self.workers is None or self.workers >= 1, f"`workers` {self.workers}: 1 or more"),
