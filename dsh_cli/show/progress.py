@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 
@@ -98,8 +99,9 @@ def _begins(plan: Plan) -> Iterator[str]:
     if plan.objective:
         yield plan.objective
     threads, processors = plan.run.config.threads, default_workers()
-    if plan.device == "cpu" and threads is not None and threads < processors:
-        yield f"computing on {threads} of {processors} processors, the rest left to other programs (--threads)"
+    said = "OMP_NUM_THREADS" in os.environ  # by whoever runs it
+    if plan.device == "cpu" and not said and threads is not None and threads < processors:
+        yield f"computing on {threads} of {processors} processors (--threads has it otherwise)"
     if plan.first_batch:
         yield f"going on in epoch {plan.first_epoch + 1}, after {plan.first_batch:,} of {plan.batches:,} batches"
 

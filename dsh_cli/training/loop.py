@@ -31,7 +31,7 @@ from dsh_cli.training.interrupts import held_back
 from dsh_cli.training.measuring import encode_dataset, measured
 from dsh_cli.training.objective import Objective, make_objective
 from dsh_cli.training.optimizer import make_optimizers, make_schedules
-from dsh_cli.training.recipe import model_config, require_minutes, settle
+from dsh_cli.training.recipe import model_config, require_known_loss, require_minutes, settle
 from dsh_cli.training.start import Part, Standing, deterministic, generators, restore, starting_network, state_of
 
 _LOOK = 50  # steps between looks at whether the loss is finite: each makes a GPU wait, and loses it about a step
@@ -62,8 +62,8 @@ def train(
     Raises:
         UsageError: `out` is taken, the device is not there, the backbone is not one, or not for such pictures, the
             minutes are not above 0, or the run to go on with was finished meanwhile.
-        RunError: the pictures are not those the run began with, its hash centers are gone, another process has it, or
-            its folder was deleted, moved or replaced meanwhile.
+        RunError: the pictures are not those the run began with, its hash centers are gone, an earlier version began it,
+            another process has it, or its folder was deleted, moved or replaced meanwhile.
         WeightsError: the weights to start from cannot be had, or do not fit. No run is made then.
         DshError: the loss or a weight is not finite. The run keeps the state that was saved last.
         Interrupted: Ctrl-C, or SIGTERM (`Terminated`); the run stays, unfinished.
@@ -75,6 +75,8 @@ def train(
             f"the pictures of {resume.config.data} are not those {resume.path} began with; "
             f"train anew with: dsh train --like {resume.path}"
         )
+    if resume is not None:
+        require_known_loss(resume)
     recipe = resume.config if resume else settle(config, splits)
     model = resume.model if resume else model_config(recipe, splits)
     with _listening(listeners), deterministic(recipe.seed, recipe.threads):

@@ -104,17 +104,13 @@ def make_objective(run: Run, dataset: Dataset, device: torch.device) -> Objectiv
         device: of the outputs.
 
     Raises:
-        RunError: the run to go on with has lost its centers, they are damaged, or an earlier version began it.
+        RunError: the run to go on with has lost its centers, or they are damaged.
     """
     config, seen = run.config, np.unique(dataset.labels)
     if config.centers == "none":
         reason = why_none(config.bits, len(seen))
         return DshObjective(config.margin, config.alpha, f"hash centers are off: {reason}" if reason else "")
-    if config.smoothing is None:
-        raise RunError(
-            f"{run.path} was begun by an earlier version of dsh, with another loss; "
-            f"train anew with: dsh train --like {run.path}"
-        )
+    assert config.smoothing is not None  # see `training.recipe.require_known_loss`
     packed = run.centers() if run.begun else None
     if packed is None and run.begun:
         raise RunError(

@@ -15,7 +15,7 @@ from dsh_cli.codes.centers import why_none
 from dsh_cli.config import DATASETS, OWN_BACKBONES, Centers, ModelConfig, Optimizer, Recipe, Schedule, TrainConfig
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits, default_augment
-from dsh_cli.errors import UsageError
+from dsh_cli.errors import RunError, UsageError
 from dsh_cli.pictures.cache import holds_pictures
 from dsh_cli.runs.run import Run, may_be_run
 from dsh_cli.threads import default_workers, free_processors
@@ -94,6 +94,7 @@ class Request:
         if self.resume is not None:
             run = Run.open(self.resume)
             run.require_unfinished()
+            require_known_loss(run)
             # where pictures are kept is of a machine: a stranger's run shall not make files anywhere
             kept = run.config.cache in ("auto", "off") or holds_pictures(run.config.cache)
             config: TrainConfig = run.config if kept else replace(run.config, cache=TrainConfig.cache)
@@ -114,6 +115,19 @@ def require_minutes(checkpoint_every: float | None) -> None:
     """
     if checkpoint_every is not None and not 0 < checkpoint_every < math.inf:
         raise UsageError(f"`checkpoint_every` {checkpoint_every}: minutes, above 0")
+
+
+def require_known_loss(run: Run) -> None:
+    """Refuse to go on with a run that an earlier version began, whose loss is no longer there.
+
+    Raises:
+        RunError: it is one.
+    """
+    if run.config.centers == "auto" and run.config.smoothing is None:
+        raise RunError(
+            f"{run.path} was begun by an earlier version of dsh, with another loss; "
+            f"train anew with: dsh train --like {run.path}"
+        )
 
 
 def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:

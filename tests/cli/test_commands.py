@@ -180,7 +180,7 @@ def test_resume_refuses_finished_runs_and_other_options(digits_run: Path) -> Non
 def test_info_of_a_run_and_of_all(digits_run: Path) -> None:
     assert dsh_json("info", digits_run)["counts"] == {"train": 1295, "validation": 143, "test": 359}
     table = dsh("info", digits_run, "--format", "table").stdout
-    assert "choice of a hash center, labels smoothed by 0.2" in table and "finished" in table
+    assert "choice of a hash center, smoothing 0.2" in table and "finished" in table
     assert dsh_json("info") == {"runs": []}
     assert "no runs under runs/" in one_line_error(dsh("info"), 1)
     os.mkdir("runs")

@@ -45,7 +45,7 @@ def alarms(
 ) -> dict[int, str]:
     """What the alarm says after which epoch, of a training with these codes after each of its last epochs."""
     said: list[str] = []
-    found = {}
+    found: dict[int, str] = {}
     alarm = CollapseAlarm(said.append)
     config = replace(plan.run.config, bits=bits, epochs=first + len(epochs) - 1)
     alarm.on_start(replace(plan, run=replace(plan.run, config=config)))

@@ -26,6 +26,7 @@ from dsh_cli.show.progress import Lines, epoch_line
 from dsh_cli.show.tensorboard import TensorBoard
 from dsh_cli.training.events import EpochStats, Loss, Plan, Quiet
 from dsh_cli.training.objective import CenterObjective, DshObjective, Objective, Terms, make_objective
+from dsh_cli.training.recipe import require_known_loss
 from dsh_cli.training.terms import choice_term, dsh_loss
 from tests.support.values import there
 
@@ -120,8 +121,9 @@ def test_a_resumed_run_goes_on_with_its_centers(tmp_path: Path, digits: Dataset)
 def test_a_run_that_an_earlier_version_began_is_trained_anew(tmp_path: Path, digits: Dataset) -> None:
     run = run_of(tmp_path / "run", smoothing=None)
     with pytest.raises(RunError, match=r"begun by an earlier version.*train anew with: dsh train --like .*run$"):
-        objective_of(run, digits)
+        require_known_loss(run)
     of_pairs = run_of(tmp_path / "pairs", smoothing=None, centers="none")
+    require_known_loss(of_pairs)
     assert isinstance(objective_of(of_pairs, digits), DshObjective)
 
 
