@@ -120,8 +120,8 @@ def epoch_line(stats: EpochStats, plan: Plan, narrow: bool = False) -> str:
 
 
 def _terms(loss: Loss, narrow: bool) -> str:
-    """The loss as the sum of its terms: those without a weight by name, and of these but the first none that is 0."""
-    if narrow:
+    """The loss as the sum of its terms, if it has some: those without a weight by name, but for later ones that are 0."""
+    if narrow or len(loss.terms) == 1:
         return f"loss {loss.total:.3f}"
     shown = (
         f"{name} {value:.3f}" if (weight := loss.weights[name]) is None else f"{weight:g} x {value:.2f}"
