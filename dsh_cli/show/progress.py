@@ -120,7 +120,7 @@ def epoch_line(stats: EpochStats, plan: Plan, narrow: bool = False) -> str:
 
 
 def _terms(loss: Loss, narrow: bool) -> str:
-    """The loss as the sum of its terms, if it has some: those without a weight by name, but for later ones that are 0."""
+    """The loss, as the sum of its terms if these are some: without a weight by name, but for later ones that are 0."""
     if narrow or len(loss.terms) == 1:
         return f"loss {loss.total:.3f}"
     shown = (
