@@ -80,8 +80,8 @@ def construct(bits: int, class_count: int, seed: int = 0) -> Codewords:
 def drawn(bits: int, class_count: int, seed: int = 0) -> Words:
     """(C, k) words of `construct`, a class each, by lot.
 
-    Of more words than classes those come first that are no sum of others with real weights, by signs of +1 and -1: what
-    pictures differ in where all centers agree, or that no center has, is not learned.
+    Where there are more words than classes, those are taken that span most dimensions as vectors of +1 and -1: outputs
+    are learned only in the directions that centers span, and bits in other directions would be left to chance.
     """
     words = construct(bits, class_count, seed).words
     words = words[np.random.default_rng(seed).permutation(len(words))]
