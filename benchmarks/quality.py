@@ -1,14 +1,16 @@
-"""The table of quality: one training a cell, appended to RESULTS.md; cells that have a valid row are left out.
+"""The table of quality: a row a cell, appended to RESULTS.md; cells that have a valid row are left out.
 
     python benchmarks/quality.py                          # all cells not yet measured
     python benchmarks/quality.py --only mnist-8 cifar-12  # those alone
     python benchmarks/quality.py --only mnist-8 --seeds 2 --again  # anew, where something disturbed its seconds
     python benchmarks/quality.py --avx2 --only mnist-8    # held to AVX2, in float32: rows that count apart
+    python benchmarks/quality.py --busy --only cifar-24   # other programs run meanwhile: seconds are left out
     python benchmarks/quality.py --table                  # write the README's table from the rows, train nothing
 
 A row is valid while what it depends on is unchanged: the cell's own recipe, and what the code says that reads the data
 and trains, wherever it lies (`_depends.py`). Cells of cifar10-jpeg take a folder of that name, with train/ and test/ in
-it, relative to the current one. Measure alone: seconds count.
+it, relative to the current one. Cells that differ in the protocol they are measured under share a training. Measure
+alone, for seconds count, or with `--busy`, where those of a row count for nothing.
 
 A row says the newest instructions that the processor had (`isa`, of avx2, avx512, avx512_bf16 and amx_bf16), what was
 computed in, the operations, and the most memory the process had while it trained and measured. Rows of avx2 and of
@@ -22,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
@@ -31,9 +34,9 @@ from _depends import digest
 from _report import RESULTS, append, forget_peak, hold_to_avx2, isa, number_format, peak
 from baseline import seen_and_unseen
 
-from dsh_cli import CodeSet, TrainConfig, evaluate, load_splits, mean_average_precision, train
+from dsh_cli import CodeSet, TrainConfig, evaluate, evaluate_run, load_splits, mean_average_precision, train
 from dsh_cli.analysis.protocols import compared
-from dsh_cli.config import ModelConfig
+from dsh_cli.config import ModelConfig, ProtocolName
 from dsh_cli.data.splits import Splits
 from dsh_cli.network.device import choose_device
 from dsh_cli.network.model import HashNet
@@ -50,10 +53,11 @@ WITHOUT = frozenset(
 )
 CIFAR = "cifar10-jpeg"
 # Epochs of the cells that are given more time than the default recipe takes, or less.
-MORE, LONG, MNIST_48, FASHION = 5, 24, 12, 8
+MORE, LONG, MNIST_48, FASHION = 5, 32, 12, 6
 CIFAR_12, CIFAR_48, CIFAR_SOON, CIFAR_UNSEEN = 13, 15, 3, 4
 SOON = 400.0  # seconds: a third of what the recipe before took to mAP .79, on the same machine
 CLASSES = 10  # of MNIST and CIFAR-10, about equally large
+NONE = "-"  # of a figure that a row does not have
 README = Path(__file__).parent.parent / "README.md"
 MARKS = ("<!-- made by benchmarks/quality.py -->", "<!-- end -->")
 
@@ -75,11 +79,12 @@ def _map(result: TrainResult) -> float:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training and what is measured of it."""
+    """A training and one figure of it, measured under the protocol of the training or another of the same splits."""
 
     group: str
     config: TrainConfig
     measure: Callable[[TrainResult], float] = _map
+    protocol: ProtocolName | None = None
 
     @property
     def name(self) -> str:
@@ -91,16 +96,17 @@ class Cell:
     def code(self) -> str:
         """Eight digits that change with what the figures depend on."""
         of_baseline = digest(["seen_and_unseen"], WITHOUT, "baseline") if self.config.hold_out_classes else ""
-        return digest(BEGINS, WITHOUT, more=f"{self.config!r} {of_baseline}")
+        return digest(BEGINS, WITHOUT, more=f"{self.config!r} {self.protocol} {of_baseline}")
 
-    def rows(self, *kinds: Kind) -> list[dict[str, str]]:
-        """Its valid rows of these kinds, newest last: the figures by name."""
+    def rows(self, *kinds: Kind, timed: bool = False) -> list[dict[str, str]]:
+        """Its valid rows of these kinds, newest last, or those alone whose seconds count: the figures by name."""
         found = []
         for line in RESULTS.read_text().splitlines():
             cells = [cell.strip() for cell in line.split("|")]
             if len(cells) > 3 and cells[2] == self.name:
                 figures = dict(part.rsplit(" ", 1) for part in cells[3].split(", ") if " " in part)
-                if figures.get("code") == self.code and kind_of(figures) in kinds:
+                valid = figures.get("code") == self.code and kind_of(figures) in kinds
+                if valid and not (timed and figures.get("seconds") == NONE):
                     found.append(figures)
         return found
 
@@ -114,20 +120,17 @@ def published_map(result: TrainResult) -> float:
     return evaluate(sample, result.run.codes("train"), at=[5000]).map_at[5000]
 
 
-def map_without_mirror(result: TrainResult, splits: Splits) -> float | None:
-    """MAP of the same weights without averaging over a picture and its mirror image; None if there is none."""
+def without_mirror(result: TrainResult, splits: Splits) -> Callable[[str], CodeSet] | None:
+    """Codes of a split by the same weights without averaging over mirror images, made once; None if there are none."""
     model = result.run.model
-    if not getattr(model, "mirror", False):
+    if not model.mirror:
         return None
     plain: dict[str, Any] = vars(model) | {"mirror": False}
     net = HashNet(ModelConfig(**plain))
     net.load_state_dict(result.run.load_model().state_dict())
     net = net.eval().to(choose_device(result.run.config.device))
     parts = splits.parts()
-    queries, database = compared(
-        result.run.config.protocol, lambda split: encode_dataset(net, parts[split]), "unseen" in parts
-    )
-    return mean_average_precision(queries, database)
+    return cache(lambda split: encode_dataset(net, parts[split]))
 
 
 def cells() -> list[Cell]:
@@ -146,41 +149,53 @@ def cells() -> list[Cell]:
     made += [Cell("cifar-12", cifar), Cell("cifar-12", replace(cifar, centers="none"))]
     made += [Cell(f"cifar-{bits}", replace(cifar48, bits=bits)) for bits in (48, 24, 36)]
     made += [Cell("cifar-48-soon", replace(cifar48, epochs=CIFAR_SOON))]
-    made += [Cell("cifar-48-cifar10-2", replace(cifar48, protocol="cifar10-2"))]
+    made += [Cell("cifar-48-cifar10-2", cifar48, protocol="cifar10-2")]
     made += [Cell("mnist-unseen", replace(mnist, hold_out_classes=3))]
     made += [Cell("cifar-unseen", replace(cifar, hold_out_classes=2, epochs=CIFAR_UNSEEN))]
-    made += [Cell(f"cifar-{one.bits}", replace(one, seed=seed)) for one in (cifar, cifar48) for seed in (1, 2)]
+    for seed in (1, 2):
+        other = replace(cifar48, seed=seed)
+        made += [Cell("cifar-48", other), Cell("cifar-48-cifar10-2", other, protocol="cifar10-2")]
+        made += [Cell("cifar-12", replace(cifar, seed=seed))]
     return made
 
 
-def run(cell: Cell, avx2: bool) -> None:
-    """Train, measure, append a row."""
-    config = replace(cell.config, device="cpu", amp=False) if avx2 else cell.config
+def run(shared: Sequence[Cell], avx2: bool, busy: bool) -> None:
+    """Train what these cells share, measure each, append their rows."""
+    config = replace(shared[0].config, device="cpu", amp=False) if avx2 else shared[0].config
+    device = choose_device(config.device).type
+    on = {"isa": isa()} if device == "cpu" else {"device": device}
     splits = load_splits(config)
     forget_peak()
     with tempfile.TemporaryDirectory() as folder:
         if config.hold_out_classes:
             figures = seen_and_unseen(config, splits, f"{folder}/run")
-            figures["epochs"] = f"{config.epochs or 'default'}"
-        else:
-            result = train(config, splits, out=f"{folder}/run")
-            bound, memory = result.table.bound, peak()
-            plain = map_without_mirror(result, splits)
+            _append(shared[0], figures | {"epochs": f"{config.epochs or 'default'}"} | on, avx2, busy)
+            return
+        result = train(config, splits, out=f"{folder}/run")
+        bound, memory, recipe = result.table.bound, peak(), result.run.config
+        plain = without_mirror(result, splits)
+        for cell in shared:
+            score = evaluate_run(result.run, cell.protocol).map if cell.protocol else cell.measure(result)
+            codes = plain and compared(cell.protocol or recipe.protocol, plain)
             figures = {
-                "mAP": f"{cell.measure(result):.4f}",
-                **({} if plain is None else {"plain": f"{plain:.4f}"}),
-                "seconds": f"{result.seconds:.1f}",
-                "tflop": "-" if result.tflop is None else f"{result.tflop:.2f}",
-                "epochs": f"{result.run.config.epochs}",
+                "mAP": f"{score:.4f}",
+                **({"plain": f"{mean_average_precision(*codes):.4f}"} if codes else {}),
+                "seconds": NONE if busy else f"{result.seconds:.1f}",
+                "tflop": NONE if result.tflop is None else f"{result.tflop:.2f}",
+                "epochs": f"{recipe.epochs}",
                 "distance": f"{result.table.min_class_distance}",
-                "limit": f"{bound.distance if bound else '-'}",
-                "format": number_format(result.run.config.amp),
+                "limit": f"{bound.distance if bound else NONE}",
+                "format": number_format(recipe.amp),
+                "threads": f"{recipe.threads}",
                 "MiB": f"{memory}",
             }
-    device = choose_device(config.device).type
-    figures |= ({"isa": isa()} if device == "cpu" else {"device": device}) | {"code": cell.code}
-    sys.argv[1:] = ["--only", cell.group] + ["--avx2"] * avx2  # which alone would do, and is what the row says
-    append(cell.name, ", ".join(f"{name} {value}" for name, value in figures.items()), device)
+            _append(cell, figures | on, avx2, busy)
+
+
+def _append(cell: Cell, figures: Mapping[str, str], avx2: bool, busy: bool) -> None:
+    sys.argv[1:] = ["--only", cell.group] + ["--avx2"] * avx2 + ["--busy"] * busy  # which alone would do
+    told = ", ".join(f"{name} {value}" for name, value in {**figures, "code": cell.code}.items())
+    append(cell.name, told, figures.get("device", "cpu"))
 
 
 @dataclass(frozen=True)
@@ -221,7 +236,7 @@ class Asked:
     def line(self) -> Line:
         """What the rows have of it."""
         kinds: list[Kind] = [self.kind] if self.seconds is not None else ["gpu", self.kind]
-        rows = list(newest(self.group, kinds).values())
+        rows = list(newest(self.group, kinds, timed=self.seconds is not None).values())
         asked = "" if self.score is None else f"{self.score:.4g}"
         asked += "" if self.seconds is None else f" in {self.seconds:.0f} s"
         asked += "" if self.tflop is None else f", {self.tflop:g} TFLOP"
@@ -239,7 +254,7 @@ class Asked:
             plain = (
                 f" ({mean(of('plain')):.4f} without the mirror image)" if all("plain" in row for row in rows) else ""
             )
-            seconds = [float(row["seconds"]) for row in rows if "device" not in row]
+            seconds = [float(row["seconds"]) for row in rows if "device" not in row and row["seconds"] != NONE]
             took = f" in {_range(seconds, '.0f')} s" if seconds else ""
             more = f", mean of {len(rows)} seeds" if len(rows) > self.seeds else ""
             reached.append(f"**{mean(of('mAP')):.4f}**{plain}{took}{more}")
@@ -253,13 +268,13 @@ class Asked:
         return Line(self.what, asked, ", ".join(reached), fine, rows)
 
 
-def newest(group: str, kinds: Sequence[Kind], centers: bool = True) -> dict[int, dict[str, str]]:
+def newest(group: str, kinds: Sequence[Kind], centers: bool = True, timed: bool = False) -> dict[int, dict[str, str]]:
     """The newest row of each cell of a group, with centers or without, by seed: of the last of these kinds it has."""
     found = {}
     for cell in cells():
         if cell.group == group and (cell.config.centers != "none") == centers:
             for kind in kinds:
-                for row in cell.rows(kind):
+                for row in cell.rows(kind, timed=timed):
                     found[cell.config.seed] = row
     return found
 
@@ -348,12 +363,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[])
     parser.add_argument("--again", action="store_true", help="also cells that have a row; the newest counts")
     parser.add_argument("--avx2", action="store_true", help="hold the processor to AVX2, and train in float32")
+    parser.add_argument("--busy", action="store_true", help="other programs run meanwhile: leave seconds out")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if arguments.avx2 and not arguments.table:
         hold_to_avx2()
     on_gpu = not arguments.avx2 and choose_device("auto").type != "cpu"
     here: Kind = "gpu" if on_gpu else "avx2" if isa() == "avx2" else "best"
+    trainings: dict[TrainConfig, list[Cell]] = {}
     for cell in [] if arguments.table else cells():
         if arguments.only and cell.group not in arguments.only:
             continue
@@ -362,7 +379,9 @@ def main() -> None:
         if cell.config.data == CIFAR and not Path(CIFAR).is_dir():
             print(f"{cell.name}: left out, there is no folder {CIFAR} here")
             continue
-        run(cell, arguments.avx2)
+        trainings.setdefault(cell.config, []).append(cell)
+    for shared in trainings.values():
+        run(shared, arguments.avx2, arguments.busy)
     write_table()
 
 

@@ -66,6 +66,23 @@ def test_a_gpu_counts_for_map_alone_and_gives_way_to_a_processor(quality: Module
     assert quality.Asked("a", group, 0.945, tflop=400).line().reached == "**0.9440** in 900 s"
 
 
+def test_seconds_left_out_count_for_map_alone(quality: ModuleType) -> None:
+    group = "cifar-48"
+    measure(quality, group, f"mAP 0.8710, {BEST.replace('seconds 29.0', 'seconds -')}")
+    assert quality.Asked("a", group, 0.87, 60).line().fine is None
+    line = quality.Asked("a", group, 0.87, tflop=400).line()
+    assert (line.fine, line.reached) == (True, "**0.8710**")
+    measure(quality, group, f"mAP 0.8720, {BEST}", seed=1)
+    assert quality.Asked("a", group, 0.87).line().reached == "**0.8715** in 29 s, mean of 2 seeds"
+    assert quality.Asked("a", group, 0.87, 60).line().reached == "**0.8720** in 29 s"
+
+
+def test_cells_of_one_training_share_it(quality: ModuleType) -> None:
+    by_group = {cell.group: cell for cell in quality.cells() if cell.config.seed == 0}
+    paper, other = by_group["cifar-48"], by_group["cifar-48-cifar10-2"]
+    assert paper.config == other.config and (paper.protocol, other.protocol) == (None, "cifar10-2")
+
+
 def test_seeds_beyond_those_asked_for_count_too(quality: ModuleType) -> None:
     for seed, score in enumerate((0.87, 0.88, 0.86)):
         measure(quality, "cifar-48", f"mAP {score}, {GPU}", seed)

@@ -114,7 +114,7 @@ def train(
     augment: Annotated[
         Augment | None,
         option(
-            "Random variation: digits turns, zooms and shifts; photos mirrors, shifts and varies colours.",
+            "Random variation: digits shifts; photos shifts, mirrors and varies colours.",
             "what fits the set",
             panel="Recipe",
         ),
@@ -123,7 +123,7 @@ def train(
         bool | None,
         option(
             "Show pictures at three quarters of their side for the first half of the epochs: sooner.",
-            "where the variation mirrors, with airbench",
+            "with airbench, from 24 pixels on",
             "--grow/--no-grow",
             panel="Recipe",
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 
@@ -17,11 +16,9 @@ from dsh_cli.network.encoding import to_float
 from dsh_cli.pictures.reading import PictureFiles
 from dsh_cli.training.start import Part
 
-_SHIFT = {"digits": 0.075, "photos": 0.0625}  # of the side, each way; the latter is 2 of 32 pixels
+_SHIFT = 0.075  # of the side, each way: up to 2 of 28 or of 32 pixels, each about as often
 _TINT, _DEVIATION = 0.2, 0.25  # each way, of contrast and of brightness; usual deviation of a channel of photos
 _SMALL = 0.75  # of the side of pictures, in a training's first steps
-_TURN = math.radians(10)  # each way, for digits
-_ZOOM = 0.1  # each way, for digits
 
 
 class Batches:
@@ -151,14 +148,15 @@ def _together(order: Tensor, labels: Tensor, per_class: int, rng: torch.Generato
 def augment(pictures: Tensor, kind: Augment, rng: torch.Generator, mirrored: Tensor) -> Tensor:
     """(B, H, W, channels) uint8 pictures, each varied at random, as (B, channels, H, W) float in [0, 1].
 
-    `digits`: shift, turn and zoom, black outside. `photos`: mirror those of which (B,) `mirrored` says so, shift by
-    whole pixels, edges reflected, and vary contrast and the brightness of each colour.
+    `digits`: shift by whole pixels, edges reflected. `photos`: also mirror those of which (B,) `mirrored` says so, and
+    vary contrast and the brightness of each colour.
     """
-    if kind == "photos":
-        images = to_float(_shifted(pictures, mirrored, rng))
-        return _tinted(images, rng) if images.shape[1] > 1 else images
-    images = to_float(pictures)
-    return _turned(images, rng) if kind == "digits" else images
+    if kind == "none":
+        return to_float(pictures)
+    if kind == "digits":
+        return to_float(_shifted(pictures, torch.zeros_like(mirrored), rng))
+    images = to_float(_shifted(pictures, mirrored, rng))
+    return _tinted(images, rng) if images.shape[1] > 1 else images
 
 
 def _tinted(images: Tensor, rng: torch.Generator) -> Tensor:
@@ -172,7 +170,7 @@ def _tinted(images: Tensor, rng: torch.Generator) -> Tensor:
 def _shifted(pictures: Tensor, mirrored: Tensor, rng: torch.Generator) -> Tensor:
     """Mirror some of (B, H, W, channels) pictures, and shift each by whole pixels: bytes are moved, none computed."""
     count, side, _, channels = pictures.shape
-    shift = (_uniform(_SHIFT["photos"], (count, 2), rng) * side).round().long()
+    shift = (_uniform(_SHIFT, (count, 2), rng) * side).round().long()
     places = torch.arange(side)
     across = places + shift[:, :1]  # (B, W)
     across = _reflected(torch.where(mirrored[:, None], side - 1 - across, across), side)
@@ -187,27 +185,6 @@ def _reflected(places: Tensor, side: int) -> Tensor:
     """Places up to a side beyond the edges, back inside: -1 is 0 again, and -2 is 1."""
     places = torch.where(places < 0, -1 - places, places)
     return torch.where(places >= side, 2 * side - 1 - places, places)
-
-
-def _turned(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Shift, turn and zoom each of (B, channels, H, W) images."""
-    count, _, side, _ = images.shape
-    shift = _uniform(_SHIFT["digits"], (count, 2), rng)  # in sides
-    angle, zoom = _uniform(_TURN, (count,), rng), 1 + _uniform(_ZOOM, (count,), rng)
-    cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    # Rows of the affine map from output to input, in the coordinates of grid_sample: -1 to 1 across the picture.
-    maps = torch.stack([cos, -sin, 2 * shift[:, 0], sin, cos, 2 * shift[:, 1]], dim=1).view(count, 2, 3)
-    grid = _affine_grid(maps.to(images.device), side)  # (B, H, W, 2)
-    moved = F.grid_sample(images, grid, align_corners=False)
-    return moved.contiguous(memory_format=torch.channels_last)  # which it already is for one channel
-
-
-def _affine_grid(maps: Tensor, side: int) -> Tensor:
-    """As `F.affine_grid` for (B, 2, 3) maps of square pictures, without its slow batched product."""
-    centres = (2 * torch.arange(side, device=maps.device) + 1) / side - 1  # of pixels, -1 to 1
-    across = centres[None, None, :, None] * maps[:, None, None, :, 0]  # (B, 1, W, 2)
-    down = centres[None, :, None, None] * maps[:, None, None, :, 1]  # (B, H, 1, 2)
-    return across + down + maps[:, None, None, :, 2]
 
 
 def _uniform(reach: float, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:

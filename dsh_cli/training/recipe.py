@@ -164,7 +164,7 @@ def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     if differs("data"):
         leave_open("image_size", "augment", "epochs", "batch_size", "per_class")
     if differs("data", "augment"):
-        leave_open("mirror", "grow")
+        leave_open("mirror")
     if differs("backbone"):
         leave_open("optimizer", "batch_size", "epochs", "grow")
     if differs("backbone", "optimizer"):
@@ -217,7 +217,7 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
         "image_size": train.image_size,
         "epochs": config.epochs or _epochs(train, batch_size),
         "augment": augment,
-        "grow": default and augment == "photos" and train.image_size >= _LARGE if config.grow is None else config.grow,
+        "grow": default and train.image_size >= _LARGE if config.grow is None else config.grow,
         "mirror": augment == "photos" if config.mirror is None else config.mirror,
     }
     return Recipe(**{**asdict(config), **choices})

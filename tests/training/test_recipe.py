@@ -109,7 +109,7 @@ ALSO: dict[str, dict[str, Any]] = {  # what changes with a field that was given 
     "alpha": {"centers": None},
     # the size is of pretrained weights
     "backbone": BATCHES | RATES | {"optimizer": None, "grow": None, "image_size": None, "amp": None},
-    "augment": {"mirror": None, "grow": None},
+    "augment": {"mirror": None},
     "optimizer": RATES,
     "pretrained": {"image_size": None, "amp": None, "grow": None},
     "weights": {"pretrained": False},
