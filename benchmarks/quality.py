@@ -23,8 +23,10 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
@@ -53,8 +55,9 @@ WITHOUT = frozenset(
 )
 CIFAR = "cifar10-jpeg"
 # Epochs of the cells that are given more time than the default recipe takes, or less.
-MORE, LONG, MNIST_48, FASHION = 5, 32, 12, 6
+MORE, LONG, MNIST_48, FASHION = 6, 32, 12, 6
 CIFAR_12, CIFAR_48, CIFAR_SOON, CIFAR_UNSEEN = 13, 15, 3, 4
+FASHION_SECONDS = 102.0  # that the recipe before took to mAP .850, on the Xeon of 2026-11-27, see LOG.md
 SOON = 400.0  # seconds: a third of what the recipe before took to mAP .79, on the same machine
 CLASSES = 10  # of MNIST and CIFAR-10, about equally large
 NONE = "-"  # of a figure that a row does not have
@@ -307,7 +310,7 @@ def lines() -> Iterator[Line]:
     for bits, score in ((12, 0.990), (48, 0.995)):
         yield Asked(f"MNIST, {bits} bits: mAP@5000, 1,000 queries", f"mnist-{bits}", score, 600).line()
     fashion = "Fashion-MNIST, 8 bits: mAP, mean of 5 seeds"
-    yield Asked(fashion, "fashion-8", 0.870, 73, distance=4, seeds=5).line()
+    yield Asked(fashion, "fashion-8", 0.870, FASHION_SECONDS, distance=4, seeds=5).line()
     yield against_plain("Fashion-MNIST, 8 bits: mAP, hash centers against none", "fashion-8", -0.002, 5)
     yield Asked(f"{cifar.format(12)}, protocol paper", "cifar-12", 0.85, tflop=350, distance=6).line()
     for bits, score in ((24, 0.86), (36, 0.865), (48, 0.87)):
@@ -381,7 +384,9 @@ def main() -> None:
             continue
         trainings.setdefault(cell.config, []).append(cell)
     for shared in trainings.values():
-        run(shared, arguments.avx2, arguments.busy)
+        # a process each, for what one leaves behind would count as memory of the next
+        with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+            alone.submit(run, shared, arguments.avx2, arguments.busy).result()
     write_table()
 
 
