@@ -133,7 +133,10 @@ class Run:
             RunError: there are no weights, or they are damaged.
         """
         self._require_finished()
-        settings = {"model": dataclasses.asdict(self.model), "intake": decode.INTAKE}
+        # Fields with a default came later; where they have it they are left out, so that older indexes stay known.
+        fields = {field.name: field.default for field in dataclasses.fields(self.model)}
+        model = {name: value for name, value in dataclasses.asdict(self.model).items() if value != fields[name]}
+        settings = {"model": model, "intake": decode.INTAKE}
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
         with opened(self.path, WEIGHTS) as file:
             require_digest(digest_file(file, digest.update), self.record.digest(WEIGHTS))

@@ -1,5 +1,6 @@
 """An index: what it keeps, skips and refuses; that it is whole after a kill, in a race, and for a reader meanwhile."""
 
+import hashlib
 import json
 import os
 import random
@@ -589,6 +590,14 @@ def test_another_model_is_refused_with_both_fingerprints(
     assert len(Index.open("i")) == 8
 
 
+def test_the_fingerprint_of_a_run_is_that_of_earlier_versions(run: Run) -> None:
+    """What the network was built from when indexes were first made, and its weights."""
+    model = {"backbone": run.model.backbone, "bits": 8, "channels": 1, "image_size": 8}
+    settings = json.dumps({"intake": decode.INTAKE, "model": model}, sort_keys=True)
+    weights = (run.path / "model.safetensors").read_bytes()
+    assert run.fingerprint == hashlib.blake2b(settings.encode() + weights, digest_size=8).hexdigest()
+
+
 def test_the_fingerprint_follows_what_decides_the_codes(
     run: Run, digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -599,6 +608,9 @@ def test_the_fingerprint_follows_what_decides_the_codes(
     model = json.loads((other / "config.json").read_text())["model"]
     edit(other / "config.json", model=model | {"image_size": model["image_size"] + 1})
     assert Run.open(other).fingerprint != run.fingerprint
+    edit(other / "config.json", model=model | {"mirror": True})
+    assert Run.open(other).fingerprint != run.fingerprint
+    edit(other / "config.json", model=model)
     monkeypatch.setattr("dsh_cli.pictures.decode.INTAKE", 99)
     assert Run.open(digits_run).fingerprint != run.fingerprint
     (other / "model.safetensors").unlink()
