@@ -38,7 +38,6 @@ def main() -> None:
     table(run)
     save(model(run), str(IMG / "model.png"))
     save(loss(run.config.margin, run.config.alpha, run.config.bits), str(IMG / "loss.png"))
-    save(training(run), str(IMG / "training.png"))
     for method in ("tsne", "umap"):
         made = embed_run(run, "test", Projection(method))
         save(embedding(made, run.config.data, "test", "thumbnails"), str(IMG / f"{method}.png"))
@@ -108,7 +107,7 @@ def model(run: Run) -> Figure:
             if isinstance(module, kind):
                 module.register_forward_hook(hook)
     net(torch.zeros(1, *shapes[0][1]))
-    shapes.append(("maximum", (net.hash_layer.in_features,)))
+    shapes.append(("mean", (net.hash_layer.in_features,)))
     shapes.append(("linear", (config.bits,)))
     weights = sum(parameter.numel() for parameter in net.parameters())
     return _draw_layers(shapes, spans, f"{config.backbone}: {weights:,} weights, read from {run.path.name}")
@@ -187,46 +186,6 @@ def loss(margin: float, alpha: float, bits: int) -> Figure:
         ha="center",
         color=SOFT,
         transform=axes.transAxes,
-    )
-    return figure
-
-
-def training(run: Run) -> Figure:
-    """Loss and mAP by epoch, from the run's event files."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(run.path / "tensorboard"))
-    events.Reload()
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    names = {
-        "loss/pair": "pairs",
-        "loss/centers": "hash centers",
-        "loss/quantization_weighted": "quantization, weighted",
-    }
-    for (name, spoken), colour, style in zip(names.items(), COLOURS, ("-", "--", ":"), strict=False):
-        scalars = events.Scalars(name)
-        left.plot(
-            [s.step for s in scalars], [s.value for s in scalars], style, marker="o", color=colour, lw=2, label=spoken
-        )
-    left.set(xlabel="epoch", ylabel="term of the loss, mean over the epoch", ylim=(0, None))
-    left.legend(frameon=False)
-    scalars = events.Scalars("validation/map")
-    right.plot([s.step for s in scalars], [s.value for s in scalars], marker="o", color=COLOURS[0], lw=2)
-    right.axhline(run.metrics["map"], color=COLOURS[2], ls="--")
-    right.annotate(
-        f"test pictures, in the end: {run.metrics['map']:.4f}",
-        (1, run.metrics["map"]),
-        color=COLOURS[2],
-        xytext=(0, 5),
-        textcoords="offset points",
-    )
-    right.set(xlabel="epoch", ylabel="mAP of the validation pictures", ylim=(None, 1.005))
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xticks(range(1, run.config.epochs + 1))
-    figure.suptitle(
-        f"{run.config.data}, {run.config.bits} bits: {run.metrics['seconds']:.0f} s of training", ha="left", x=0.02
     )
     return figure
 
