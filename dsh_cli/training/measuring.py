@@ -90,17 +90,18 @@ def encode_dataset(net: HashNet, dataset: Dataset) -> CodeSet:
     """Codes of a dataset, with all that a run keeps of it; pictures that cannot be read are left out.
 
     Thumbnails of pictures in files are kept in a file of their own while they are needed, so that memory does not
-    grow with them.
+    grow with them; those of pictures in memory are the pictures themselves where these are no larger.
     """
     rows, relaxed = [np.zeros(0, np.int64)], [np.zeros((0, net.config.bits), np.float32)]
     encoder = Encoder(net)
-    size = decode.thumbnail_size(dataset.images.shape[1], dataset.images.shape[2])
-    thumbnails = _room((len(dataset), *size, dataset.images.shape[3]), isinstance(dataset.images, PictureFiles))
+    images = dataset.images
+    thumbnails = decode.thumbnails(images) if isinstance(images, np.ndarray) else _room_for(images)
     done = 0
     for batch in dataset.read(in_order(len(dataset), encoder.at_once)):
         rows.append(batch.rows)
         relaxed.append(encoder.relaxed(batch.images))
-        thumbnails[done : done + len(batch.rows)] = decode.thumbnails(batch.images)
+        if not isinstance(images, np.ndarray):
+            thumbnails[done : done + len(batch.rows)] = decode.thumbnails(batch.images)
         done += len(batch.rows)
     encoded, outputs = np.concatenate(rows), np.concatenate(relaxed)
     return CodeSet(
@@ -114,13 +115,19 @@ def encode_dataset(net: HashNet, dataset: Dataset) -> CodeSet:
     )
 
 
-def _room(shape: tuple[int, ...], on_disk: bool) -> NDArray[np.uint8]:
-    """An array in memory, or in a file that lives as long as it is mapped.
+def _room_for(pictures: PictureFiles) -> NDArray[np.uint8]:
+    """Room for thumbnails."""
+    count, height, width, channels = pictures.shape
+    return _room((count, *decode.thumbnail_size(height, width), channels))
+
+
+def _room(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """An array in a file that lives as long as it is mapped.
 
     Raises:
         DshError: there is no room for such a file.
     """
-    if not on_disk or not shape[0]:
+    if not shape[0]:
         return np.empty(shape, np.uint8)
     size = math.prod(shape)
     try:

@@ -77,7 +77,7 @@ from dsh_cli.runs.run import Run
 from dsh_cli.training.measuring import _room
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
-    _room({SHAPE}, on_disk=True)
+    _room({SHAPE})
 except DshError as error:
     print(error)
 """
@@ -95,7 +95,7 @@ def test_room_is_reserved_on_every_file_system(call: str, monkeypatch: pytest.Mo
         monkeypatch.setattr(os, "posix_fallocate", refuse)
     elif call == "missing":
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
-    room = measuring._room(SHAPE, on_disk=True)
+    room = measuring._room(SHAPE)
     assert isinstance(room, np.memmap) and room.shape == SHAPE and not room.any()
     room[-1] = 255
     with tempfile.TemporaryFile() as file:
@@ -111,7 +111,7 @@ def test_where_no_folder_takes_temporary_files_it_is_said(monkeypatch: pytest.Mo
     monkeypatch.setattr("tempfile.gettempdir", none)
     monkeypatch.setattr("tempfile._sanitize_params", lambda *args: none())
     with pytest.raises(DshError, match="cannot keep 3.5 MB of thumbnails in the folder for temporary files .no usable"):
-        measuring._room(SHAPE, on_disk=True)
+        measuring._room(SHAPE)
 
 
 class Losing(Quiet):
