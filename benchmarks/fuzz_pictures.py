@@ -75,7 +75,7 @@ def main() -> None:
         hostile = mutated(data, rng)
         probed.write_bytes(hostile)
         began, wrong = time.monotonic(), ""
-        for work in (lambda: decode.decode(hostile, 32, 3), lambda: decode.probe(probed)):  # noqa: B023 - at once
+        for work in (lambda: decode.decode(hostile, decode.Form(32, 3)), lambda: decode.probe(probed)):  # noqa: B023 - at once
             try:
                 work()
                 outcomes["read"] += 1

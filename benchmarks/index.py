@@ -24,7 +24,7 @@ from dsh_cli import Run, TrainConfig, load_splits, train
 from dsh_cli.codes.nearest import nearest
 from dsh_cli.errors import ImageError
 from dsh_cli.index.index import Index, ReadyCodes
-from dsh_cli.network.encoding import Encoder, encode_files
+from dsh_cli.network.encoding import Encoder, encode_files, form_of
 from dsh_cli.pictures import find
 from dsh_cli.pictures.reading import Intake
 from dsh_cli.threads import default_workers
@@ -115,7 +115,7 @@ def encoding(folder: str, model: str) -> None:
     net = run.load_model()
     encoder = Encoder(net)
     paths = list(find.find(folder))
-    intake = Intake(run.model.image_size, run.model.channels, default_workers())
+    intake = Intake(form_of(run.model), default_workers())
     pictures = np.stack([picture for _, picture in intake.read(paths) if not isinstance(picture, ImageError)])
     ways: dict[str, Callable[[str], object]] = {
         "decoding": lambda scratch: sum(1 for _ in intake.read(paths)),

@@ -9,9 +9,14 @@ from typing import Literal
 from dsh_cli.errors import UsageError
 
 MAX_BITS = 1024
+MAX_HIDDEN = 65536
 SPLITS = ("train", "validation", "test")
 ANY_SIZE = ("airbench", "resnet9", "small-resnet")  # networks that take pictures of other sizes than their own
-OWN_BACKBONES = ("airbench", "resnet9", "small-resnet", "dsh-cnn")  # all other names are torchvision's
+PIXELS = "pixels"  # the backbone whose features are the pixels
+OWN_BACKBONES = ("airbench", "resnet9", "small-resnet", "dsh-cnn", PIXELS)
+AUTO = "auto"  # the backbone of which weights are at hand, see `network.presets.chosen`
+VECTORS = "vectors"  # what stands in place of a backbone where the data are features already
+TIMM = "timm:"  # how names of timm's networks begin; all others are torchvision's
 DATASETS = ("mnist", "fashion-mnist", "cifar10", "digits")  # a folder of such a name is given as ./mnist
 
 UNSEEN = "unseen"  # the split of the training pictures whose classes were held out
@@ -19,10 +24,14 @@ UNSEEN = "unseen"  # the split of the training pictures whose classes were held 
 Among = Literal["all", "seen", "unseen"]  # classes, by whether a run was trained on them
 Augment = Literal["none", "digits", "photos"]
 Centers = Literal["auto", "none"]
+Fit = Literal["crop", "pad", "stretch"]  # of a picture into a square
+Interpolation = Literal["bilinear", "bicubic"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Method = Literal["dsh", "itq", "pca", "rotation"]  # the last three without labels, and without steps
 Optimizer = Literal["muon", "adamw", "sgd"]
 Schedule = Literal["linear", "one-cycle", "step", "constant"]
 ProtocolName = Literal["test-vs-train", "paper", "cifar10", "cifar10-1", "cifar10-2"]
+Rescore = Literal["outputs", "asymmetric"]  # what the outputs of a query are held against: outputs, or codes
 
 
 @dataclass(frozen=True)
@@ -50,16 +59,21 @@ class TrainConfig:
     The defaults are the recipe measured in `benchmarks/quality.py`; DSH is Liu et al., CVPR 2016.
     """
 
-    data: str = "mnist"  # a named set, a folder with a folder per class, or a CSV file of path,label
+    data: str = "mnist"  # a named set, a folder with a folder per class, a CSV file of path,label, a file of vectors
     protocol: ProtocolName = "test-vs-train"  # decides the splits, and which are compared in the end
     data_root: str | None = None  # where named sets lie; else $DSH_DATA, else the cache folder
     hold_out_classes: int = 0  # so many, drawn by the seed, are kept from the training
     bits: int = 8  # k, length of the code
-    backbone: str = "airbench"  # or resnet9, small-resnet, dsh-cnn, or a classification model of torchvision
-    pretrained: bool = False  # start from torchvision's weights, with their normalisation and picture size
+    method: Method = "dsh"  # how codes are learned: from classes, or as a linear map of features, see `codes.linear`
+    backbone: str = "airbench"  # or another of OWN_BACKBONES, a classification model of torchvision, timm:NAME
+    pretrained: bool = False  # start from the weights torchvision or timm has, with the pictures they expect
     weights: str | None = None  # start from the weights of a file or run folder, see `weights.take_file`
-    freeze: bool = False  # train the hash layer alone
+    freeze: bool = False  # train the hash layer alone, and the hidden one before it
+    hidden: int | None = None  # units of a layer between features and hash layer; 0: none; None: see `settle`
+    dropout: float | None = None  # share of the features left out in training; None: see `settle`
     image_size: int | None = None  # pixels, square; None: that of pretrained weights, else native up to 64, else 128
+    fit: Fit | None = None  # how pictures become square; None: as pretrained weights expect, else crop
+    interpolation: Interpolation | None = None  # where they are resized; None: likewise, else bilinear
     augment: Augment | None = None  # None: what fits the set
     grow: bool | None = None  # pictures at three quarters of their side for the first half of the epochs
     mirror: bool | None = None  # codes of a picture and its mirror image together; None: where the augmentation mirrors
@@ -101,14 +115,22 @@ class TrainConfig:
                 f"other; take `protocol` {' or '.join(name for name, kind in PROTOCOLS.items() if not kind.pooled)}",
             ),
             (1 <= self.bits <= MAX_BITS, f"`bits` {self.bits}: a code has 1 to {MAX_BITS} bits"),
-            (self.image_size is None or 8 <= self.image_size <= 1024, f"`image_size` {self.image_size}: 8 to 1024"),
+            (
+                self.image_size is None
+                or 8 <= self.image_size <= 1024
+                or (self.backbone, self.image_size) == (VECTORS, 0),
+                f"`image_size` {self.image_size}: 8 to 1024",
+            ),
             (self.margin is None or 0 < self.margin < math.inf, f"`margin` {self.margin}: above 0 (default: 2 * bits)"),
             (self.alpha is None or 0 <= self.alpha < math.inf, f"`alpha` {self.alpha}: 0 or more (default: 0.01)"),
             (
                 self.smoothing is None or 0 < self.smoothing <= 0.5,
                 f"`smoothing` {self.smoothing}: above 0, 0.5 at most",
             ),
-            (self.epochs is None or self.epochs >= 1, f"`epochs` {self.epochs}: 1 or more"),
+            (
+                self.epochs is None or self.epochs >= (1 if self.method == "dsh" else 0),
+                f"`epochs` {self.epochs}: 1 or more",
+            ),
             (
                 self.batch_size is None or self.batch_size >= 2,
                 f"`batch_size` {self.batch_size}: 2 or more, for maps are normalised over a batch",
@@ -124,9 +146,9 @@ class TrainConfig:
             ),
             (self.clip is None or 0 < self.clip < math.inf, f"`clip` {self.clip}: above 0 (default: no limit)"),
             (
-                not self.pretrained or self.backbone not in OWN_BACKBONES,
-                f"`pretrained`: there are no such weights of {self.backbone}; choose a network of torchvision, "
-                "such as `backbone` resnet18",
+                not self.pretrained or self.backbone not in (*OWN_BACKBONES, VECTORS),
+                f"`pretrained`: there are no such weights of {self.backbone}; choose one of torchvision or timm, "
+                "such as `backbone` resnet18 or timm:tf_efficientnet_lite0",
             ),
             (not self.pretrained or self.weights is None, "`pretrained` and `weights`: give one of them"),
             (
@@ -139,9 +161,18 @@ class TrainConfig:
                 f"{', '.join(ANY_SIZE)}",
             ),
             (
-                not self.freeze or self.pretrained or self.weights is not None,
+                self.optimizer != "muon" or not self.freeze,
+                "`optimizer` muon is for convolutions, and with `freeze` none of them learns; leave one of them out",
+            ),
+            (
+                not self.freeze or self.pretrained or self.weights is not None or self.backbone in (AUTO, PIXELS),
                 "`freeze`: there are no weights to freeze; give `pretrained` or `weights` as well",
             ),
+            (
+                self.hidden is None or 0 <= self.hidden <= MAX_HIDDEN,
+                f"`hidden` {self.hidden}: 0 to {MAX_HIDDEN:,} units",
+            ),
+            (self.dropout is None or 0 <= self.dropout < 1, f"`dropout` {self.dropout}: 0 or more, below 1"),
             (0 <= self.seed < 2**63, f"`seed` {self.seed}: 0 to 2^63 - 1"),
         )
         for fine, message in checks:
@@ -154,6 +185,10 @@ class Recipe(TrainConfig):
     """A request with every open choice made: what a run did, and is saved with it."""
 
     image_size: int = 0
+    fit: Fit = "crop"
+    interpolation: Interpolation = "bilinear"
+    hidden: int = 0
+    dropout: float = 0.0
     augment: Augment = "none"
     grow: bool = False
     mirror: bool = False
@@ -177,9 +212,18 @@ class ModelConfig:
 
     backbone: str
     bits: int
-    channels: int  # 1 (grey) or 3 (RGB)
-    image_size: int  # pixels, square
+    channels: int  # 1 (grey) or 3 (RGB); 0 where inputs are vectors
+    image_size: int  # pixels, square; 0 where inputs are vectors
     mirror: bool = False  # whether codes are those of the mean of the outputs of a picture and its mirror image
+    fit: Fit = "crop"  # how pictures become square
+    interpolation: Interpolation = "bilinear"  # where they are resized
+    hidden: int = 0  # units of a layer between features and hash layer; 0: none
+    width: int = 0  # numbers in a vector, where inputs are such and no pictures
+
+    @property
+    def of_vectors(self) -> bool:
+        """Whether its inputs are vectors, and no pictures."""
+        return self.backbone == VECTORS
 
     def __post_init__(self) -> None:
         """Refuse what no network is built from, such as an edited file might say.
@@ -187,7 +231,14 @@ class ModelConfig:
         Raises:
             TypeError: a field is not of its kind.
         """
-        numbers = (self.bits, self.channels, self.image_size)
+        numbers = (self.bits, self.channels, self.image_size, self.hidden, self.width)
         fine = all(type(number) is int for number in numbers) and isinstance(self.backbone, str)
-        if not fine or not 1 <= self.bits <= MAX_BITS or self.channels not in (1, 3) or self.image_size < 1:
+        if not fine or not 1 <= self.bits <= MAX_BITS or not 0 <= self.hidden <= MAX_HIDDEN:
+            raise TypeError(f"no such network: {self}")
+        pictures, vectors = (self.channels, self.image_size), self.width
+        if (
+            (pictures != (0, 0) or vectors < 1)
+            if self.of_vectors
+            else (self.channels not in (1, 3) or self.image_size < 1 or vectors)
+        ):
             raise TypeError(f"no such network: {self}")

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from dsh_cli.analysis.calibration import Calibration, calibrate
 from dsh_cli.analysis.classes import ClassTable, NearestClass, class_table, nearest_classes
-from dsh_cli.codes import nearest
+from dsh_cli.codes import nearest, rescoring
 from dsh_cli.codes.bits import Packed, looks_like_code, parse, to_hex
 from dsh_cli.codes.sets import CodeSet
+from dsh_cli.config import Rescore
 from dsh_cli.errors import DshError, UsageError, VersionGone
 from dsh_cli.index.origins import Folders, added_from
 from dsh_cli.pictures.find import LeftOut, expand
@@ -25,8 +26,11 @@ from dsh_cli.runs.run import Run
 from dsh_cli.words import natural, nfc
 
 K = 10  # neighbours of a query, where neither their number nor a radius is asked for
+POOL = 100  # times as many are ordered anew, so that for K it is as many as `evaluate` takes; see benchmarks/LOG.md
 
-_BATCH = 256  # queries looked up at once
+_BATCH = 256  # queries looked up at once, at most
+_POOLED = 1 << 20  # pictures of their pools at once, about
+_CELLS = 1 << 22  # outputs read at once, at most
 
 
 @dataclass(frozen=True)
@@ -37,18 +41,29 @@ class Query:
     picture: bool
     packed: Packed | None = None  # (ceil(k / 8),) uint8; None for a picture before it is encoded, and with an error
     error: str | None = None
+    relaxed: NDArray[np.float32] | None = None  # (k,) outputs of the network; None of a code
 
 
 @dataclass(frozen=True)
 class Neighbor:
     """One of the database, as near to the query as its rank says."""
 
-    rank: int  # 1 for the nearest; of one distance in the order in which they were added
+    rank: int  # 1 for the nearest, or the best; of equals in the order in which they were added
     path: str
     label: str | None  # None where unknown
     code: str
     distance: int  # to the query, in bits
     row: int  # place in the database
+    score: float | None = None  # cosine of outputs with the query's, -1 to 1; None where nothing was rescored
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """How the neighbours of a query were ordered anew, see `codes.rescoring`."""
+
+    by: Rescore  # what the query's outputs were held against: outputs, or codes
+    pool: int  # pictures ordered anew: those nearest by Hamming distance
+    cut: int | None  # the distance of which the pool has those added first alone; None: it has all
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,8 @@ class Database:
     shown: Folders = Folders()  # where pictures in files may be shown from
     note: str | None = None  # what is to be told of an index, such as damage
     newest: Callable[[], Database] | None = None  # the same in an index as it is now, where that version is gone
+    outputs: Callable[[NDArray[np.int64]], rescoring.Outputs] | None = None  # (r, k) of rows; None: not asked for
+    scale: float | None = None  # of these outputs
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -78,11 +95,12 @@ class Answer:
 
     query: Query
     code: str
-    predicted: NearestClass  # by the codes of the pictures that the run was trained on
+    predicted: NearestClass | None  # by the codes of the pictures that the run was trained on; None: without classes
     neighbors: tuple[Neighbor, ...]
     database: Database  # where they were looked for
     radius: int | None  # bits from the query within which they were looked for; None: any
     calibration: Calibration | None  # what their distances mean; None where the run has no held-out pictures
+    rescored: Rescored | None = None  # None: neighbours are in the order of Hamming distance
 
     @property
     def bits(self) -> int:
@@ -92,22 +110,32 @@ class Answer:
     @property
     def sharing(self) -> int:
         """Neighbours of the predicted class."""
-        return sum(neighbor.label == self.predicted.label for neighbor in self.neighbors)
+        return sum(map(self.is_shared, self.neighbors))
+
+    def is_shared(self, neighbor: Neighbor) -> bool:
+        """Whether a neighbour is of the predicted class."""
+        return self.predicted is not None and neighbor.label == self.predicted.label
 
     @property
     def same_class_rate(self) -> float | None:
-        """How often a picture as far away as the nearest neighbour is of the query's class, see `Calibration`.
+        """How often a picture as far away as the first neighbour is of the query's class, see `Calibration`.
 
-        Of the pairs of a held-out and a training picture of the run that are as far apart as the query and its nearest
+        Of the pairs of a held-out and a training picture of the run that are as far apart as the query and its first
         neighbour, the share in [0, 1] that are of one class; None without a neighbour, or without such a pair.
         """
         return self.calibration.rate(self.neighbors[0].distance) if self.calibration and self.neighbors else None
 
 
 def split_database(
-    run: Run, split: str | None = None, labels: Sequence[str] = (), not_labels: Sequence[str] = ()
+    run: Run,
+    split: str | None = None,
+    labels: Sequence[str] = (),
+    not_labels: Sequence[str] = (),
+    outputs: bool = False,
 ) -> Database:
     """A split of a run: by default `database`, or `train` where it has none. Of given labels, or without some.
+
+    With its outputs where asked for, to be rescored by.
 
     Raises:
         UsageError: the run has no such split, or a label is none of its classes.
@@ -115,12 +143,13 @@ def split_database(
     """
     default = "database" if "database" in run.counts else "train"
     chosen = default if split is None else split
-    codes = run.codes(chosen)
+    codes = run.codes(chosen, "relaxed") if outputs else run.codes(chosen)
     known_labels = [*run.classes, None]  # the last for -1
     rows = _of_labels(codes.labels, run.classes, labels, not_labels, str(run.path))
     names = run.names().get(chosen, ())
     if len(names) != len(codes):
         raise DshError(f"{run.path / 'splits.json'} does not fit the codes; train again with: dsh train")
+    scale = None if codes.relaxed is None else rescoring.scale_of(codes.relaxed)
     database = Database(
         name=f"{chosen} split",
         run=run.path,
@@ -130,8 +159,16 @@ def split_database(
         describe=lambda wanted: [(names[row], known_labels[codes.labels[row]]) for row in wanted],
         thumbnails=lambda wanted: run.thumbnails(chosen, wanted),
         narrowed=bool(labels or not_labels),
+        outputs=None if codes.relaxed is None or scale is None else _held(codes.relaxed, scale),
+        scale=scale,
     )
     return _not_empty(database, f"the {chosen} split of {run.path}", "choose another `split`")
+
+
+def _held(relaxed: NDArray[np.float16], scale: float) -> Callable[[NDArray[np.int64]], rescoring.Outputs]:
+    """What gives outputs of rows, which are in memory as an index would keep them."""
+    outputs = rescoring.quantised(relaxed, scale)
+    return lambda wanted: outputs[wanted]
 
 
 def index_database(
@@ -141,23 +178,27 @@ def index_database(
     not_labels: Sequence[str] = (),
     relative_to: str = "",
     pictures: Sequence[str] = (),
+    outputs: bool = False,
 ) -> Database:
     """An index of pictures, of given labels, or without some; its relative paths are so to a folder.
 
-    A page may show its pictures in that folder, in others that are named, and where this user added them from.
+    A page may show its pictures in that folder, in others that are named, and where this user added them from. Outputs
+    stay on the disk, where asked for, until those of some rows are needed.
 
     Raises:
         UsageError: a label is none of its labels.
-        DshError: there is no index, it is empty, it is of another model, or no picture is left.
+        DshError: there is no index, it is empty, it is of another model, or no picture is left; or it keeps no outputs.
     """
     from dsh_cli.index.index import Index
 
     def newest() -> Database:
-        return index_database(uri, run, labels, not_labels, relative_to, pictures)
+        return index_database(uri, run, labels, not_labels, relative_to, pictures, outputs)
 
     index = Index.open(uri)
     index.require_rows()
     index.require(run)
+    if outputs:
+        index.require_outputs()
     packed, rows = index.codes(), np.arange(len(index))
     index.require(run)  # where the codes read are those of a newer version
     if labels or not_labels:
@@ -178,6 +219,8 @@ def index_database(
         shown=added_from(uri).and_named([*filter(None, [relative_to]), *pictures]),
         note=index.note,
         newest=newest,
+        outputs=index.outputs if outputs else None,
+        scale=index.scale if outputs else None,
     )
     return _not_empty(database, f"index {uri}", "see: dsh index info " + uri)
 
@@ -203,6 +246,10 @@ def _not_empty(database: Database, where: str, what_to_do: str) -> Database:
     return database
 
 
+# Places in a database, their distances, their scores where rescored, and how
+_Ordered = tuple[NDArray[np.int64], NDArray[np.int32], Sequence[float | None], Rescored | None]
+
+
 @dataclass(frozen=True)
 class Search:
     """What queries are looked up in, and how near what is found must be."""
@@ -216,6 +263,8 @@ class Search:
     html: str | None = None  # page to be written
     relative_to: str | None = None  # folder of the paths in the index, where the page finds its pictures
     pictures: tuple[str, ...] = ()  # folders whose pictures the page may show, whoever added them to the index
+    rescore: Rescore | None = None  # order the nearest anew, by outputs or asymmetric; None: leave them
+    pool: int | None = None  # times k pictures that are ordered anew; None: `POOL`
 
     def check(self) -> None:
         """Refuse what contradicts itself, before any run is opened.
@@ -239,6 +288,12 @@ class Search:
                 raise UsageError(f"`pictures` {folder}: no such folder")
         if self.label and set(self.label) <= set(self.not_label):
             raise UsageError("`not_label` takes away all that `label` names; drop one of them")
+        if self.pool is not None and self.rescore is None:
+            raise UsageError("`pool` says how many pictures `rescore` orders anew; give both, or leave it")
+        if self.pool is not None and self.k is None and self.radius is not None:
+            raise UsageError(
+                "`pool` is a multiple of `k`, without which all within `radius` are ordered anew; give both"
+            )
 
     def finder(self, run: Run, queries: Iterable[str] = ()) -> Finder:
         """What answers in this way for a run.
@@ -253,14 +308,15 @@ class Search:
             DshError: as in `split_database` and `index_database`.
         """
         self.check()
+        outputs = self.rescore == "outputs"
         if self.index is None:
-            database = split_database(run, self.split, self.label, self.not_label)
+            database = split_database(run, self.split, self.label, self.not_label, outputs)
         else:
             base = self.relative_to or ""
-            database = index_database(self.index, run, self.label, self.not_label, base, self.pictures)
+            database = index_database(self.index, run, self.label, self.not_label, base, self.pictures, outputs)
         for text in filter(is_code, queries):
             parse(text, database.bits)
-        return Finder(run, database, self.k, self.radius)
+        return Finder(run, database, self.k, self.radius, self.rescore, POOL if self.pool is None else self.pool)
 
 
 class Finder:
@@ -271,16 +327,33 @@ class Finder:
         database: what to look among.
         k: neighbours of each query, at most; None: `K`, or with a radius all within it.
         radius: bits from the query, at most; None: any.
+        rescore: order the nearest by Hamming distance anew, by the query's outputs against theirs or, `asymmetric`,
+            against their codes, see `codes.rescoring`; None: leave them. A query that is a code has outputs 1 and -1.
+        pool: times k pictures that are ordered anew; of equally near ones at its edge those added first. With a radius
+            and no k, all within it are.
 
     Raises:
-        UsageError: the radius is none for codes of this length.
+        UsageError: the radius is none for codes of this length, the pool is none, or the database came without outputs.
     """
 
-    def __init__(self, run: Run, database: Database, k: int | None = None, radius: int | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        database: Database,
+        k: int | None = None,
+        radius: int | None = None,
+        rescore: Rescore | None = None,
+        pool: int = POOL,
+    ) -> None:
         if radius is not None and not 0 <= radius <= database.bits:
             raise UsageError(f"`radius` {radius}: codes of {database.bits} bits differ in 0 to {database.bits}")
+        if pool < 1:
+            raise UsageError(f"`pool` {pool}: it is a multiple of k, 1 or more")
+        if rescore == "outputs" and database.outputs is None:
+            raise UsageError(f"`rescore`: the {database.name} came without outputs; ask for them, or take asymmetric")
         self.run, self.database, self.radius = run, database, radius
         self.k = K if k is None and radius is None else k
+        self.rescore, self.pool = rescore, pool
         self.left_out = LeftOut()  # of folders given as queries
 
     def find(self, texts: Iterable[str], device: str = "auto", workers: int | None = None) -> Iterator[Answer | Query]:
@@ -294,7 +367,9 @@ class Finder:
         queries = parse_queries(texts, self.database.bits, self.left_out)
         source = encoded(self.run, queries, device, workers)
         # all within a radius may be the whole database, so not for many queries at once
-        while batch := list(islice(source, 1 if self.k is None else _BATCH)):
+        most = len(self.database) if self.k is None else min(len(self.database), self._wanted(self.k))
+        at_once = 1 if self.k is None else max(1, min(_BATCH, _POOLED // max(1, most)))
+        while batch := list(islice(source, at_once)):
             answers = iter(self._answers([query for query in batch if query.packed is not None]))
             for query in batch:
                 yield query if query.packed is None else next(answers)
@@ -314,24 +389,89 @@ class Finder:
             return
         packed = np.stack([query.packed for query in queries if query.packed is not None])
         codes, predicted = to_hex(packed, self.database.bits), self.predict(packed)
-        for query, code, near, found in zip(queries, codes, predicted, self._look_up(packed), strict=True):
-            neighbors = self._neighbors(*found)
-            yield Answer(query, code, near, neighbors, self.database, self.radius, self.calibration)
+        found = self._found(queries, self._look_up(packed))
+        for query, code, near, (places, distances, scores, rescored) in zip(
+            queries, codes, predicted, found, strict=True
+        ):
+            neighbors = self._neighbors(places, distances, scores)
+            yield Answer(query, code, near, neighbors, self.database, self.radius, self.calibration, rescored)
 
-    def _neighbors(self, places: NDArray[np.int64], distances: NDArray[np.int32]) -> tuple[Neighbor, ...]:
+    def _neighbors(
+        self, places: NDArray[np.int64], distances: NDArray[np.int32], scores: Sequence[float | None]
+    ) -> tuple[Neighbor, ...]:
         rows = self.database.rows[places].tolist()
         about = self.database.describe(rows)
         codes = to_hex(self.database.packed[places], self.database.bits)
         return tuple(
-            Neighbor(rank, path, label, code, distance, row)
-            for rank, ((path, label), code, distance, row) in enumerate(
-                zip(about, codes, distances.tolist(), rows, strict=True), 1
+            Neighbor(rank, path, label, code, distance, row, score)
+            for rank, ((path, label), code, distance, row, score) in enumerate(
+                zip(about, codes, distances.tolist(), rows, scores, strict=True), 1
             )
         )
 
-    def predict(self, packed: Packed) -> tuple[NearestClass, ...]:
-        """For each of (n, bytes) codes the class whose code is nearest, see `nearest_classes`."""
-        return nearest_classes(packed, self._classes)
+    def _found(self, queries: Sequence[Query], pools: Sequence[nearest.Found]) -> Iterator[_Ordered]:
+        """What was found for each query, ordered anew where that is asked for."""
+        if self.rescore is None:
+            for places, distances in pools:
+                yield places, distances, [None] * len(places), None
+            return
+        cuts = [self._cut(distances) for _, distances in pools]
+        pools = [(places[:size], distances[:size]) for (places, distances), (size, _) in zip(pools, cuts, strict=True)]
+        scored = self._scores(queries, [places for places, _ in pools])
+        for (places, distances), (size, cut), scores in zip(pools, cuts, scored, strict=True):
+            best = rescoring.best_first(scores)[: self.k]
+            yield (
+                places[best],
+                distances[best],
+                rescoring.cosines(scores[best]).tolist(),
+                Rescored(self.rescore, size, cut),
+            )
+
+    def _cut(self, distances: NDArray[np.int32]) -> tuple[int, int | None]:
+        """How many are the pool of what was looked up, and the distance of which it has some and leaves others."""
+        size = len(distances) if self.k is None else min(len(distances), self.k * self.pool)
+        cut = size < len(distances) and distances[size] == distances[size - 1]
+        return size, int(distances[size]) if cut else None
+
+    def _scores(self, queries: Sequence[Query], pools: Sequence[NDArray[np.int64]]) -> list[rescoring.Steps]:
+        """For each query the scores of its pool. Pictures of several pools are read once."""
+        scale = self.database.scale if self.rescore == "outputs" else None
+        steps = [rescoring.steps_of(self._outputs_of(query), scale) for query in queries]
+        places = np.concatenate(pools)
+        owner = np.repeat(np.arange(len(pools)), [len(pool) for pool in pools])
+        scores = np.empty(len(places))
+        size = max(1, _CELLS // self.database.bits)
+        for start in range(0, len(places), size):
+            some = slice(start, start + size)
+            wanted, at = np.unique(places[some], return_inverse=True)
+            against = self._against(wanted)
+            for one in np.unique(owner[some]):
+                begin, end = np.searchsorted(owner[some], [one, one + 1])
+                scores[start + begin : start + end] = rescoring.scores(steps[one], against[at[begin:end]])
+        return np.split(scores, np.cumsum([len(pool) for pool in pools])[:-1])
+
+    def _outputs_of(self, query: Query) -> NDArray[np.float32] | rescoring.Outputs:
+        """(k,) outputs of a query; of one that is a code 1 and -1."""
+        if query.relaxed is not None:
+            return query.relaxed
+        assert query.packed is not None
+        outputs: rescoring.Outputs = rescoring.signs(query.packed[None], self.database.bits)[0]
+        return outputs
+
+    def _against(self, places: NDArray[np.int64]) -> rescoring.Outputs:
+        """(r, k) what outputs of queries are held against, of some pictures."""
+        if self.rescore == "asymmetric":
+            return rescoring.signs(self.database.packed[places], self.database.bits)
+        assert self.database.outputs is not None
+        return self.database.outputs(self.database.rows[places])
+
+    def _wanted(self, k: int) -> int:
+        """How many are looked up for k neighbours: where rescored one more than the pool, which tells of its edge."""
+        return k if self.rescore is None else k * self.pool + 1
+
+    def predict(self, packed: Packed) -> tuple[NearestClass | None, ...]:
+        """For each of (n, bytes) codes the class whose code is nearest, see `nearest_classes`; None without classes."""
+        return nearest_classes(packed, self._classes) if self.run.classes else (None,) * len(packed)
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -347,12 +487,12 @@ class Finder:
     def _classes(self) -> ClassTable:
         return class_table(self._train, "train")
 
-    def _look_up(self, packed: Packed) -> Iterable[nearest.Found]:
+    def _look_up(self, packed: Packed) -> Sequence[nearest.Found]:
         codes, bits = self.database.packed, self.database.bits
         if self.k is None:
             assert self.radius is not None
             return nearest.within(codes, packed, bits, self.radius)
-        rows, distances = nearest.nearest(codes, packed, bits, self.k)
+        rows, distances = nearest.nearest(codes, packed, bits, self._wanted(self.k))
         limits = (distances <= (bits if self.radius is None else self.radius)).sum(axis=1)
         return [(rows[i, :limit], distances[i, :limit]) for i, limit in enumerate(limits)]
 
@@ -379,17 +519,20 @@ def parse_queries(texts: Iterable[str], bits: int, left_out: LeftOut | None = No
 
 
 def encoded(run: Run, queries: Iterable[Query], device: str = "auto", workers: int | None = None) -> Iterator[Query]:
-    """Queries with the codes of their pictures, in order; those that cannot be read with an error."""
+    """Queries with the codes of their pictures, in order; those that cannot be read with an error.
+
+    A file of vectors gives a query for each of its rows.
+    """
     net = None
     for pending, group in groupby(queries, lambda query: query.packed is None and query.error is None):
         if not pending:
             yield from group
             continue
-        from dsh_cli.network.encoding import encode_files
+        from dsh_cli.data.inputs import encode_paths
 
         net = net or run.load_model(device)
-        for item in encode_files(net, (query.name for query in group), workers):
-            query = Query(item.path, True, item.packed, item.error)
+        for item in encode_paths(net, (query.name for query in group), workers):
+            query = Query(item.path, not net.config.of_vectors, item.packed, item.error, item.relaxed)
             if item.error is not None and _bare_code(item.path, run.model.bits):
                 query = replace(query, error=f"{item.error}; as a code it is written 0x{item.path}")
             yield query

@@ -96,8 +96,9 @@ def test_the_cache_writes_its_database_only_when_its_log_is_synced(tmp_path: Pat
     script = f"""
 from pathlib import Path
 from dsh_cli.pictures.cache import PictureCache
+from dsh_cli.pictures.decode import Form
 files = sorted(map(str, Path({str(tmp_path / "pictures")!r}).iterdir()))
-cache = PictureCache(Path({str(tmp_path / "cache")!r}), 192, 3)
+cache = PictureCache(Path({str(tmp_path / "cache")!r}), Form(192, 3))
 for start in range(0, 40, 8):
     cache.read(files[start : start + 8])
 """

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dsh_cli.analysis.rescored import POOL
 from dsh_cli.analysis.retrieval import MAP_AT, Evaluation, evaluate
-from dsh_cli.codes.sets import CodeSet
-from dsh_cli.config import PROTOCOLS, UNSEEN, Among, ProtocolName
+from dsh_cli.codes.sets import CodeSet, taken
+from dsh_cli.config import PROTOCOLS, UNSEEN, Among, ProtocolName, Rescore
 from dsh_cli.data.dataset import Skipped
 from dsh_cli.data.listing import list_folder, sort_classes
+from dsh_cli.data.vectors import is_vectors, named_file, read_vectors
 from dsh_cli.errors import DataError, UsageError
 from dsh_cli.pictures.find import LeftOut
 from dsh_cli.runs.run import Run
+
+if TYPE_CHECKING:
+    from dsh_cli.network.encoding import Encoded
+    from dsh_cli.network.model import HashNet
 
 FOLDERS = "folders"  # the protocol of two folders given
 
@@ -31,6 +38,8 @@ class Comparison:
     query: str | None = None  # folder of pictures to look up, a folder per class
     database: str | None = None  # folder of those to look them up in
     at: tuple[int, ...] = ()  # each K to measure mAP@K for; none: `MAP_AT`
+    rescore: Rescore | None = None  # order the nearest anew, by outputs or asymmetric; None: leave them
+    pool: int | None = None  # pictures ordered anew for each query, at least; None: `POOL`
 
     def check(self) -> None:
         """Refuse what contradicts itself, before any run is opened.
@@ -43,6 +52,8 @@ class Comparison:
         for name in ("protocol", "among"):
             if self.query is not None and getattr(self, name) is not None:
                 raise UsageError(f"`query` and `{name}` contradict each other; give one of them")
+        if self.pool is not None and self.rescore is None:
+            raise UsageError("`pool` says how many pictures `rescore` orders anew; give both, or leave it")
 
 
 @dataclass(frozen=True)
@@ -77,9 +88,10 @@ def measure(
     """
     comparison.check()
     at = tuple(dict.fromkeys(comparison.at)) or MAP_AT
+    rescore, pool = comparison.rescore, POOL if comparison.pool is None else comparison.pool
     if comparison.query is None or comparison.database is None:
-        return Measured(evaluate_run(run, comparison.protocol, at, comparison.among or "all"))
-    return evaluate_folders(run, comparison.query, comparison.database, at, device, workers, progress)
+        return Measured(evaluate_run(run, comparison.protocol, at, comparison.among or "all", rescore, pool))
+    return evaluate_folders(run, comparison.query, comparison.database, at, device, workers, progress, rescore, pool)
 
 
 def require_different(runs: Sequence[Run]) -> None:
@@ -126,7 +138,14 @@ def _database(protocol: str, held_out: bool) -> tuple[str, ...]:
     return (*splits, UNSEEN) if splits and held_out else splits
 
 
-def evaluate_run(run: Run, protocol: str | None = None, at: Sequence[int] = MAP_AT, among: Among = "all") -> Evaluation:
+def evaluate_run(
+    run: Run,
+    protocol: str | None = None,
+    at: Sequence[int] = MAP_AT,
+    among: Among = "all",
+    rescore: Rescore | None = None,
+    pool: int = POOL,
+) -> Evaluation:
     """Measure the saved codes of a run under a protocol, by default the one it was trained for.
 
     Args:
@@ -134,6 +153,8 @@ def evaluate_run(run: Run, protocol: str | None = None, at: Sequence[int] = MAP_
         protocol: a name in `PROTOCOLS`.
         at: each K to measure mAP@K for.
         among: classes of queries and database: all, or those the run was trained on, or those held out.
+        rescore: as in `evaluate`, and so is the pool; a run has the outputs.
+        pool: as said.
 
     Raises:
         UsageError: the run has trained on queries of the protocol, or has no such splits or classes.
@@ -142,15 +163,26 @@ def evaluate_run(run: Run, protocol: str | None = None, at: Sequence[int] = MAP_
     """
     name = protocol or run.config.protocol
     _require_splits(run, name)
+    if not run.classes:
+        raise DataError(
+            f"{run.path} was made of pictures without classes, so nothing says which neighbours are right; give "
+            "folders with a folder per class as `query` and `database`"
+        )
     held_out = UNSEEN in run.counts
     if among != "all" and not held_out:
         raise UsageError(
             f"`among` {among}: {run.path} was trained on all classes; "
             f"keep some from it with dsh train --hold-out-classes"
         )
-    queries, database = compared(name, run.codes, held_out, among)
-    _require_untrained(run, run.names().get("test", ()), f"protocol {name}")
-    return replace(evaluate(queries, database, at=at, protocol=name), among=among)
+
+    def codes(split: str) -> CodeSet:
+        with_outputs = rescore == "outputs" or (rescore is not None and split == "test")
+        return run.codes(split, "relaxed") if with_outputs else run.codes(split)
+
+    queries, database = compared(name, codes, held_out, among)
+    _require_untrained(run, run.names().get("test", ()), f"protocol {name}", set(run.names().get("train", ())))
+    evaluation = evaluate(queries, database, at=at, protocol=name, rescore=rescore, pool=pool)
+    return replace(evaluation, among=among)
 
 
 def evaluate_folders(
@@ -161,20 +193,27 @@ def evaluate_folders(
     device: str = "cpu",
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    rescore: Rescore | None = None,
+    pool: int = POOL,
 ) -> Measured:
-    """Measure the network of a run on two folders with a folder per class; one folder twice leaves self-matches out.
+    """Measure the network of a run on two folders with a folder per class, or files of vectors with their labels.
 
-    Classes are matched by name; neither folder needs to have those of the run.
+    One given twice leaves self-matches out. Classes are matched by name; neither needs to have those of the run.
 
     Raises:
         UsageError: the run has trained on one of the queries, or some pictures but not all are in both folders.
-        DataError: a folder has no class folders with pictures.
+        DataError: a folder has no class folders with pictures, or a file no labels, or other vectors.
     """
     left_out = LeftOut()
     parts = [_labelled(folder, left_out) for folder in ((query,) if _same(query, database) else (query, database))]
-    _require_untrained(run, [path for path, _ in parts[0]], f"`query` {query}", _file)
+    of_run = _place_in(run.source)
+    trained = set(map(of_run, run.names().get("train", ())))
+    _require_untrained(run, [path for path, _ in parts[0]], f"`query` {query}", trained, _place_in(query))
     if len(parts) == 2:
-        places = [{os.path.realpath(path) for path, _ in part} for part in parts]
+        places = [
+            set(map(_place_in(at), (path for path, _ in part)))
+            for at, part in zip((query, database), parts, strict=True)
+        ]
         if both := places[0] & places[1]:
             raise UsageError(
                 f"{min(both)} and {len(both) - 1:,} more pictures are in both `query` and `database`, and would find "
@@ -183,15 +222,12 @@ def evaluate_folders(
     classes = tuple(sort_classes({label for part in parts for _, label in part}))
     numbers = {label: number for number, label in enumerate(classes)}
     net = run.load_model(device)
-
-    from dsh_cli.network.encoding import encode_files
-
     skipped: list[Skipped] = []
     encoded = []
     done, total = 0, sum(map(len, parts))
-    for part in parts:
-        labels, packed = [], []
-        for (path, label), item in zip(part, encode_files(net, [path for path, _ in part], workers), strict=True):
+    for source, part in zip((query, database), parts, strict=False):
+        labels, packed, relaxed = [], [], []
+        for (path, label), item in zip(part, _encoded(net, source, part, workers), strict=True):
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -200,10 +236,14 @@ def evaluate_folders(
             else:
                 labels.append(numbers[label])
                 packed.append(item.packed)
+                if rescore is not None and item.relaxed is not None:
+                    relaxed.append(item.relaxed.astype(np.float16))
         if not packed:
             raise DataError(f"none of the {len(part):,} pictures can be read ({skipped[-1].path}: {skipped[-1].error})")
-        encoded.append(CodeSet(net.config.bits, np.stack(packed), np.array(labels, np.int64), classes, ()))
-    return Measured(evaluate(encoded[0], *encoded[1:], at=at, protocol=FOLDERS), tuple(skipped), left_out)
+        outputs = np.stack(relaxed) if relaxed else None
+        encoded.append(CodeSet(net.config.bits, np.stack(packed), np.array(labels, np.int64), classes, (), outputs))
+    evaluation = evaluate(encoded[0], *encoded[1:], at=at, protocol=FOLDERS, rescore=rescore, pool=pool)
+    return Measured(evaluation, tuple(skipped), left_out)
 
 
 def _require_splits(run: Run, protocol: str) -> None:
@@ -225,14 +265,23 @@ def _require_splits(run: Run, protocol: str) -> None:
         )
 
 
-def _require_untrained(run: Run, queries: Sequence[str], what: str, place: Callable[[str], str] = str) -> None:
+def _require_untrained(
+    run: Run, queries: Sequence[str], what: str, trained: Set[str], place: Callable[[str], str] = str
+) -> None:
     """Refuse queries the run has trained on. `place` gives what names of one picture have in common."""
-    trained = set(map(place, run.names().get("train", ())))
     if leaked := [query for query in queries if place(query) in trained]:
         raise UsageError(
             f"{what}: {run.path} has trained on {len(leaked):,} of the {len(queries):,} queries, such as "
             f"{min(leaked)}; take queries it has not seen"
         )
+
+
+def _place_in(source: str) -> Callable[[str], str]:
+    """What tells where a name of a source is: a file, or, of a row of vectors named after none, the row."""
+    if not is_vectors(source):
+        return _file
+    where = os.path.realpath(source)
+    return lambda name: _file(path) if (path := named_file(source, name)) else f"{name} in {where}"
 
 
 def _file(name: str) -> str:
@@ -244,28 +293,48 @@ def _file(name: str) -> str:
 
 
 def _of_classes(codes: CodeSet, unseen: NDArray[np.int64], among: Among) -> CodeSet:
-    """Packed codes and labels of the classes held out, or of the others."""
+    """Codes of the classes held out, or of the others."""
     of = np.isin(codes.labels, unseen) == (among == "unseen")
-    return replace(_joined([codes]), packed=codes.packed[of], labels=codes.labels[of])
+    return taken(_joined([codes]), np.flatnonzero(of))
 
 
 def _joined(parts: Sequence[CodeSet]) -> CodeSet:
-    """Packed codes and labels of several splits, one after the other."""
+    """Codes of several splits, one after the other, with their labels, and their outputs where all have them."""
+    outputs = [part.relaxed for part in parts if part.relaxed is not None]
     return replace(
         parts[0],
         packed=np.concatenate([part.packed for part in parts]),
         labels=np.concatenate([part.labels for part in parts]),
         names=(),
-        relaxed=None,
+        relaxed=np.concatenate(outputs) if len(outputs) == len(parts) else None,
         thumbnails=None,
     )
 
 
 def _labelled(folder: str, left_out: LeftOut) -> list[tuple[str, str]]:
-    """Pictures below a folder and their classes, those of all splits together."""
+    """Pictures below a folder, or rows of a file of vectors, and their classes, those of all splits together."""
+    if is_vectors(folder):
+        found = read_vectors(folder)
+        if found.labels is None:
+            raise DataError(f"{folder} has no labels, which say what is right; add a column `label`")
+        return list(zip(found.names, found.labels, strict=True))
     if not os.path.isdir(folder):
-        raise UsageError(f"no folder at {folder or repr('')}; give one with a folder of pictures per class")
+        raise UsageError(
+            f"no folder at {folder or repr('')}; give one with a folder of pictures per class, or a file of vectors"
+        )
     return [item for part in list_folder(Path(folder), left_out).parts.values() for item in part]
+
+
+def _encoded(net: HashNet, source: str, part: Sequence[tuple[str, str]], workers: int | None) -> Iterable[Encoded]:
+    """The codes of a part, which came of this source."""
+    from dsh_cli.data.inputs import encode_paths
+
+    found = list(encode_paths(net, [source], workers)) if is_vectors(source) else None
+    if found is None:
+        return encode_paths(net, [path for path, _ in part], workers)
+    if found[0].error is not None:
+        raise DataError(found[0].error)
+    return found
 
 
 def _same(one: str, other: str) -> bool:

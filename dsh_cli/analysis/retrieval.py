@@ -2,14 +2,15 @@
 
 With k bits there are k + 1 distances, so rankings tie massively, and a measure that sorts depends on its sort. All
 measures here follow from how many items, and how many relevant ones, lie at each distance of each query. Where a
-measure depends on the order of ties, it is the expectation over random orders.
+measure depends on the order of ties, it is the expectation over random orders. A rescored ranking (`rescored.py`) is
+groups of ties too, only smaller ones, and is measured by the same formulas.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import fmean, stdev
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 
 from dsh_cli.analysis.counting import Counts, Tally, tallies
 from dsh_cli.analysis.health import CodeHealth, code_health
+from dsh_cli.analysis.rescored import POOL, Ranked, rankings
 from dsh_cli.codes.sets import CodeSet
-from dsh_cli.config import Among
+from dsh_cli.config import Among, Rescore
 from dsh_cli.errors import DataError, UsageError
 
 PRECISION_AT = (1, 10, 100)
@@ -48,10 +50,24 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class Rescoring:
+    """How a ranking was rescored, and what it was worth before: by Hamming distance alone."""
+
+    by: Rescore  # what the outputs of a query were held against: outputs, or codes
+    pool: int  # pictures ordered anew for each query, and all as near as the last of them
+    pooled: float  # pictures ordered anew, so, in the mean
+    map: float  # as the three of `Evaluation`
+    map_best: float
+    map_worst: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a set of codes is worth for retrieval.
 
     All but `curve`, `per_class` and `health` are means over the queries; those with nothing relevant score 0 and count.
+    Where there is a `rescoring`, all measures of a ranking are those of the rescored one; `curve` and `health` are of
+    the codes in any case.
     """
 
     protocol: str
@@ -70,6 +86,7 @@ class Evaluation:
     health: CodeHealth  # of the database
     unmatched: tuple[str, ...]  # classes of queries that have nothing relevant in the database
     seconds: float = field(compare=False)
+    rescoring: Rescoring | None = None
 
     @property
     def radius(self) -> dict[int, Within]:
@@ -84,6 +101,8 @@ class Evaluation:
         for radius, within in self.radius.items():
             figures |= {f"radius.{radius}.precision": within.precision, f"radius.{radius}.recall": within.recall}
             figures |= {f"radius.{radius}.empty": within.empty}
+        if self.rescoring is not None:
+            figures |= {f"hamming.{name}": getattr(self.rescoring, name) for name in ("map", "map_best", "map_worst")}
         return figures
 
 
@@ -101,6 +120,8 @@ def evaluate(
     *,
     at: Sequence[int] = MAP_AT,
     protocol: str = "given",
+    rescore: Rescore | None = None,
+    pool: int = POOL,
 ) -> Evaluation:
     """Measure retrieval of `database` codes by `queries`; without a database, by themselves, self-matches excluded.
 
@@ -111,14 +132,19 @@ def evaluate(
         database: codes of the same length and classes.
         at: each K to measure mAP@K for.
         protocol: what the comparison is called.
+        rescore: order the nearest of each query anew, by the query's outputs against theirs or, `asymmetric`, against
+            their codes; see `codes.rescoring`.
+        pool: so many of the nearest, and all as near as the last of them.
 
     Raises:
-        UsageError: codes or classes of the two do not go together, or a K is below 1.
-        DataError: there is nothing to look up, or nothing to look it up in.
+        UsageError: codes or classes of the two do not go together, or a K or the pool is below 1.
+        DataError: there is nothing to look up, or nothing to look it up in; or no outputs to rescore by.
     """
     started = time.perf_counter()
     if not all(k >= 1 for k in at):
         raise UsageError(f"`at` {min(at)}: mAP is over the first K pictures, 1 or more")
+    if pool < 1:
+        raise UsageError(f"`pool` {pool}: 1 picture or more")
     items = queries if database is None else database
     reachable = len(items) - (database is None)
     if not len(queries) or reachable < 1:
@@ -126,17 +152,15 @@ def evaluate(
             f"nothing to evaluate: {len(queries):,} queries, each against {max(0, reachable):,} pictures; "
             "choose larger splits, or folders with pictures"
         )
-    parts: dict[str, list[Floats]] = {}
-    labels, weights = [], []
-    for tally in tallies(queries, database):
-        labels.append(tally.labels)
-        weights.append(tally.weights)
-        for name, values in _measures(tally, at).items():
-            parts.setdefault(name, []).append(values)
-    of = {name: np.concatenate(values) for name, values in parts.items()}
-    label, weight = np.concatenate(labels), np.concatenate(weights)
     total = len(queries)
+    blocks = [(tally.labels, tally.weights, _measures(tally, at)) for tally in tallies(queries, database)]
+    label, weight, of = _put_together(blocks)
     precision, recall, empty = (weight @ of[name] / total for name in ("precision", "recall", "empty"))  # (k + 1,)
+    rescoring = None
+    if rescore is not None:
+        before = [_mean(of[name], weight) for name in ("map", "map_best", "map_worst")]
+        label, weight, of, pooled = _rescored(rankings(queries, database, rescore, pool), at)
+        rescoring = Rescoring(rescore, pool, pooled / total, *before)
     held = np.bincount(items.labels[items.labels >= 0], minlength=len(items.classes))
     least = 2 if database is None else 1  # of a class, for its queries to have something relevant
     return Evaluation(
@@ -162,6 +186,7 @@ def evaluate(
         health=code_health(items),
         unmatched=tuple(queries.classes[i] for i in np.unique(queries.labels) if i >= 0 and held[i] < least),
         seconds=time.perf_counter() - started,
+        rescoring=rescoring,
     )
 
 
@@ -188,11 +213,18 @@ def spread(evaluations: Sequence[Evaluation]) -> dict[str, Spread]:
                 raise UsageError(
                     f"no mean over runs that differ in {what}: {_text(one)} and {_text(two)}; evaluate them one by one"
                 )
+        if _rescored_how(first) != _rescored_how(other):
+            raise UsageError("no mean over runs that are rescored in different ways; evaluate them alike")
         if [score.label for score in first.per_class] != [score.label for score in other.per_class]:
             raise UsageError("no mean over runs that differ in their classes; evaluate them one by one")
     figures = [evaluation.figures() for evaluation in evaluations]
     columns = {name: [of_run[name] for of_run in figures] for name in figures[0]}
     return {name: Spread(fmean(values), stdev(values)) for name, values in columns.items()}
+
+
+def _rescored_how(evaluation: Evaluation) -> tuple[Rescore, int] | None:
+    how = evaluation.rescoring
+    return None if how is None else (how.by, how.pool)
 
 
 def tie_aware_ap(counts: Counts, relevant: Counts, at: int | None = None) -> Floats:
@@ -202,7 +234,7 @@ def tie_aware_ap(counts: Counts, relevant: Counts, at: int | None = None) -> Flo
     of tied scores*, ECIR 2008, in closed form per group of ties. A group that K cuts through adds its first places.
 
     Args:
-        counts: (q, k + 1) database items at each Hamming distance of each query.
+        counts: (q, k + 1) database items at each Hamming distance of each query, or in each group of ties.
         relevant: (q, k + 1) those of the query's class.
         at: the K of AP@K, which is divided by min(K, relevant); None takes all.
 
@@ -244,21 +276,47 @@ def precision_at(counts: Counts, relevant: Counts, at: int) -> Floats:
     return _share(hits, np.minimum(at, counts.sum(axis=1)))
 
 
+_Block = tuple[NDArray[np.int64], Counts, dict[str, Floats]]  # labels and weights of queries, and their measures
+
+
+def _put_together(blocks: Sequence[_Block]) -> _Block:
+    labels, weights, measures = zip(*blocks, strict=True)
+    of = {name: np.concatenate([values[name] for values in measures]) for name in measures[0]}
+    return np.concatenate(labels), np.concatenate(weights), of
+
+
+def _rescored(ranked: Iterator[Ranked], at: Sequence[int]) -> tuple[NDArray[np.int64], Counts, dict[str, Floats], int]:
+    """What `_put_together` gives, of rescored rankings, and the pictures ordered anew in all."""
+    blocks: list[_Block] = []
+    pooled = 0
+    for block in ranked:
+        measures = _of_rankings(block.counts, block.relevant, at)
+        blocks.append((block.labels, np.ones(len(block.labels), np.int64), measures))
+        pooled += int(block.pooled.sum())
+    return *_put_together(blocks), pooled
+
+
 def _measures(tally: Tally, at: Sequence[int]) -> dict[str, Floats]:
     """Each measure for each query of a block: (b,), or (b, k + 1) by radius."""
-    counts, relevant = tally.counts, tally.relevant
+    found, hits = np.cumsum(tally.counts, axis=1), np.cumsum(tally.relevant, axis=1)
+    return {
+        **_of_rankings(tally.counts, tally.relevant, at),
+        "precision": hits / np.maximum(found, 1),
+        "recall": hits / np.maximum(hits[:, -1:], 1),
+        "empty": (found == 0).astype(np.float64),
+    }
+
+
+def _of_rankings(counts: Counts, relevant: Counts, at: Sequence[int]) -> dict[str, Floats]:
+    """Each measure of a ranking for each query, (b,), from (b, g) items of groups of ties and relevant ones."""
     ap = tie_aware_ap(counts, relevant)
     worst, best = ap_bounds(counts, relevant)
-    found, hits = np.cumsum(counts, axis=1), np.cumsum(relevant, axis=1)
     return {
         "map": ap,
         "map_best": np.maximum(best, ap),  # which rounding alone could turn
         "map_worst": np.minimum(worst, ap),
         **{f"map@{k}": tie_aware_ap(counts, relevant, k) for k in at},
         **{f"precision@{k}": precision_at(counts, relevant, k) for k in PRECISION_AT},
-        "precision": hits / np.maximum(found, 1),
-        "recall": hits / np.maximum(hits[:, -1:], 1),
-        "empty": (found == 0).astype(np.float64),
     }
 
 

@@ -17,7 +17,9 @@ def embed(
     method: Annotated[
         Literal["tsne", "umap", "pca"], typer.Option(help="t-SNE, UMAP, or principal components.")
     ] = "tsne",
-    split: Annotated[str, typer.Option(help="Which pictures of the run to show.")] = "test",
+    split: Annotated[
+        str | None, option("Which pictures of the run to show.", "test, or train where there are none")
+    ] = None,
     sample: Annotated[int, typer.Option(metavar="N", help="Pictures at most, each class in proportion.")] = 2000,
     space: Annotated[
         Literal["relaxed", "code"],
@@ -66,7 +68,7 @@ def embed(
     drawing.check(model)
     how = Projection.for_method(method, space, dims, seed, perplexity, neighbors, min_dist)
     run = find_run(model, quiet)
-    file = drawing.place(run, method)
+    file, split = drawing.place(run, method), split or run.shown_split
     with steps(quiet, "reading codes") as tell:
         embedding = embed_run(run, split, how, sample, tell)
         tell(f"drawing {file}")

@@ -12,6 +12,8 @@ from dsh_cli.cli.shared import (
     Format,
     Json,
     Quiet,
+    Rescored,
+    Rescoring,
     Where,
     Workers,
     app,
@@ -34,8 +36,9 @@ if TYPE_CHECKING:
 
 
 @app.command(
+    cls=Rescoring,
     epilog="Example: [bold]dsh evaluate[/], [bold]dsh evaluate -m runs/a -m runs/b --pr-curve out.png[/], or "
-    "[bold]dsh evaluate --query new/ --database photos/[/]"
+    "[bold]dsh evaluate --query new/ --database photos/[/]",
 )
 def evaluate(
     models: Annotated[
@@ -58,13 +61,26 @@ def evaluate(
     ] = None,
     query: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER", help="Pictures to look up, a folder per class, in place of a protocol."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Pictures to look up, a folder per class, or a file of vectors with labels, in place of a protocol.",
+        ),
     ] = None,
     database: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Pictures to look them up in, a folder per class.")
+        str | None, typer.Option(metavar="FOLDER", help="Pictures to look them up in, likewise.")
     ] = None,
     at: Annotated[
         list[int] | None, option("mAP within the first K; give several.", 1000, "--at", metavar="K", min=1)
+    ] = None,
+    rescore: Rescored = None,
+    pool: Annotated[
+        int | None,
+        option(
+            "With --rescore, order so many of the nearest anew for each query, and all as near as the last of them.",
+            1000,
+            metavar="PICTURES",
+            min=1,
+        ),
     ] = None,
     pr_curve: Annotated[
         str | None,
@@ -83,7 +99,7 @@ def evaluate(
 
     from dsh_cli.analysis.protocols import Comparison
 
-    comparison = Comparison(protocol, among, query, database, tuple(at or ()))
+    comparison = Comparison(protocol, among, query, database, tuple(at or ()), rescore, pool)
     _require_possible(comparison, pr_curve)
     evaluations, all_read = _measure_all(_different_runs(models, quiet), comparison, device, workers, quiet)
     view = _view(evaluations)

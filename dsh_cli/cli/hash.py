@@ -56,12 +56,12 @@ def hash_pictures(
     form = form_of(form, as_json)
     run = find_run(model, quiet)
 
-    from dsh_cli.network.encoding import encode_files
+    from dsh_cli.data.inputs import encode_paths
     from dsh_cli.pictures.find import LeftOut, expand
 
     left_out = LeftOut()
     found = expand(arguments(paths, null), left_out)
-    all_read = _show_all(encode_files(run.load_model(device), found, workers), form, quiet)
+    all_read = _show_all(encode_paths(run.load_model(device), found, workers), form, quiet)
     tell(left_out)
     if not all_read:
         raise typer.Exit(1)

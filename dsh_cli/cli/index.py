@@ -74,6 +74,14 @@ def add(
         ),
     ] = None,
     relative_to: _RelativeTo = None,
+    keep_outputs: Annotated[
+        bool,
+        typer.Option(
+            "--keep-outputs",
+            help="Keep the outputs of the network too, a byte a bit, for dsh neighbors --rescore. An index that keeps "
+            "them goes on to; one that holds pictures without them cannot begin.",
+        ),
+    ] = False,
     null: Null = False,
     device: Where = "auto",
     workers: Workers = None,
@@ -91,7 +99,15 @@ def add(
     opened = _told(Index.open(uri))
     with _bar(quiet) as progress:
         report = opened.add(
-            run, arguments(paths, null), labels, relative_to, device, workers, progress, lambda: _waiting(uri, quiet)
+            run,
+            arguments(paths, null),
+            labels,
+            relative_to,
+            device,
+            workers,
+            progress,
+            lambda: _waiting(uri, quiet),
+            keep_outputs=keep_outputs,
         )
     if report.unlabelled:
         pictures = counted(report.unlabelled, "picture")

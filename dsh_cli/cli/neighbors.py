@@ -15,6 +15,8 @@ from dsh_cli.cli.shared import (
     Model,
     Null,
     Quiet,
+    Rescored,
+    Rescoring,
     Where,
     Workers,
     app,
@@ -38,7 +40,8 @@ _Labels = list[str] | None
 
 
 @app.command(
-    epilog="Example: [bold]dsh neighbors image.png --html page.html[/], or [bold]dsh neighbors 0xf7 --radius 1[/]"
+    cls=Rescoring,
+    epilog="Example: [bold]dsh neighbors image.png --html page.html[/], or [bold]dsh neighbors 0xf7 --radius 1[/]",
 )
 def neighbors(
     queries: Annotated[
@@ -77,6 +80,11 @@ def neighbors(
     ] = None,
     label: Annotated[_Labels, typer.Option(metavar="CLASS", help="Only this class. May be repeated.")] = None,
     not_label: Annotated[_Labels, typer.Option(metavar="CLASS", help="Not this class. May be repeated.")] = None,
+    rescore: Rescored = None,
+    pool: Annotated[
+        int | None,
+        option("With --rescore, order so many times -k of the nearest anew.", "100; with --radius alone all", min=1),
+    ] = None,
     html: Annotated[
         str | None, typer.Option(metavar="FILE", help="Also write a page with the pictures, whole in one file.")
     ] = None,
@@ -87,13 +95,16 @@ def neighbors(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find the pictures whose codes are nearest. Those equally near come in the order in which they were added."""
+    """Find the pictures whose codes are nearest. Those equally near come in the order in which they were added.
+
+    So do those that --rescore finds equal, and of those equally near at the edge of its pool the first are in it.
+    """
     form = form_of(form, as_json)
 
     from dsh_cli.neighbors import Search
 
     of, without = tuple(label or ()), tuple(not_label or ())
-    search = Search(split, index, of, without, k, radius, html, relative_to, tuple(pictures or ()))
+    search = Search(split, index, of, without, k, radius, html, relative_to, tuple(pictures or ()), rescore, pool)
     search.check()
     finder = search.finder(find_run(model, quiet), queries)
     if finder.database.note:

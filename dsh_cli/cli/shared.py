@@ -11,13 +11,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
 
 import typer
 from rich.text import Text
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from dsh_cli.config import Device
+from dsh_cli.config import Device, Rescore
 from dsh_cli.errors import DISK_FULL, DshError, UsageError, lacking_memory, lacking_space, reason, worded
 from dsh_cli.pictures import guesses
 from dsh_cli.show.console import Console, ascii_only, ready
@@ -95,6 +95,23 @@ class DshGroup(TyperGroup):
             sys.exit(1)
 
 
+class Rescoring(TyperCommand):
+    """A command with `--rescore`, which may stand alone and then means the first of its choices.
+
+    Typer knows no options whose value may be left out. A word behind it that is none of the choices is an argument of
+    its own; a file that is called as one of them is given as `./asymmetric`.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give it its value before all is parsed; see the class."""
+        choices, end = get_args(Rescore), args.index("--") if "--" in args else len(args)
+        given: list[str] = []
+        for place, word in enumerate(args):
+            is_alone = word == "--rescore" and place < end and not {*args[place + 1 : place + 2]} & {*choices}
+            given.append(f"{word}={choices[0]}" if is_alone else word)
+        return super().parse_args(ctx, given)
+
+
 app = typer.Typer(
     cls=DshGroup,
     help="Deep supervised hashing: teach a network to give pictures short binary codes, and use them.",
@@ -149,6 +166,15 @@ Quiet = Annotated[
 ]
 Null = Annotated[bool, typer.Option("--null", "-0", help="The list on standard input is NUL-separated.")]
 Where = Annotated[Device, typer.Option("--device", help="Where to compute.")]
+Rescored = Annotated[
+    Rescore | None,
+    typer.Option(
+        "--rescore",
+        metavar="[outputs|asymmetric]",
+        help="Order the nearest by Hamming distance anew, by the outputs of the network: those of the query against "
+        "those of the others (outputs, which need not be said), or against their codes (asymmetric).",
+    ),
+]
 Workers = Annotated[int | None, option("Threads that decode pictures.", "one a processor", "--workers", min=1)]
 
 

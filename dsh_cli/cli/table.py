@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import typer
-
-from dsh_cli.cli.shared import Format, Json, Model, Quiet, app, find_run, form_of, show
+from dsh_cli.cli.shared import Format, Json, Model, Quiet, app, find_run, form_of, option, show
 
 
 @app.command(epilog="Example: [bold]dsh table[/], or [bold]dsh table --model runs/mine --json[/]")
 def table(
     model: Model = None,
     split: Annotated[
-        Literal["train", "validation", "test", "unseen"], typer.Option(help="Which pictures of the run to tabulate.")
-    ] = "test",
+        Literal["train", "validation", "test", "unseen"] | None,
+        option("Which pictures of the run to tabulate.", "test, or train where there are none"),
+    ] = None,
     form: Format = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -28,4 +27,5 @@ def table(
 
     form = form_of(form, as_json)
     run = find_run(model, quiet)
-    show(class_codes(class_table(run.codes(split), split), run), form)
+    shown = split or run.shown_split
+    show(class_codes(class_table(run.codes(shown), shown), run), form)

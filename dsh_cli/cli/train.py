@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dsh_cli.cli.shared import Format, Json, Quiet, app, complain, default_note, form_of, notice, option, show, status
-from dsh_cli.config import MAX_BITS, Augment, Centers, Device, Optimizer, ProtocolName, Schedule, TrainConfig
+from dsh_cli.config import (
+    MAX_BITS,
+    Augment,
+    Centers,
+    Device,
+    Fit,
+    Interpolation,
+    Method,
+    Optimizer,
+    ProtocolName,
+    Schedule,
+    TrainConfig,
+)
 from dsh_cli.show.console import Console
 
 if TYPE_CHECKING:
@@ -29,17 +41,26 @@ def train(
         str | None,
         typer.Argument(
             metavar="DATA",
-            help="mnist, fashion-mnist, cifar10, digits (no download), a folder with a folder per class, or a CSV of "
-            "path,label." + default_note(_DEFAULT.data),
+            help="mnist, fashion-mnist, cifar10, digits (no download), a folder with a folder per class, a CSV of "
+            "path,label, or vectors: a .parquet or .npz file of vector, path, label." + default_note(_DEFAULT.data),
             show_default=False,
         ),
     ] = None,
     bits: Annotated[int | None, option(f"Length of the code, 1 to {MAX_BITS}.", _DEFAULT.bits, "--bits", "-b")] = None,
+    method: Annotated[
+        Method | None,
+        option(
+            "How codes are learned. dsh: from classes, by a network; without classes from features alone, and without "
+            "epochs: itq, pca, rotation (PCA, turned to fit its signs, as it is, or at random).",
+            _DEFAULT.method,
+        ),
+    ] = None,
     out: Annotated[
         str | None, option("Run folder to make.", "runs/<data>-<bits>bit-<time>", "--out", "-o", metavar="RUN")
     ] = None,
     epochs: Annotated[
-        int | None, option("Times to see every picture.", "2 of grey pictures, 8 of colour, more of small sets")
+        int | None,
+        option("Times to see every picture.", "2 of grey pictures, 8 of colour, 10 of features; more of small sets"),
     ] = None,
     batch_size: Annotated[
         int | None,
@@ -75,9 +96,10 @@ def train(
     backbone: Annotated[
         str | None,
         option(
-            "airbench, resnet9, small-resnet (sooner, less precise), dsh-cnn (the paper's network), or a "
-            "classification model of torchvision such as resnet18.",
-            _DEFAULT.backbone,
+            "airbench, resnet9, small-resnet (sooner, less precise), dsh-cnn (the paper's network), pixels, a "
+            "classification model of torchvision such as resnet18, or timm:NAME; auto: one for photographs whose "
+            "weights are on this machine, frozen, else airbench.",
+            f"{_DEFAULT.backbone}; pixels for itq, pca and rotation",
             metavar="NAME",
             panel="Recipe",
         ),
@@ -85,7 +107,7 @@ def train(
     pretrained: Annotated[
         bool | None,
         option(
-            "Start from torchvision's weights, with their normalisation and picture size.",
+            "Start from the weights that torchvision or timm has, with their normalisation and picture size.",
             "off",
             "--pretrained/--no-pretrained",
             panel="Recipe",
@@ -95,7 +117,7 @@ def train(
         str | None,
         option(
             "Start from a safetensors file, a state dict of PyTorch, or a run, for the same backbone. A run brings its "
-            "normalisation; with others a torchvision model gets that of torchvision's weights.",
+            "normalisation; with others a model of torchvision or timm gets that of theirs.",
             "random weights",
             metavar="FILE",
             panel="Recipe",
@@ -105,11 +127,41 @@ def train(
         bool | None,
         option("Train the hash layer alone.", "off", "--freeze/--no-freeze", panel="Recipe"),
     ] = None,
+    hidden: Annotated[
+        int | None,
+        option(
+            "Units of a layer between features and hash layer; 0: none.",
+            "512 where the features stay as they are, else 0",
+            metavar="UNITS",
+            panel="Recipe",
+        ),
+    ] = None,
+    dropout: Annotated[
+        float | None,
+        option(
+            "Share of the features left out in training, each time by lot.",
+            "0.2 where they stay as they are, else 0",
+            panel="Recipe",
+        ),
+    ] = None,
     image_size: Annotated[
         int | None,
         option(
             "Side of the pictures in pixels.", "of pretrained weights, else native up to 64, else 128", panel="Recipe"
         ),
+    ] = None,
+    fit: Annotated[
+        Fit | None,
+        option(
+            "How a picture becomes square: crop takes its middle, pad all of it with white beside it, stretch all of "
+            "it.",
+            "as pretrained weights expect, else crop",
+            panel="Recipe",
+        ),
+    ] = None,
+    interpolation: Annotated[
+        Interpolation | None,
+        option("Where a picture is resized.", "as pretrained weights expect, else bilinear", panel="Recipe"),
     ] = None,
     augment: Annotated[
         Augment | None,
@@ -261,7 +313,7 @@ def train(
 
     from dsh_cli.training import loop
 
-    splits = _read_data(config, quiet)
+    splits = _read_data(config, quiet, new=unfinished is None)
     listeners = _listeners(config, quiet)
     show(trained(loop.train(config, splits, out, unfinished, listeners, checkpoint_every)), form)
 
@@ -287,13 +339,13 @@ def _require_possible(config: TrainConfig, out: str | None, resume: str | None) 
     check_backbone(config.backbone)
 
 
-def _read_data(config: TrainConfig, quiet: bool) -> Splits:
+def _read_data(config: TrainConfig, quiet: bool, new: bool) -> Splits:
     from dsh_cli.data.splits import load_splits
-    from dsh_cli.show.views.train import data_lines
+    from dsh_cli.show.views.train import advice, data_lines
 
     with status(quiet, "reading pictures") as progress:
         splits = load_splits(config, progress)
-    for line in data_lines(config, splits):
+    for line in data_lines(config, splits) + (advice(config, splits) if new else []):
         notice(line, quiet)
     for line in splits.left_out.lines(_LEFT_OUT):
         complain(line, "warning")

@@ -1,4 +1,4 @@
-"""Labelled pictures, in memory or in their files."""
+"""Labelled pictures, in memory or in their files, or features in place of these."""
 
 from __future__ import annotations
 
@@ -35,15 +35,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled pictures, in memory or in their files.
+    """Labelled pictures, in memory or in their files, or features in place of these.
 
     Attributes:
-        images: (n, H, W, channels) uint8, or the files where that would be more than memory should hold.
+        images: (n, H, W, channels) uint8, or the files where that would be more than memory should hold; (n, 0, 0, 0)
+            where there are features alone.
         labels: (n,) int64, index into `classes`.
         classes: class names.
         names: the path of each picture, or a name such as `mnist/test/00012`.
         source: where the pictures came from.
         skipped: pictures of the source that could not be read; those in files are not known before they are read.
+        features: (n, views, d) float32 that the network goes on from in place of pictures: of each as it is, and of
+            its mirror image where that counts too. None: it begins with the pictures.
+        thumbnails: (n, h, w, channels) uint8 of the pictures, where features stand for them.
     """
 
     images: NDArray[np.uint8] | PictureFiles
@@ -52,9 +56,16 @@ class Dataset:
     names: tuple[str, ...]
     source: str
     skipped: tuple[Skipped, ...] = ()
+    features: NDArray[np.float32] | None = None
+    thumbnails: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a vector, where the data are such; 0 for pictures."""
+        return self.features.shape[2] if self.features is not None and not self.image_size else 0
 
     @property
     def image_size(self) -> int:
@@ -63,13 +74,21 @@ class Dataset:
 
     @property
     def channels(self) -> int:
-        """1 for grey pictures, 3 for RGB."""
+        """1 for grey pictures, 3 for RGB, 0 where there are none."""
         return int(self.images.shape[3])
 
     def take(self, chosen: NDArray[np.bool_]) -> Dataset:
         """The pictures where `chosen` (n,) is true."""
         names = tuple(name for name, keep in zip(self.names, chosen, strict=True) if keep)
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen], names=names, skipped=())
+        return replace(
+            self,
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            names=names,
+            skipped=(),
+            features=None if self.features is None else self.features[chosen],
+            thumbnails=None if self.thumbnails is None else self.thumbnails[chosen],
+        )
 
     def read(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
         """The pictures of each batch of rows; those in files are read ahead, while the caller is busy."""

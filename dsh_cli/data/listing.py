@@ -35,6 +35,7 @@ _COLUMNS = {
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8
 _HEAD = 512  # bytes by which the encoding of a label file is known
 _NAMED = 5  # folders in an error
+UNLABELLED = ""  # the class of pictures that have none
 _SHOWN = 1000  # characters of what a line says, in an error
 
 
@@ -45,6 +46,11 @@ class Listing:
     source: str
     parts: Mapping[str, Sequence[tuple[str, str]]]
     left_out: LeftOut = field(default_factory=LeftOut)
+
+
+def split_called(name: str) -> str | None:
+    """The split that a name means, such as `val`; None if it is none."""
+    return _SPLIT_NAMES.get(name.strip().lower())
 
 
 def list_folder(root: Path, left_out: LeftOut | None = None) -> Listing:
@@ -70,6 +76,31 @@ def list_folder(root: Path, left_out: LeftOut | None = None) -> Listing:
         for split in SPLITS
         if split in by_split
     }
+    return Listing(search.root, parts, left_out)
+
+
+def list_pictures(root: Path, left_out: LeftOut | None = None) -> Listing:
+    """As `list_folder`, of a folder that needs no classes.
+
+    Where pictures lie beside its folders, or in fewer than two, these are no classes, and all below is `UNLABELLED`.
+
+    Raises:
+        DataError: there are no pictures.
+    """
+    first = Search(root.absolute())
+    folders, loose = first.listed(first.root)
+    by_split = _by_split(first.root, folders)
+    inside = [first.listed(folder) for folder in by_split.values()] or [(folders, loose)]
+    if not any(beside for _, beside in inside) and all(len(classes) > 1 for classes, _ in inside):
+        return list_folder(root, left_out)
+    left_out = left_out or LeftOut()
+    search = Search(root.absolute(), left_out)
+    parts = {
+        split: [(path, UNLABELLED) for path in search.below(folder)]
+        for split, folder in (by_split or {"train": search.root}).items()
+    }
+    if not any(parts.values()):
+        raise DataError("; ".join([f"no pictures under {search.root}", *left_out.lines()]))
     return Listing(search.root, parts, left_out)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,10 +14,20 @@ from platformdirs import user_cache_path
 
 from dsh_cli.config import DATASETS, PROTOCOLS, SPLITS, UNSEEN, Augment, TrainConfig
 from dsh_cli.data.dataset import Dataset, Progress, Skipped, in_order
-from dsh_cli.data.listing import LABEL_FILES, Listing, list_folder, list_labels, sort_classes
+from dsh_cli.data.listing import (
+    LABEL_FILES,
+    UNLABELLED,
+    Listing,
+    list_folder,
+    list_labels,
+    list_pictures,
+    sort_classes,
+)
 from dsh_cli.data.named import load_named
+from dsh_cli.data.vectors import is_vectors, read_vectors
 from dsh_cli.errors import DataError, ImageError, UsageError
 from dsh_cli.files import expanded
+from dsh_cli.network.presets import chosen, expecting
 from dsh_cli.pictures import decode
 from dsh_cli.pictures.cache import PictureCache
 from dsh_cli.pictures.find import Kind, LeftOut
@@ -56,6 +66,12 @@ class Splits:
         more = {"database": self.database, UNSEEN: self.unseen}
         return {**parts, **{name: part for name, part in more.items() if part is not None}}
 
+    def each(self, change: Callable[[Dataset], Dataset]) -> Splits:
+        """The same, with every split changed."""
+        database, unseen = (None if part is None else change(part) for part in (self.database, self.unseen))
+        train, validation, test = (change(part) for part in (self.train, self.validation, self.test))
+        return Splits(train, validation, test, database, unseen, self.given, self.left_out)
+
     def names(self) -> dict[str, tuple[str, ...]]:
         """Names of the pictures, by split."""
         return {split: part.names for split, part in self.parts().items()}
@@ -68,22 +84,24 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
         DataError: the data is missing, damaged, or cannot be learned from.
         UsageError: there are too few classes for `hold_out_classes`, or a path begins with an unknown `~user`.
     """
-    if config.pretrained and config.image_size is None:
-        from dsh_cli.network.presets import preset
-
-        config = replace(config, image_size=preset(config.backbone).image_size)
+    config = expecting(config if is_vectors(config.data) else chosen(config))
     validation, left_out = None, LeftOut(os.path.abspath(config.data))
     if config.data in DATASETS:
         train, test = load_named(config)
     elif os.path.isdir(config.data):
-        train, validation, test = _load_listing(list_folder(Path(config.data), left_out), config, progress)
+        listed = list_folder if config.method == "dsh" else list_pictures
+        train, validation, test = _load_listing(listed(Path(config.data), left_out), config, progress)
     elif os.path.lexists(config.data):
-        if Path(config.data).suffix.lower() not in LABEL_FILES:
+        if is_vectors(config.data):
+            train, validation, test = _load_vectors(config)
+        elif Path(config.data).suffix.lower() in LABEL_FILES:
+            listing = replace(list_labels(Path(config.data)), left_out=left_out)
+            train, validation, test = _load_listing(listing, config, progress)
+        else:
             raise DataError(
-                f"{config.data} is a file; training takes a folder with a folder per class, or a CSV file of path,label"
+                f"{config.data} is a file; training takes a folder with a folder per class, a CSV file of path,label, "
+                "or vectors in a .parquet or .npz file"
             )
-        listing = replace(list_labels(Path(config.data)), left_out=left_out)
-        train, validation, test = _load_listing(listing, config, progress)
     elif os.path.isabs(config.data):
         raise DataError(
             f"there is no folder or file {config.data} any more; move the pictures back, or train on those at their "
@@ -92,8 +110,11 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
     else:
         raise DataError(
             f"no dataset named {config.data!r}, and no such folder or file. "
-            f"Named sets: {', '.join(DATASETS)}; or give a folder with a folder per class, or a CSV file of path,label"
+            f"Named sets: {', '.join(DATASETS)}; or give a folder with a folder per class, a CSV file of path,label, "
+            "or a file of vectors"
         )
+    if not train.classes:
+        return _unlabelled(config, train, validation, test, left_out)
     _require_learnable(train, test is not None, left_out)
     given = tuple(name for name, part in zip(SPLITS, (train, validation, test), strict=True) if part is not None)
     skipped = train.skipped
@@ -117,9 +138,59 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
     return Splits(replace(train, skipped=skipped), validation, test, database, unseen, given, left_out)
 
 
+def _unlabelled(
+    config: TrainConfig, train: Dataset, validation: Dataset | None, test: Dataset | None, left_out: LeftOut
+) -> Splits:
+    """The splits of pictures of no class: all are to train on, where the data does not say otherwise.
+
+    Raises:
+        UsageError: the request needs classes.
+    """
+    if PROTOCOLS[config.protocol].pooled or config.hold_out_classes:
+        name = "hold_out_classes" if config.hold_out_classes else "protocol"
+        raise UsageError(f"`{name}` is of classes, and {train.source} has none; leave it out")
+    given = tuple(name for name, part in zip(SPLITS, (train, validation, test), strict=True) if part is not None)
+    none = train.take(np.zeros(len(train), bool))
+    return Splits(train, validation or none, test or none, given=given, left_out=left_out)
+
+
 def default_augment(data: str) -> Augment:
     """The augmentation that fits a set: digits must not be mirrored, pictures of things may."""
     return _AUGMENT.get(data, "photos")
+
+
+def _load_vectors(config: TrainConfig) -> tuple[Dataset, Dataset | None, Dataset | None]:
+    """Training, validation and test part of a file of vectors, the latter two where it has them."""
+    found = read_vectors(config.data)
+    if found.labels is None and config.method == "dsh":
+        raise DataError(
+            f"{found.source} has no labels; add a column `label` with the class of each vector, or learn without "
+            "classes by `method` itq"
+        )
+    part_of = np.array(found.splits or ["train"] * len(found))
+    labels = np.array(found.labels or [UNLABELLED] * len(found), object)
+    of_training = part_of == "train"
+    if not of_training.any():
+        raise DataError(f"{found.source} has no vectors to train on; let the split of some be train")
+    classes = _classes(set(labels[of_training].tolist()))
+    numbers = _numbers(classes)
+    for row, label in enumerate(labels.tolist(), 1):
+        if label not in numbers:
+            raise DataError(
+                f"{found.source}: row {row:,} is of class {label!r}, which has no vectors to train on; rename the "
+                "class, or leave the row out"
+            )
+    everything = Dataset(
+        np.zeros((len(found), 0, 0, 0), np.uint8),
+        np.array([numbers[label] for label in labels.tolist()], np.int64),
+        classes,
+        found.names,
+        found.source,
+        features=found.values[:, None],  # one view
+    )
+    there = set(found.splits or ())
+    validation, test = (everything.take(part_of == name) if name in there else None for name in SPLITS[1:])
+    return everything.take(of_training), validation, test
 
 
 def _load_listing(
@@ -130,8 +201,8 @@ def _load_listing(
         raise DataError(
             f"{listing.source} has no pictures to train on; put them under train/, or in a label file leave split empty"
         )
-    classes = tuple(sort_classes({label for _, label in listing.parts["train"]}))
-    numbers = {label: number for number, label in enumerate(classes)}
+    classes = _classes({label for _, label in listing.parts["train"]})
+    numbers = _numbers(classes)
     files = [(path, label, part) for part in SPLITS for path, label in listing.parts.get(part, ())]
     for path, label, _ in files:
         if label not in numbers:
@@ -162,6 +233,16 @@ def _load_listing(
     return part("train"), validation, test
 
 
+def _classes(labels: set[str]) -> tuple[str, ...]:
+    """Their names in order; none where there are no labels."""
+    return () if labels == {UNLABELLED} else tuple(sort_classes(labels))
+
+
+def _numbers(classes: Sequence[str]) -> dict[str, int]:
+    """The number of each class, and -1 of no class where there are none."""
+    return {label: number for number, label in enumerate(classes)} or {UNLABELLED: -1}
+
+
 def _picture_files(source: str, paths: tuple[str, ...], config: TrainConfig) -> PictureFiles:
     """The files as pictures of one size and colour, chosen from their headers where the request leaves them open."""
     shapes = _probe(f"the pictures of {source}", paths)
@@ -169,12 +250,14 @@ def _picture_files(source: str, paths: tuple[str, ...], config: TrainConfig) -> 
     if size is None:
         side = int(np.median([min(shape.width, shape.height) for shape in shapes]))
         size = side if side <= NATIVE_UP_TO else LARGE
-    intake = Intake(size, 1 if all(shape.grey for shape in shapes) else 3, config.workers or default_workers())
+    assert config.fit is not None and config.interpolation is not None  # see `expecting`
+    form = decode.Form(size, 1 if all(shape.grey for shape in shapes) else 3, config.fit, config.interpolation)
+    intake = Intake(form, config.workers or default_workers())
     pictures = PictureFiles(paths, intake)
     if config.cache == "off" or (config.cache == "auto" and _fits(pictures.shape, config)):
         return pictures  # what memory holds is decoded only once
     folder = user_cache_path("dsh") / "pictures" if config.cache == "auto" else expanded(config.cache, "`cache`")
-    return replace(pictures, intake=replace(intake, cache=PictureCache(folder, size, intake.channels)))
+    return replace(pictures, intake=replace(intake, cache=PictureCache(folder, form)))
 
 
 def _fits(shape: tuple[int, ...], config: TrainConfig) -> bool:
@@ -296,7 +379,14 @@ def _joined(parts: Sequence[Dataset]) -> Dataset:
         replace(files[0], paths=tuple(path for f in files for path in f.paths)) if files else np.concatenate(arrays)
     )
     names = tuple(name for part in parts for name in part.names)
-    return replace(parts[0], images=images, labels=np.concatenate([part.labels for part in parts]), names=names)
+    features = [part.features for part in parts if part.features is not None]
+    return replace(
+        parts[0],
+        images=images,
+        labels=np.concatenate([part.labels for part in parts]),
+        names=names,
+        features=np.concatenate(features) if features else None,
+    )
 
 
 def _hold_out(labels: NDArray[np.int64], counts: NDArray[np.int64], seed: list[int]) -> NDArray[np.bool_]:

@@ -1,8 +1,9 @@
 """Digests of rows, by which it shows that one is not what was written.
 
-A row has three, so that what is read alone is checked alone. Each is a sum of 32 bits over the words of some columns
-times odd numbers, begun with what the index says of itself: one word changed always shows, and other changes but for
-one in four thousand million. They tell of damage, not of someone who means to deceive.
+A row has three, and a fourth where the index keeps outputs, so that what is read alone is checked alone. Each is a sum
+of 32 bits over the words of some columns times odd numbers, begun with what the index says of itself: one word
+changed always shows, and other changes but for one in four thousand million. They tell of damage, not of someone who
+means to deceive.
 
 The sum of all `code_check` modulo 2^64 goes with each commit, so that rows lost, doubled or come back show as well.
 """
@@ -24,6 +25,7 @@ COLUMNS = {
     "label_check": ("number", "label"),
     "file_check": ("number", "path", "hash", "size", "mtime_ns"),
 }
+OUTPUTS = {"outputs_check": ("number", "outputs")}  # only where these are kept
 
 _ROWS = 1 << 14  # digested at once, so that what is needed stays in the processor's cache
 _FACTOR = 0x9E3779B1  # odd, as the next; of Knuth's multiplicative hash, and of xxHash
@@ -31,6 +33,11 @@ _INVERSE = pow(_FACTOR, -1, 1 << 32)
 _SPREAD = 0x85EBCA77
 
 Sums = NDArray[np.uint32]
+
+
+def names(outputs: bool) -> list[str]:
+    """The checks of rows that have outputs, or have none."""
+    return [*COLUMNS, *(OUTPUTS if outputs else ())]
 
 
 def sums(table: pa.Table, name: str, about: str) -> Sums:
@@ -42,7 +49,7 @@ def sums(table: pa.Table, name: str, about: str) -> Sums:
         about: what the index says of itself.
     """
     parts = [np.zeros(0, np.uint32)]
-    for batch in table.select(list(COLUMNS[name])).to_batches(max_chunksize=_ROWS):
+    for batch in table.select(list((COLUMNS | OUTPUTS)[name])).to_batches(max_chunksize=_ROWS):
         if not len(batch):
             continue
         part = np.full(len(batch), _start(about), np.uint32)

@@ -18,7 +18,7 @@ from dsh_cli.errors import ImageError, UsageError, reason
 from dsh_cli.index.rows import Entry, Known
 from dsh_cli.index.schema import DIGEST
 from dsh_cli.pictures import decode
-from dsh_cli.pictures.decode import Picture
+from dsh_cli.pictures.decode import Form, Picture
 from dsh_cli.words import nfc, utf8
 
 _SHARE = 0.1  # of the pictures of an index: a folder with more of them is not taken out unasked
@@ -41,8 +41,7 @@ def look_at(
     known: Known,
     relative_to: str | None,
     labeller: Labeller | None,
-    size: int,
-    channels: int,
+    form: Form,
 ) -> tuple[Found, Picture | None]:
     """What is to be done with a file, and its picture where that must be encoded."""
     try:
@@ -62,7 +61,7 @@ def look_at(
             old_size, old_mtime_ns, digest, of_label = known.at(entry.place)
             if (old_size, old_mtime_ns) == (status.st_size, status.st_mtime_ns):
                 return Found(entry, labeller is not None and of_label != hash(entry.label)), None
-        entry.digest, picture = content(name, digest, size, channels)
+        entry.digest, picture = content(name, digest, form)
         return Found(entry, changed=True), picture
     except (ImageError, UsageError) as error:
         return Found(error=str(error)), None
@@ -70,11 +69,11 @@ def look_at(
         return Found(error=reason(error)), None
 
 
-def content(name: str, known: bytes | None, size: int, channels: int) -> tuple[bytes, Picture | None]:
+def content(name: str, known: bytes | None, form: Form) -> tuple[bytes, Picture | None]:
     """Read a file once: the hash of its content, and its picture unless that hash is known."""
     data = decode.read_bytes(name)
     digest = hashlib.blake2b(data, digest_size=DIGEST).digest()
-    return digest, None if digest == known else decode.decode(data, size, channels)
+    return digest, None if digest == known else decode.decode(data, form)
 
 
 def labeller_of(labels: str | None, roots: Sequence[str]) -> Labeller | None:

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dsh_cli.codes.bits import Packed
+from dsh_cli.codes.bits import Packed, binarize, pack
+from dsh_cli.codes.rescoring import Outputs, quantised, scale_of
 from dsh_cli.config import MAX_BITS
+from dsh_cli.data.vectors import NO_PICTURES, Vectors, is_vectors
 from dsh_cli.errors import DshError, ImageError, IndexStateError, UsageError, VersionGone
 from dsh_cli.files import written
 from dsh_cli.index import origins
@@ -71,6 +73,7 @@ class Report:
     unlabelled: int = 0  # pictures that the labels asked for say nothing of
     checked: int | None = None  # pictures `verify` looked at
     digests: bool = True  # whether each row carries one, by which damage shows
+    scale: float | None = None  # step of the outputs that it keeps; None where it keeps none
     failed: tuple[Failure, ...] = ()
     repaired: tuple[Failure, ...] = ()  # what `verify` found, and mended
     left_out: LeftOut = field(default_factory=LeftOut)  # of folders that pictures were added from
@@ -78,11 +81,15 @@ class Report:
 
 @dataclass(frozen=True)
 class ReadyCodes:
-    """Codes that are there already: n paths, (n, ceil(bits / 8)) packed codes, and n labels where known."""
+    """Codes that are there already: n paths, (n, ceil(bits / 8)) packed codes, and n labels where known.
+
+    An index whose first codes come with (n, bits) outputs keeps outputs, and is given them with all later ones.
+    """
 
     paths: Sequence[str]
     packed: Packed
     labels: Sequence[str | None] | None = None
+    relaxed: NDArray[np.floating] | None = None
 
 
 class Index:
@@ -125,6 +132,11 @@ class Index:
         return self._table.model if self._table.rows else None
 
     @property
+    def scale(self) -> float | None:
+        """The step of its outputs, see `codes.rescoring`; None where it keeps none."""
+        return self._table.scale if self._table.rows else None
+
+    @property
     def version(self) -> int:
         """Number of the version; 0 before the first commit."""
         return self._table.version
@@ -161,6 +173,32 @@ class Index:
         if (chosen < 0).any():
             raise IndexError("rows are numbered from 0")
         return self._read(lambda: _rows(self._table.at(self._table.places()[chosen], _ROW)))
+
+    def outputs(self, numbers: Sequence[int] | NDArray[np.int64]) -> Outputs:
+        """Outputs of some rows, (n, bits) int8 in steps of `scale`, by their place in the order of adding.
+
+        No others are read.
+
+        Raises:
+            IndexError: there is no such row.
+            IndexStateError: the index keeps none, or some are not what was written.
+        """
+        chosen = np.asarray(numbers, np.int64)
+        if (chosen < 0).any():
+            raise IndexError("rows are numbered from 0")
+        return self._read(lambda: self._outputs(chosen))
+
+    def require_outputs(self) -> None:
+        """Refuse to be rescored by outputs that are not kept.
+
+        Raises:
+            IndexStateError: the index keeps none.
+        """
+        if self.scale is None:
+            raise IndexStateError(
+                f"index {self.uri} keeps no outputs; make one that does with: dsh index add INDEX FOLDER "
+                "`keep_outputs`, or do without them: `rescore` asymmetric"
+            )
 
     def require(self, run: Run) -> None:
         """Refuse the codes of another model; an empty index takes any.
@@ -202,11 +240,14 @@ class Index:
         progress: Progress | None = None,
         waiting: Callable[[], None] | None = None,
         commit_rows: int = _COMMIT_ROWS,
+        keep_outputs: bool = False,
     ) -> Report:
-        """Encode picture files, and the pictures below folders, and keep their codes.
+        """Encode picture files, the pictures below folders, and the rows of files of vectors, and keep their codes.
 
-        What has the size and time of change it had is skipped, and so is what has the same content; what changed
-        is encoded again and keeps its place. What cannot be read is reported, and what the index knew of it stays.
+        A row of a file of vectors is kept by the name it has there, with the label it has there unless `labels` is
+        "none". Of pictures, what has the size and time of change it had is skipped, and so is what has the same
+        content; what changed is encoded again and keeps its place. What cannot be read is reported, and what the index
+        knew of it stays.
 
         Args:
             run: makes the codes.
@@ -220,18 +261,32 @@ class Index:
             progress: told of the pictures done.
             waiting: called when another process is writing, before waiting for it.
             commit_rows: rows a commit, at most.
+            keep_outputs: keep outputs too, in steps told from those of the pictures that the run was trained on. An
+                index keeps those of all its pictures or of none: its first ones decide, and later ones follow, asked
+                for or not.
 
         Raises:
-            IndexStateError: the index is of another model, damaged, or cannot be written.
+            IndexStateError: the index is of another model, damaged, or cannot be written; or it has pictures without
+                outputs, and these are to be kept.
             DataError: the label file is malformed, or folders of splits stand beside others.
         """
         given = list(paths)
+        if vectors := [path for path in given if is_vectors(path)]:
+            if len(vectors) < len(given):
+                raise UsageError(
+                    "`paths` has files of vectors beside pictures, which no model takes both of; add what the model "
+                    "takes"
+                )
+            return self._add_vectors(run, vectors, labels, relative_to, device, waiting, keep_outputs)
+        if run.model.of_vectors:
+            raise UsageError(f"`paths`: {NO_PICTURES.format(width=run.model.width)}")
         labeller = labeller_of(labels, given)
         with self._table.writing(waiting):
             self.require(run)
             self._require_base(relative_to)
+            scale = self._scale(run, keep_outputs)
             net = run.load_model(device)
-            writer = Writer(self._table, run.model.bits, run.fingerprint, commit_rows)
+            writer = Writer(self._table, run.model.bits, run.fingerprint, commit_rows, scale)
             known, seen = Known(self._table), set[int]()
             total = sum(1 for _ in expand(given)) if progress else 0
 
@@ -241,12 +296,12 @@ class Index:
             origins.note(self.uri, given, new=not len(self))
 
             def read(named: tuple[str, str]) -> tuple[Found, Picture | None]:
-                return look_at(*named, known, relative_to, labeller, encoder.size, encoder.channels)
+                return look_at(*named, known, relative_to, labeller, encoder.form)
 
             left_out = LeftOut()
             files = ((root, name) for root in given for name in expand([root], left_out))
             try:
-                for done, ((_, name), found, packed) in enumerate(encoder.each(files, read, workers), 1):
+                for done, ((_, name), found, code) in enumerate(encoder.each(files, read, workers), 1):
                     if found.entry is None:
                         writer.counts.failed.append(Failure(name, found.error))
                     elif (key := hash(found.entry.path)) not in seen:
@@ -254,7 +309,10 @@ class Index:
                             seen.add(key)
                         writer.counts.unlabelled += labels not in (None, "none") and found.entry.label is None
                         if found.changed:
-                            found.entry.packed = packed
+                            if code is not None:
+                                found.entry.packed = code.packed
+                                if scale is not None:
+                                    found.entry.outputs = quantised(code.relaxed[None], scale)[0]
                             writer.put(found.entry)
                         else:
                             writer.counts.skipped += 1
@@ -266,6 +324,36 @@ class Index:
             writer.commit()
             self._table.tidy()
             return replace(self._report(writer.counts), left_out=left_out)
+
+    def _add_vectors(
+        self,
+        run: Run,
+        files: Sequence[str],
+        labels: str | None,
+        relative_to: str | None,
+        device: str,
+        waiting: Callable[[], None] | None,
+        keep_outputs: bool,
+    ) -> Report:
+        if labels not in (None, "none"):
+            raise UsageError("`labels`: files of vectors have labels of their own; leave it out, or give none")
+        from dsh_cli.data.inputs import encode_vectors
+
+        net = run.load_model(device)
+
+        def batches() -> Iterator[ReadyCodes]:
+            self._require_base(relative_to)
+            keeps = self._scale(run, keep_outputs) is not None
+            for path in files:
+                found, outputs = encode_vectors(net, path)
+                known = found.labels if labels is None else None
+                names = [_kept_name(found, name, relative_to) for name in found.names]
+                yield ReadyCodes(names, pack(binarize(outputs)), known, outputs if keeps else None)
+            origins.note(self.uri, [str(Path(path).absolute().parent) for path in files], new=not len(self))
+
+        return self._add_ready(
+            batches(), run.model.bits, run.fingerprint, waiting, lambda: self._scale(run, keep_outputs)
+        )
 
     def add_codes(
         self, batches: Iterable[ReadyCodes], bits: int, model: str, waiting: Callable[[], None] | None = None
@@ -281,16 +369,32 @@ class Index:
             waiting: as in `add`.
 
         Raises:
-            UsageError: the codes are not of so many bits, or a path comes twice.
+            UsageError: the codes are not of so many bits, a path comes twice, or outputs are given with some alone.
             IndexStateError: as in `add`.
         """
+        return self._add_ready(batches, bits, model, waiting)
+
+    def _add_ready(
+        self,
+        batches: Iterable[ReadyCodes],
+        bits: int,
+        model: str,
+        waiting: Callable[[], None] | None,
+        scale: Callable[[], float | None] | None = None,
+    ) -> Report:
+        """As `add_codes`; the scale of outputs is told from the first of them, or as said."""
         with self._table.writing(waiting):
             if not 1 <= bits <= MAX_BITS:
                 raise UsageError(f"{bits} bits: a code has 1 to {MAX_BITS}")
             self._require(model, bits, "the codes given")
             writer = Writer(self._table, bits, model, _READY_ROWS)
             known, fresh = Known(self._table, stamps=False), np.zeros(0, np.int64)
-            for paths, packed, labels in _grouped(batches, bits):
+            writer.scale, is_first = self.scale, not len(self)
+            for paths, packed, labels, relaxed in _grouped(batches, bits):
+                if is_first and relaxed is not None:
+                    writer.scale = scale() if scale else scale_of(relaxed)
+                is_first = False
+                outputs = self._kept(relaxed, writer.scale)
                 keys = np.fromiter(map(hash, paths), np.int64, len(paths))
                 order = np.sort(keys)
                 if (order[1:] == order[:-1]).any() or among(order, fresh).any():
@@ -302,11 +406,13 @@ class Index:
                     [paths[i] for i in new] if there.any() else paths,
                     packed[new] if there.any() else packed,
                     [labels[i] for i in new] if there.any() else labels,
+                    None if outputs is None else outputs[new],
                 )
                 for i in np.flatnonzero(there):
                     entry = Entry(
                         paths[i], known.find(paths[i]), packed[i], label=labels[i], keep_label=labels[i] is None
                     )
+                    entry.outputs = None if outputs is None else outputs[i]
                     writer.put(entry)
                 writer.commit()
             self._table.tidy()
@@ -421,7 +527,7 @@ class Index:
             )
             for lost in damage
         ]
-        if run is None or not len(table):
+        if run is None or run.model.of_vectors or not len(table):  # vectors are not in the files they are named after
             return self._again(lambda: self._report(counts, checked=0))
         codes = fixed(table["code"])
 
@@ -437,13 +543,14 @@ class Index:
         def read(numbered: tuple[int, Row]) -> tuple[tuple[bytes | None, str], Picture | None]:
             try:
                 name = os.path.join(relative_to or "", numbered[1].path)
-                digest, picture = content(name, None, encoder.size, encoder.channels)
+                digest, picture = content(name, None, encoder.form)
                 return (digest, ""), picture
             except ImageError as error:
                 return (None, str(error)), None
 
-        for done, ((number, row), (digest, error), packed) in enumerate(encoder.each(listed(), read, workers), 1):
+        for done, ((number, row), (digest, error), code) in enumerate(encoder.each(listed(), read, workers), 1):
             name = os.path.join(relative_to or "", row.path)
+            packed = None if code is None else code.packed
             if found := _differing(row, name, codes[number], digest, packed, error, self.uri, base):
                 counts.failed.append(found)
             if progress:
@@ -454,8 +561,8 @@ class Index:
         """Write all rows, in the order of adding, as a Parquet file, whole or not at all.
 
         Columns: `path` as text, in which bytes that are not UTF-8 are escaped as in `\\xff`; `path_bytes` exactly;
-        `label`, likewise text; `code`, `hash`, `size`, `mtime_ns` as in the index. The file's metadata has `dsh.bits`
-        and `dsh.model`.
+        `label`, likewise text; `code`, `hash`, `size`, `mtime_ns` as in the index, and `outputs` where it keeps them.
+        The file's metadata has `dsh.bits`, `dsh.model`, and `dsh.scale` with outputs.
 
         Raises:
             IndexStateError: there is no index, or it is empty or damaged.
@@ -493,6 +600,40 @@ class Index:
         classes = tuple(of_utf8(label) for label in coded.dictionary.to_pylist())
         return labels if order is None else labels[order], classes
 
+    def _outputs(self, numbers: NDArray[np.int64]) -> Outputs:
+        self.require_outputs()
+        return self._table.outputs(self._table.places()[numbers])
+
+    def _scale(self, run: Run, keep_outputs: bool) -> float | None:
+        """The step of outputs to be kept; None where none are.
+
+        Raises:
+            IndexStateError: there are pictures without them, and they are to be kept.
+        """
+        if len(self):
+            if keep_outputs and self.scale is None:
+                raise IndexStateError(
+                    f"index {self.uri} has {len(self):,} pictures without outputs, and keeps those of all or of none; "
+                    "make another index with `keep_outputs`"
+                )
+            return self.scale
+        if not keep_outputs:
+            return None
+        relaxed = run.codes("train", "relaxed").relaxed
+        assert relaxed is not None
+        return scale_of(relaxed)
+
+    def _kept(self, relaxed: NDArray[np.floating] | None, scale: float | None) -> Outputs | None:
+        """Outputs that came ready, as they are kept.
+
+        Raises:
+            UsageError: there are some where there are to be none, or none where there are to be some.
+        """
+        if (relaxed is None) != (scale is None):
+            kept, given = ("no outputs", "some") if scale is None else ("the outputs of all its codes", "none")
+            raise UsageError(f"index {self.uri} keeps {kept}, and {given} are given; make another index for these")
+        return None if relaxed is None or scale is None else quantised(relaxed, scale)
+
     def _to_verify(
         self, run: Run | None, sample: int | None, seed: int, relative_to: str | None
     ) -> tuple[list[Damage], pa.Table]:
@@ -514,18 +655,20 @@ class Index:
         import pyarrow.parquet as pq
 
         self.require_rows()
-        schema = pa.schema(
-            [
-                pa.field("path", pa.string(), False),
-                pa.field("path_bytes", pa.binary(), False),
-                pa.field("label", pa.string()),
-                pa.field("code", pa.binary(-(-self._table.bits // 8)), False),
-                pa.field("hash", pa.binary(DIGEST)),
-                pa.field("size", pa.int64()),
-                pa.field("mtime_ns", pa.int64()),
-            ],
-            metadata={"dsh.bits": str(self.bits), "dsh.model": str(self.model)},
-        )
+        fields = [
+            pa.field("path", pa.string(), False),
+            pa.field("path_bytes", pa.binary(), False),
+            pa.field("label", pa.string()),
+            pa.field("code", pa.binary(-(-self._table.bits // 8)), False),
+            pa.field("hash", pa.binary(DIGEST)),
+            pa.field("size", pa.int64()),
+            pa.field("mtime_ns", pa.int64()),
+        ]
+        about = {"dsh.bits": str(self.bits), "dsh.model": str(self.model)}
+        if self.scale is not None:
+            fields.append(pa.field("outputs", pa.binary(self._table.bits), False))
+            about["dsh.scale"] = repr(self.scale)
+        schema = pa.schema(fields, metadata=about)
         places = self._table.places()
         with written(file, "choose another FILE") as scratch, pq.ParquetWriter(scratch, schema) as writer:
             for start in range(0, len(places), _COMMIT_ROWS):
@@ -622,9 +765,20 @@ class Index:
             unlabelled=counts.unlabelled,
             checked=checked,
             digests=self._table.has_checks,
+            scale=self.scale,
             failed=tuple(counts.failed),
             repaired=tuple(counts.repaired),
         )
+
+
+def _kept_name(vectors: Vectors, name: str, relative_to: str | None) -> str:
+    """What an index calls a row of a file of vectors: as a picture where it is named after one, else as it is there.
+
+    Raises:
+        UsageError: it is named after a picture that is not below the folder to which paths are relative.
+    """
+    path = vectors.path_of(name)
+    return name if path is None else os.fsdecode(key_of(path, relative_to))
 
 
 def _rows(table: pa.Table) -> list[Row]:
@@ -646,26 +800,41 @@ def _named(damage: Damage, uri: str) -> str:
     return damage.path or (f"{damage.count:,} rows" if damage.count else uri)
 
 
-def _grouped(batches: Iterable[ReadyCodes], bits: int) -> Iterator[tuple[list[bytes], Packed, list[bytes | None]]]:
-    """Batches as bytes, several together until they are worth a commit."""
+_Group = tuple[list[bytes], Packed, list[bytes | None], NDArray[np.floating] | None]
+
+
+def _grouped(batches: Iterable[ReadyCodes], bits: int) -> Iterator[_Group]:
+    """Batches as bytes, several together until they are worth a commit; outputs as they came."""
     paths: list[bytes] = []
     labels: list[bytes | None] = []
     packed: list[Packed] = []
+    relaxed: list[NDArray[np.floating]] = []
     spare = (1 << (-bits % 8)) - 1
+
+    def group() -> _Group:
+        return paths, np.concatenate(packed), labels, np.concatenate(relaxed) if relaxed else None
+
     for batch in batches:
         count, width = len(batch.paths), -(-bits // 8)
         if batch.packed.shape != (count, width) or len(batch.labels or batch.paths) != count:
             raise UsageError(f"{count} paths with codes of shape {batch.packed.shape}; {bits} bits are {width} bytes")
         if spare and (batch.packed[:, -1] & spare).any():
             raise UsageError(f"codes of {bits} bits with bits set behind them; pack them with numpy.packbits")
+        outputs = batch.relaxed
+        if outputs is not None and (outputs.shape != (count, bits) or not np.isfinite(outputs).all()):
+            raise UsageError(f"{count} codes of {bits} bits with outputs of shape {outputs.shape}, or not finite")
+        if (outputs is None) == bool(relaxed) and paths:
+            raise UsageError("some of the codes given have outputs, and others have none; give them with all, or none")
+        if outputs is not None:
+            relaxed.append(outputs)
         paths += map(os.fsencode, batch.paths)
         labels += [None if x is None else utf8(x) for x in batch.labels] if batch.labels else [None] * count
         packed.append(batch.packed)
         if len(paths) >= _READY_ROWS:
-            yield paths, np.concatenate(packed), labels
-            paths, packed, labels = [], [], []
+            yield group()
+            paths, packed, labels, relaxed = [], [], [], []
     if paths:
-        yield paths, np.concatenate(packed), labels
+        yield group()
 
 
 def _differing(

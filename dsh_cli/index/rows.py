@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed
+from dsh_cli.codes.rescoring import Outputs
 from dsh_cli.index.schema import DIGEST, fixed
 from dsh_cli.index.table import Table, of_rows
 
@@ -27,6 +28,7 @@ class Entry:
     mtime_ns: int | None = None
     label: bytes | None = None
     keep_label: bool = False
+    outputs: Outputs | None = None  # (k,), where the index keeps them
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,13 @@ class Known:
 
 
 class Writer:
-    """Collects rows, and commits them in batches. It must be the only one; see `Table.writing`."""
+    """Collects rows, and commits them in batches. It must be the only one; see `Table.writing`.
 
-    def __init__(self, table: Table, bits: int, model: str, commit_rows: int) -> None:
-        self.table, self.bits, self.model, self.commit_rows = table, bits, model, commit_rows
+    Where there is a scale, all rows have outputs.
+    """
+
+    def __init__(self, table: Table, bits: int, model: str, commit_rows: int, scale: float | None = None) -> None:
+        self.table, self.bits, self.model, self.commit_rows, self.scale = table, bits, model, commit_rows, scale
         self.counts = Counts()
         self._base = table.snapshot()  # the version by which places are told
         numbers = table.read(["number"])["number"].to_numpy()
@@ -111,6 +116,9 @@ class Writer:
             return
         packed = np.stack([entry.packed for entry in pending if entry.packed is not None])
         numbers = np.array([-1 if entry.place is None else old[entry.place] for entry in pending], np.int64)
+        outputs = None
+        if self.scale is not None:
+            outputs = np.stack([entry.outputs for entry in pending if entry.outputs is not None])
         new = numbers < 0
         numbers[new] = self._next + np.arange(new.sum())
         order = np.argsort(numbers, kind="stable")
@@ -124,6 +132,8 @@ class Writer:
             [pending[i].mtime_ns for i in order],
             self.bits,
             self.model,
+            None if outputs is None else outputs[order],
+            self.scale,
         )
         if new.all():
             self.table.append(rows)
@@ -133,13 +143,14 @@ class Writer:
         self.counts.added += int(new.sum())
         self._committed = time.monotonic()
 
-    def append(self, paths: list[bytes], packed: Packed, labels: list[bytes | None]) -> None:
-        """Commit new rows that are known by path and code alone."""
+    def append(self, paths: list[bytes], packed: Packed, labels: list[bytes | None], outputs: Outputs | None) -> None:
+        """Commit new rows that are known by path and code alone, and by outputs where these are kept."""
         if not paths:
             return
         nothing = [None] * len(paths)
         numbers = np.arange(self._next, self._next + len(paths))
-        rows = of_rows(numbers, paths, labels, packed, nothing, nothing, nothing, self.bits, self.model)
+        more = (nothing, nothing, nothing, self.bits, self.model, outputs, self.scale)
+        rows = of_rows(numbers, paths, labels, packed, *more)
         self.table.append(rows)
         self._next += len(paths)
         self.counts.added += len(paths)
@@ -150,10 +161,11 @@ class Writer:
         places = np.array([entry.place for entry in replacing], np.int64)
         if not len(places):
             return {}
-        rows = self._base.at(places, ["number", "path", "label", "hash", "code"])
+        names = ["number", "path", "label", "hash", "code"]
+        rows = self._base.at(places, names if self.scale is None else [*names, "outputs"])
         numbers: dict[int, int] = {}
         columns = (column.to_pylist() for column in rows.columns)
-        for entry, number, path, label, digest, code in zip(replacing, *columns, strict=True):
+        for entry, number, path, label, digest, code, *kept in zip(replacing, *columns, strict=True):
             if path != entry.path:  # two paths of one hash
                 entry.place = None
                 continue
@@ -162,6 +174,7 @@ class Writer:
             same = entry.packed is None
             if entry.packed is None:
                 entry.packed = np.frombuffer(code, np.uint8)
+                entry.outputs = np.frombuffer(kept[0], np.int8) if kept else None
             if entry.digest is None and same:
                 entry.digest = digest
             if entry.keep_label:

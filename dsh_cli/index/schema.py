@@ -10,10 +10,18 @@
 
 and `code_check`, `label_check` and `file_check`, digests of these; see `digests.py`. Tables of format 1 have none. The
 table's metadata has the format, the bits and the fingerprint of the run that made the codes.
+
+An index that keeps outputs has format 3, so that a dsh that knows of none refuses it in one line, and two columns more:
+
+    outputs        bits bytes, int8 in steps of the scale, which the metadata has; see `codes/rescoring.py`
+    outputs_check  their digest
+
+It keeps those of all rows, from its first on; one that does not has format 2, and stays without.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -27,15 +35,15 @@ from dsh_cli.index import digests
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 2  # of the table; a reader refuses a larger number
+FORMAT = 3  # of the table; a reader refuses a larger number
 DIGEST = 16  # bytes of a hash
 
 _NUMBERS = 1 << 62  # rows are numbered below it
 _NUMBER = re.compile("[1-9][0-9]{0,3}")  # of a format, or of bits
 
 
-def columns(bits: int, checks: bool = True) -> pa.Schema:
-    """The columns of an index, with those of checks or without."""
+def columns(bits: int, checks: bool = True, outputs: bool = False) -> pa.Schema:
+    """The columns of an index, with those of checks or without, and with outputs or without."""
     import pyarrow as pa
 
     fields = [
@@ -47,16 +55,21 @@ def columns(bits: int, checks: bool = True) -> pa.Schema:
         pa.field("size", pa.int64()),
         pa.field("mtime_ns", pa.int64()),
     ]
-    return pa.schema(fields + [pa.field(name, pa.uint32(), False) for name in digests.COLUMNS if checks])
+    if outputs:
+        fields.append(pa.field("outputs", pa.binary(bits), False))
+    return pa.schema(fields + [pa.field(name, pa.uint32(), False) for name in digests.names(outputs) if checks])
 
 
-def schema(bits: int, model: str) -> pa.Schema:
-    """The columns of an index that is written, and what it says of itself."""
-    return columns(bits).with_metadata({"dsh.format": str(FORMAT), "dsh.bits": str(bits), "dsh.model": model})
+def schema(bits: int, model: str, scale: float | None = None) -> pa.Schema:
+    """The columns of an index that is written, and what it says of itself; a scale where it keeps outputs."""
+    said = {"dsh.format": "2" if scale is None else "3", "dsh.bits": str(bits), "dsh.model": model}
+    if scale is not None:
+        said["dsh.scale"] = repr(scale)
+    return columns(bits, outputs=scale is not None).with_metadata(said)
 
 
-def about(found: pa.Schema, uri: str) -> tuple[int, str, bool]:
-    """Bits and model of a table, and whether its rows have checks.
+def about(found: pa.Schema, uri: str) -> tuple[int, str, bool, float | None]:
+    """Bits and model of a table, whether its rows have checks, and the scale of their outputs; None without any.
 
     Raises:
         IndexStateError: it is not an index, or of a newer format, or has other columns than an index has.
@@ -66,6 +79,9 @@ def about(found: pa.Schema, uri: str) -> tuple[int, str, bool]:
         kind, bits, model = said["dsh.format"], said["dsh.bits"], said["dsh.model"]
         if not (_NUMBER.fullmatch(kind) and _NUMBER.fullmatch(bits) and int(bits) <= MAX_BITS):
             raise ValueError
+        scale = float(said["dsh.scale"]) if kind == "3" else None
+        if scale is not None and not 0 < scale < math.inf:
+            raise ValueError
     except (KeyError, ValueError) as error:
         raise IndexStateError(f"{uri} is a Lance table, but not an index of dsh; choose another name") from error
     if int(kind) > FORMAT:
@@ -74,11 +90,11 @@ def about(found: pa.Schema, uri: str) -> tuple[int, str, bool]:
             "upgrade with: pip install --upgrade dsh-cli"
         )
     checks = int(kind) > 1
-    ours, theirs = _kinds(columns(int(bits), checks)), _kinds(found)
+    ours, theirs = _kinds(columns(int(bits), checks, scale is not None)), _kinds(found)
     for name in {**ours, **theirs}:
         if ours.get(name) != theirs.get(name):
             raise strange(uri, f"column {name}: {theirs.get(name, 'none')}, not {ours.get(name, 'none')}")
-    return int(bits), model, checks
+    return int(bits), model, checks, scale
 
 
 def check(rows: pa.Table, bits: int, uri: str) -> None:

@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed
+from dsh_cli.codes.rescoring import Outputs
 from dsh_cli.errors import IndexStateError, VersionGone, lacking_memory, lacking_space, reason
 from dsh_cli.files import sync_folder
 from dsh_cli.index import digests, storage
 from dsh_cli.index.place import local, locked
-from dsh_cli.index.schema import DIGEST, about, check, columns, schema, strange
+from dsh_cli.index.schema import DIGEST, about, check, columns, fixed, schema, strange
 
 if TYPE_CHECKING:
     import lance
@@ -71,10 +72,11 @@ class Table:
         self._order: NDArray[np.int64] | None = None
         self.rows, self.bits, self.model = 0, 0, ""  # the last two also where all rows were removed
         self.has_checks = True
+        self.scale: float | None = None  # of outputs, where it keeps them
         if dataset is not None:
             with _reaching(self.uri):
                 self.rows, found = dataset.count_rows(), dataset.schema
-            self.bits, self.model, self.has_checks = about(found, self.uri)
+            self.bits, self.model, self.has_checks, self.scale = about(found, self.uri)
 
     @classmethod
     def open(cls, uri: str, salvage: bool = False) -> Table:
@@ -145,10 +147,25 @@ class Table:
         if self._dataset is None:
             return self.read(names)
         with self._reading():
-            table = self._dataset.take(places, columns=columns(self.bits).names if self.has_checks else names)
+            table = self._dataset.take(places, columns=self._columns if self.has_checks else names)
         self._require(self._whole(table))
         check(table, self.bits, self.uri)
         return table.select(names)
+
+    def outputs(self, places: NDArray[np.int64]) -> Outputs:
+        """(n, k) outputs of rows by where they lie in the table, as they were written, of a table that keeps them.
+
+        Raises:
+            IndexStateError: some are not.
+        """
+        assert self._dataset is not None
+        (name,) = digests.OUTPUTS
+        wanted, at = np.unique(places, return_inverse=True)
+        with self._reading():
+            table = self._dataset.take(wanted, columns=[*digests.OUTPUTS[name], name])
+        self._require(digests.sums(table, name, self._seed) == table[name].to_numpy())
+        check(table, self.bits, self.uri)
+        return fixed(table["outputs"]).view(np.int8)[at]
 
     def places(self) -> NDArray[np.int64]:
         """Where the rows lie in the table, in the order of adding."""
@@ -257,7 +274,7 @@ class Table:
         import pyarrow as pa
         from lance.fragment import write_fragments
 
-        ours, total = schema(self.bits, self.model), 0
+        ours, total = schema(self.bits, self.model, self.scale), 0
 
         def batches() -> Iterator[pa.RecordBatch]:
             nonlocal total
@@ -308,7 +325,7 @@ class Table:
         for unfit, run in groupby(fragments, lambda f: f.num_deletions > 0 or f.physical_rows < _FRAGMENT_ROWS):
             old = list(run)
             if unfit and (len(old) > 1 or old[0].num_deletions):
-                _try(old, columns(self.bits).names)
+                _try(old, self._columns)
                 rows = self._dataset.scanner(fragments=old).to_reader()
                 new = write_fragments(rows, self._dataset, mode="append", max_rows_per_file=_FRAGMENT_ROWS)
                 groups.append(lance.LanceOperation.RewriteGroup([fragment.metadata for fragment in old], new))
@@ -393,6 +410,11 @@ class Table:
             return self._dataset.to_table(columns=names)
 
     @property
+    def _columns(self) -> list[str]:
+        """Names of all columns."""
+        return list(columns(self.bits, self.has_checks, self.scale is not None).names)
+
+    @property
     def _seed(self) -> str:
         """What goes into each check."""
         return f"{self.bits} {self.model}"
@@ -414,7 +436,7 @@ class Table:
         import pyarrow as pa
 
         assert self._dataset is not None
-        names = columns(self.bits, self.has_checks).names
+        names = self._columns
         with _reaching(self.uri):
             fragments = self._dataset.get_fragments()
         for fragment in fragments:
@@ -432,7 +454,7 @@ class Table:
     def _whole(self, part: pa.Table) -> NDArray[np.bool_]:
         """Which rows are what was written, as far as can be told."""
         whole = np.ones(len(part), bool)
-        for name in digests.COLUMNS if self.has_checks else ():
+        for name in digests.names(self.scale is not None) if self.has_checks else ():
             whole &= digests.sums(part, name, self._seed) == part[name].to_numpy()
         return whole
 
@@ -458,11 +480,13 @@ def of_rows(
     mtimes: Sequence[int | None],
     bits: int,
     model: str,
+    outputs: Outputs | None = None,
+    scale: float | None = None,
 ) -> pa.Table:
-    """Rows to be written."""
+    """Rows to be written, with (n, bits) outputs and their scale or without both."""
     import pyarrow as pa
 
-    plain = columns(bits, checks=False)
+    plain = columns(bits, checks=False, outputs=outputs is not None)
     codes = pa.py_buffer(np.ascontiguousarray(packed))
     values = [
         pa.array(numbers),
@@ -473,7 +497,10 @@ def of_rows(
         pa.array(sizes, pa.int64()),
         pa.array(mtimes, pa.int64()),
     ]
-    return _checked(pa.table(values, schema=plain), f"{bits} {model}", schema(bits, model))
+    if outputs is not None:
+        steps = pa.py_buffer(np.ascontiguousarray(outputs))
+        values.append(pa.FixedSizeBinaryArray.from_buffers(plain.field("outputs").type, len(outputs), [None, steps]))
+    return _checked(pa.table(values, schema=plain), f"{bits} {model}", schema(bits, model, scale))
 
 
 def _checked(rows: pa.Table, seed: str, ours: pa.Schema) -> pa.Table:
@@ -481,7 +508,7 @@ def _checked(rows: pa.Table, seed: str, ours: pa.Schema) -> pa.Table:
     import pyarrow as pa
 
     values = [
-        pa.array(digests.sums(rows, name, seed)) if name in digests.COLUMNS else rows[name] for name in ours.names
+        pa.array(digests.sums(rows, name, seed)) if name in digests.names(True) else rows[name] for name in ours.names
     ]
     return pa.table(values, schema=ours)
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
+from torch.fx import Node, Tracer
+from torch.fx.proxy import TraceError
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dsh_cli.config import OWN_BACKBONES, ModelConfig
+from dsh_cli.config import OWN_BACKBONES, PIXELS, TIMM, ModelConfig
 from dsh_cli.errors import UsageError
-from dsh_cli.network.presets import FROM_TENSORFLOW, check_backbone, preset
+from dsh_cli.network.presets import FROM_TENSORFLOW, check_backbone, preset, timm_module
 
 # Of the default network, for grey and for colour: pixels across the patches that its first layer whitens, where
 # pictures are `_SIDE` pixels square; directions of patches kept, at most; channels of its groups.
@@ -32,8 +35,8 @@ _STRIDES = ((16, 1), (24, 2), (48, 3))  # of the stem, for pictures below so man
 class HashNet(nn.Module):
     """Normalisation, a backbone, and a hash layer of k outputs.
 
-    Takes (B, channels, H, W) float pictures in [0, 1] and returns (B, k) relaxed codes. Its weights are random:
-    building a network reads and downloads nothing.
+    Takes (B, channels, H, W) float pictures in [0, 1], or (B, width) vectors where the data are features already, and
+    returns (B, k) relaxed codes. Its weights are random: building a network reads and downloads nothing.
 
     Raises:
         UsageError: there is no such backbone, or none for pictures of that size.
@@ -46,32 +49,48 @@ class HashNet(nn.Module):
         super().__init__()
         self.config = config
         self.frozen = False
-        # torchvision's networks take RGB; a grey picture is broadcast against three means.
-        planes = config.channels if config.backbone in OWN_BACKBONES else 3
-        self.register_buffer("mean", torch.zeros(planes, 1, 1))
-        self.register_buffer("std", torch.ones(planes, 1, 1))
+        # Networks of torchvision and timm take RGB; a grey picture is broadcast against three means.
+        planes = (config.channels if config.backbone in OWN_BACKBONES else 3, 1, 1)
+        numbers = (config.width,) if config.of_vectors else planes
+        self.register_buffer("mean", torch.zeros(numbers))
+        self.register_buffer("std", torch.ones(numbers))
         self.backbone: nn.Module
-        if config.backbone in OWN_BACKBONES:
+        if config.of_vectors:
+            self.backbone, outputs = nn.Identity(), config.width
+        elif config.backbone in OWN_BACKBONES:
             own = _OWN[config.backbone](config.channels, config.image_size)
             self.backbone, outputs = own, own.outputs
+        elif config.backbone.startswith(TIMM):
+            self.backbone, outputs = timm_network(config.backbone, config.image_size)
         else:
             self.backbone, outputs = _torchvision(config.backbone, config.image_size)
-        self.hash_layer = nn.Linear(outputs, config.bits)
+        self.outputs, self.views = outputs, 2 if config.mirror else 1
+        self.dropout = nn.Dropout(0.0)
+        self.hidden = _hidden(outputs, config.hidden) if config.hidden else nn.Identity()
+        self.hash_layer = nn.Linear(config.hidden or outputs, config.bits)
 
     def forward(self, images: Tensor) -> Tensor:
+        relaxed = self.of_features(self.features(images))
         if self.config.mirror and not self.training:
-            return (self._relaxed(images) + self._relaxed(images.flip(3))) / 2
-        return self._relaxed(images)
-
-    def _relaxed(self, images: Tensor) -> Tensor:
-        features: Tensor = self.backbone((images - self.mean) / self.std)  # (B, outputs)
-        relaxed: Tensor = self.hash_layer(features)  # (B, k)
+            relaxed = (relaxed + self.of_features(self.features(images.flip(3)))) / 2
         return relaxed
 
-    def folded(self) -> nn.Module:
+    def features(self, images: Tensor) -> Tensor:
+        """What the backbone gives of pictures, or vectors normalised: (B, outputs)."""
+        found: Tensor = self.backbone((images - self.mean) / self.std)
+        return found
+
+    def of_features(self, features: Tensor) -> Tensor:
+        """Relaxed codes (B, k) of what the backbone gives."""
+        relaxed: Tensor = self.hash_layer(self.hidden(self.dropout(features)))
+        return relaxed
+
+    def folded(self) -> HashNet:
         """A copy for inference, equal but for rounding: BatchNorm folded into the convolutions before it."""
         copied = copy.deepcopy(self).eval().to(memory_format=torch.channels_last)
-        copied.backbone = fuse(copied.backbone, inplace=True)  # alone: what is called twice would be folded twice
+        with suppress(TraceError, TypeError, RuntimeError):  # of a network whose steps hang on its input
+            _part_norms(copied.backbone)
+            _fold(copied.backbone)  # alone: it is called twice where mirror images count, and once in itself
         return copied
 
     def freeze(self) -> None:
@@ -94,11 +113,13 @@ class HashNet(nn.Module):
         return super().load_state_dict(versioned, strict, assign)
 
     def require_size(self) -> None:
-        """Try the network on empty pictures of its size, without computing anything.
+        """Try the network on empty pictures of its size, if it takes such, without computing anything.
 
         Raises:
             UsageError: they are too small for it.
         """
+        if self.config.of_vectors:
+            return
         tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
         config, training = self.config, self.training
@@ -109,6 +130,49 @@ class HashNet(nn.Module):
             raise _wrong_size(config.backbone, config.image_size, error) from error
         finally:
             self.train(training)
+
+
+def _part_norms(net: nn.Module) -> None:
+    """Put BatchNorm and what follows it, which timm has in one module, one after the other, so that it is folded."""
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            follows = getattr(child, "act", None)
+            if isinstance(child, nn.BatchNorm2d) and isinstance(follows, nn.Module):
+                norm = nn.BatchNorm2d(child.num_features, child.eps, device=child.weight.device).eval()
+                norm.load_state_dict({key: value for key, value in child.state_dict().items() if "." not in key})
+                setattr(module, name, nn.Sequential(norm, follows))
+
+
+class _Steps(Tracer):
+    """Follows the steps of a network; a convolution is one, such as timm's whose padding hangs on its input."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _fold(net: nn.Module) -> None:
+    """Fold each BatchNorm into the convolution before it, where nothing else takes what that gives.
+
+    Raises:
+        TraceError, TypeError, RuntimeError: its steps hang on its input.
+    """
+    modules = dict(net.named_modules())
+    steps = [step for step in _Steps().trace(net).nodes if step.op == "call_module"]
+    calls = Counter(step.target for step in steps)
+    for step in steps:
+        before = step.args[0] if step.args else None
+        if not isinstance(before, Node) or before.op != "call_module" or len(before.users) != 1:
+            continue
+        convolution, norm = modules[str(before.target)], modules[str(step.target)]
+        if type(norm) is not nn.BatchNorm2d or not isinstance(convolution, nn.Conv2d):
+            continue
+        if calls[before.target] == calls[step.target] == 1:
+            net.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
+            net.set_submodule(str(step.target), nn.Identity())
+
+
+def _hidden(inputs: int, units: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, units, bias=False), nn.BatchNorm1d(units), nn.GELU())
 
 
 def _torchvision(name: str, image_size: int) -> tuple[nn.Module, int]:
@@ -132,6 +196,27 @@ def _torchvision(name: str, image_size: int) -> tuple[nn.Module, int]:
     parent, _, child = path.rpartition(".")
     setattr(net.get_submodule(parent), child, nn.Identity())
     return net, last.in_features if isinstance(last, nn.Linear) else last.in_channels
+
+
+def timm_network(name: str, image_size: int, pretrained: bool = False) -> tuple[nn.Module, int]:
+    """A network of timm without its classifier, and the number of features it then gives.
+
+    Raises:
+        UsageError: there is no such network, or none for pictures of that size.
+        Exception: with `pretrained`, whatever keeps timm from its weights.
+    """
+    check_backbone(name)
+    create, short = timm_module().create_model, name.removeprefix(TIMM)
+    try:
+        try:
+            net = create(short, pretrained, num_classes=0, img_size=image_size)
+        except TypeError:  # it takes pictures of any size
+            net = create(short, pretrained, num_classes=0)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if pretrained:
+            raise
+        raise _wrong_size(name, image_size, error) from error
+    return net, getattr(net, "head_hidden_size", None) or net.num_features
 
 
 def _wrong_size(name: str, image_size: int, error: Exception) -> UsageError:
@@ -207,6 +292,18 @@ def _group(inputs: int, outputs: int, pool: bool) -> nn.Sequential:
         norm.weight.requires_grad_(False)
         layers += [convolution, *([nn.MaxPool2d(2)] if pooled else []), norm, nn.GELU()]
     return nn.Sequential(*layers)
+
+
+class Pixels(nn.Module):
+    """The pixels themselves, of large pictures the means of squares: what linear codes are often learned from."""
+
+    def __init__(self, channels: int, image_size: int) -> None:
+        super().__init__()
+        self.side = min(image_size, _SIDE)
+        self.outputs = channels * self.side**2
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(images, self.side).flatten(1)
 
 
 class ResNet9(nn.Module):
@@ -324,9 +421,10 @@ class DshCnn(nn.Module):
         return F.relu(self.fc(self.features(images).flatten(1)))
 
 
-_OWN: dict[str, type[Airbench] | type[ResNet9] | type[SmallResNet] | type[DshCnn]] = {
+_OWN: dict[str, type[Airbench] | type[ResNet9] | type[SmallResNet] | type[DshCnn] | type[Pixels]] = {
     "airbench": Airbench,
     "resnet9": ResNet9,
     "small-resnet": SmallResNet,
     "dsh-cnn": DshCnn,
+    PIXELS: Pixels,
 }

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from dsh_cli import bounded
-from dsh_cli.config import OWN_BACKBONES
+from dsh_cli.config import OWN_BACKBONES, TIMM
 from dsh_cli.errors import WeightsError, reason
 from dsh_cli.files import STALLED, open_regular, require_no_links, socket_timeout
 from dsh_cli.network import pickled
-from dsh_cli.network.model import HashNet
-from dsh_cli.network.presets import preset
+from dsh_cli.network.model import HashNet, timm_network
+from dsh_cli.network.presets import file_of, preset
 
 _MOST = 1 << 28  # bytes of a file for the smallest networks; for others 16 times their weights, as of an optimizer
 _MAX_HEAD = 1 << 23  # bytes of the head of a safetensors file: 100 for each tensor
@@ -43,17 +43,42 @@ class Taken:
 
 
 def take_pretrained(net: HashNet) -> Taken:
-    """Torchvision's best weights for the backbone, and their normalisation; downloaded where they are not yet.
+    """Torchvision's or timm's best weights for the backbone, and their normalisation; fetched where they are not yet.
 
     Raises:
-        UsageError: the backbone is none of torchvision's.
+        UsageError: the backbone is none of theirs.
         WeightsError: they cannot be fetched; the message says where the file can be put.
     """
-    url = preset(net.config.backbone).url
-    file = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    expected = preset(net.config.backbone)
+    if expected.url is None:
+        return _take_from_hub(net)
+    file = file_of(expected)
     if not file.is_file():
-        _download(url, file)
+        _download(expected.url, file)
     return take_file(net, file)
+
+
+def _take_from_hub(net: HashNet) -> Taken:
+    """Timm's weights, by the hub that it uses: with its cache, and its way to fit them to another picture size."""
+    from huggingface_hub.utils import logging
+
+    name = net.config.backbone.removeprefix(TIMM)
+    sys.stderr.write(f"taking timm's weights of {name}, from its hub where they are not in the cache\n")
+    told = logging.get_verbosity()
+    logging.set_verbosity(40)  # errors alone: it tries again for a minute, and says so each time
+    try:
+        with redirect_stdout(sys.stderr), socket_timeout(STALLED):
+            theirs, _ = timm_network(net.config.backbone, net.config.image_size, pretrained=True)
+        net.backbone.load_state_dict(theirs.state_dict())
+    except Exception as error:  # whatever a client, a mirror or a proxy raises
+        raise WeightsError(
+            f"cannot fetch timm's weights of {name} ({reason(error)}); get the file elsewhere, and name it with "
+            "`weights` in place of `pretrained`"
+        ) from error
+    finally:
+        logging.set_verbosity(told)
+    tensors = len(net.backbone.state_dict())
+    return Taken(f"timm's {name}", tensors, tensors, _take_normalisation(net, {}))
 
 
 def take_file(net: HashNet, path: str | Path) -> Taken:
@@ -61,7 +86,7 @@ def take_file(net: HashNet, path: str | Path) -> Taken:
 
     The file is safetensors or a state dict that `torch.save` wrote, of the backbone, of the whole torchvision model,
     or of a run of the same backbone; a folder is a run. Nothing in it is executed. The normalisation is a run's
-    own; for other weights of a torchvision model it is that of torchvision's weights.
+    own; for other weights of a torchvision or timm model it is that of the weights these have.
 
     Raises:
         WeightsError: it cannot be read without executing code, or is not of this backbone; names the first tensor

@@ -4,87 +4,56 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
-import threading
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dsh_cli.errors import DshError, ImageError, reason
-from dsh_cli.files import UNLINK, open_regular, require_no_links
+from dsh_cli.errors import ImageError, reason
 from dsh_cli.pictures import decode
-from dsh_cli.pictures.decode import Picture
+from dsh_cli.pictures.database import Database, checksum
+from dsh_cli.pictures.decode import Form, Picture
 
-# Codes of SQLite for a file that is not as it wrote it; all others are of the disk, or of who may do what.
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_MISMATCH)
+_USUAL = ("crop", "bilinear")  # of which the name of a cache says nothing
+_TABLES = (
+    *(f"DROP TABLE IF EXISTS {old}" for old in ("files", "pictures")),  # of a format without checksums
+    "CREATE TABLE IF NOT EXISTS checked_pictures "
+    "(digest BLOB PRIMARY KEY, pixels BLOB NOT NULL, checksum INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS checked_files (path BLOB PRIMARY KEY, bytes INTEGER NOT NULL, "
+    "mtime_ns INTEGER NOT NULL, digest BLOB NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID",
+)
 
 
 class PictureCache:
     """Resized pictures on disk, keyed by the content of their files, so that none is decoded twice.
 
-    A file whose size and time of change are known is not even read. One SQLite database for each size of picture:
+    A file whose size and time of change are known is not even read. One SQLite database for each form of picture:
     processes may share it, and a crash leaves it whole. Every row has a checksum: one that has changed on the disk is
     not used, and replaced; a database that cannot be read is begun anew. A disk that is full stops the storing, not
     the reading; `problem` then says so.
     """
 
-    def __init__(self, folder: Path, size: int, channels: int) -> None:
-        self.size, self.channels = size, channels
-        self.path = folder / f"pictures-{size}x{size}x{channels}-v{decode.INTAKE}.sqlite"
-        self.problem: str | None = None
-        self._lock = threading.Lock()  # one connection for all workers: what they wait for is decoding
-        self._renewed = False
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._open()
-        except (OSError, sqlite3.Error) as error:
-            raise DshError(
-                f"cannot keep pictures in {self.path} ({error}); choose another `cache` FOLDER, or `cache` off"
-            ) from error
+    def __init__(self, folder: Path, form: Form) -> None:
+        self.form = form
+        way = "" if (form.fit, form.interpolation) == _USUAL else f"-{form.fit}-{form.interpolation}"
+        name = f"pictures-{form.size}x{form.size}x{form.channels}{way}-v{decode.INTAKE}.sqlite"
+        self._db = Database(
+            folder / name,
+            _TABLES,
+            "pictures",
+            "choose another `cache` FOLDER, or `cache` off",
+            "from now on they are decoded each time",
+        )
 
-    def _open(self) -> None:
-        try:
-            for path in self._files():
-                require_no_links(path, self.path.parent, UNLINK)
-            if os.path.lexists(self.path):
-                os.close(open_regular(self.path))  # SQLite would wait for whoever writes to a pipe
-            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
-            self._db.text_factory = bytes
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            for old in ("files", "pictures"):  # of a format without checksums
-                self._db.execute(f"DROP TABLE IF EXISTS {old}")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS checked_pictures "
-                "(digest BLOB PRIMARY KEY, pixels BLOB NOT NULL, checksum INTEGER NOT NULL)"
-            )
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS checked_files (path BLOB PRIMARY KEY, bytes INTEGER NOT NULL, "
-                "mtime_ns INTEGER NOT NULL, digest BLOB NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID"
-            )
-        except sqlite3.DatabaseError as error:
-            self._begin_anew(error)
+    @property
+    def path(self) -> Path:
+        """The file that they are in."""
+        return self._db.path
 
-    def _files(self) -> list[Path]:
-        """The database and what SQLite keeps beside it."""
-        return [self.path.with_name(self.path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
-
-    def _begin_anew(self, error: sqlite3.Error) -> None:
-        """An empty database in the place of a damaged one, once; all that it held can be made again.
-
-        Raises:
-            sqlite3.Error: it is not that, or not ours.
-        """
-        if self._renewed or not _is_damage(error):
-            raise error
-        self._renewed = True
-        self._db.close()
-        for path in self._files():
-            path.unlink(missing_ok=True)
-        self._open()
+    @property
+    def problem(self) -> str | None:
+        """Why it takes no more pictures, if it does not."""
+        return self._db.problem
 
     def read(self, paths: Sequence[str]) -> list[Picture | ImageError]:
         """The picture of each file, or why there is none; decoded only where it is not stored yet."""
@@ -115,9 +84,9 @@ class PictureCache:
             "FROM checked_files f JOIN checked_pictures p USING (digest) WHERE path IN"
         )
         found = {}
-        for name, size, time, digest, of_file, pixels, of_pixels in self._select(query, names):
+        for name, size, time, digest, of_file, pixels, of_pixels in self._db.select(query, names):
             path = names.get(name)
-            if path is not None and stamps[path] == (size, time) and _checksum(name, size, time, digest) == of_file:
+            if path is not None and stamps[path] == (size, time) and checksum(name, size, time, digest) == of_file:
                 picture = self._picture(digest, pixels, of_pixels)
                 if picture is not None:
                     found[path] = picture
@@ -129,10 +98,10 @@ class PictureCache:
         """Pictures of files that are not known: of the same content as a stored one, or decoded and stored now."""
         found: dict[str, Picture | ImageError] = {}
         digests = {path: hashlib.blake2b(data, digest_size=16).digest() for path, data in contents.items()}
-        rows = self._select(
+        rows = self._db.select(
             "SELECT digest, pixels, checksum FROM checked_pictures WHERE digest IN", set(digests.values())
         )
-        stored = {digest: self._picture(digest, pixels, checksum) for digest, pixels, checksum in rows}
+        stored = {digest: self._picture(digest, pixels, of_it) for digest, pixels, of_it in rows}
         fresh: dict[bytes, Picture] = {}
         for path, digest in digests.items():
             pixels = stored.get(digest)
@@ -140,76 +109,38 @@ class PictureCache:
                 pixels = fresh.get(digest)
             try:
                 if pixels is None:
-                    pixels = fresh[digest] = decode.decode(contents[path], self.size, self.channels)
+                    pixels = fresh[digest] = decode.decode(contents[path], self.form)
                 found[path] = pixels
             except ImageError as error:
                 found[path] = error
         self._store(fresh, {path: (*stamps[path], digest) for path, digest in digests.items()})
         return found
 
-    def _picture(self, digest: bytes, pixels: bytes, checksum: int) -> Picture | None:
+    def _picture(self, digest: bytes, pixels: bytes, stored: int) -> Picture | None:
         """A stored picture; None if it is not as it was stored."""
-        if _checksum(digest, self.size, self.channels, pixels) != checksum:
+        if self._checked(digest, pixels) != stored:
             return None
-        return np.frombuffer(pixels, np.uint8).reshape(self.size, self.size, self.channels)
-
-    def _select(self, query: str, keys: Iterable[bytes]) -> list[tuple[Any, ...]]:
-        values = tuple(keys)
-        try:
-            with self._lock:
-                try:
-                    return self._db.execute(f"{query} ({','.join('?' * len(values))})", values).fetchall()
-                except sqlite3.DatabaseError as error:
-                    self._begin_anew(error)
-                    return []
-        except (OSError, sqlite3.Error) as error:
-            raise DshError(
-                f"{self.path} cannot be read ({error}); choose another `cache` FOLDER, or `cache` off"
-            ) from error
+        return np.frombuffer(pixels, np.uint8).reshape(self.form.size, self.form.size, self.form.channels)
 
     def _store(self, pictures: dict[bytes, Picture], files: dict[str, tuple[int, int, bytes]]) -> None:
-        if self.problem is not None or not (pictures or files):
+        if not (pictures or files):
             return
         of_pictures = [
-            (digest, pixels := picture.tobytes(), _checksum(digest, self.size, self.channels, pixels))
-            for digest, picture in pictures.items()
+            (digest, pixels := picture.tobytes(), self._checked(digest, pixels)) for digest, picture in pictures.items()
         ]
         known = [(os.fsencode(os.path.abspath(path)), *stamp) for path, stamp in files.items()]
-        of_files = [(*row, _checksum(*row)) for row in known]
-        try:
-            with self._lock:
-                try:
-                    self._insert(of_pictures, of_files)
-                except sqlite3.DatabaseError as error:
-                    self._begin_anew(error)
-                    self._insert(of_pictures, of_files)
-        except (OSError, sqlite3.Error) as error:
-            self.problem = f"{self.path} takes no more pictures ({error}); from now on they are decoded each time"
+        self._db.insert(
+            [("checked_pictures", of_pictures), ("checked_files", [(*row, checksum(*row)) for row in known])]
+        )
 
-    def _insert(self, pictures: list[tuple[bytes, bytes, int]], files: list[tuple[Any, ...]]) -> None:
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT OR REPLACE INTO checked_pictures VALUES (?, ?, ?)", pictures)
-            self._db.executemany("INSERT OR REPLACE INTO checked_files VALUES (?, ?, ?, ?, ?)", files)
+    def _checked(self, digest: bytes, pixels: bytes) -> int:
+        return checksum(digest, self.form.size, self.form.channels, pixels)
 
 
 def holds_pictures(folder: str) -> bool:
     """Whether there is a cache in a folder."""
     try:
-        return any(Path(folder).expanduser().glob("pictures-*.sqlite"))
+        place = Path(folder).expanduser()
+        return any(any(place.glob(f"{kind}-*.sqlite")) for kind in ("pictures", "features"))  # of them
     except (OSError, RuntimeError, ValueError):  # RuntimeError: of a user whom this machine does not know
         return False
-
-
-def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether SQLite means that the file has changed, and not that it cannot be reached or is none of its own."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # with none: a value that is no value
-    return isinstance(error, sqlite3.DatabaseError) and code in _DAMAGED
-
-
-def _checksum(*parts: object) -> int:
-    """A CRC-32 of the parts of a row; a part of another type, which damage can bring about, makes another."""
-    found = 0
-    for part in parts:
-        found = zlib.crc32(part if isinstance(part, bytes) else repr(part).encode(), found)
-    return found

@@ -16,6 +16,7 @@ from PIL import Image
 from dsh_cli.errors import ImageError, reason
 from dsh_cli.files import open_regular
 from dsh_cli.pictures import decoders, formats, worker
+from dsh_cli.pictures.decoders import Form as Form
 from dsh_cli.pictures.decoders import Picture as Picture
 from dsh_cli.pictures.decoders import Shape as Shape
 
@@ -25,10 +26,10 @@ INTAKE = 3  # raised when the same file comes to give other pixels, so that cach
 _one_large = Lock()  # held while one is in memory
 
 
-def read(path: str | os.PathLike[str], size: int, channels: int) -> Picture:
+def read(path: str | os.PathLike[str], form: Form) -> Picture:
     """Read a picture file as the network expects it.
 
-    The largest centred square is taken and resized to `size`. Transparency is laid over white, colour
+    What `form` says of it is resized. Transparency is laid over white, colour
     becomes luma where one channel is asked for, and grey is repeated where three are. Samples of more than eight
     bits, signed ones and floats are brought to eight by the range that the file says they have, or else by their
     own (see `ranges.of`); full 16 bits keep their high byte. Of an animation the first frame counts, of HEIF the
@@ -38,18 +39,18 @@ def read(path: str | os.PathLike[str], size: int, channels: int) -> Picture:
     time and memory (see `worker`).
 
     Returns:
-        (size, size, channels) uint8.
+        (form.size, form.size, form.channels) uint8.
 
     Raises:
         ImageError: the file cannot be read, is no picture, is damaged, or takes more than a picture may.
     """
-    return decode(read_bytes(path), size, channels)
+    return decode(read_bytes(path), form)
 
 
-def decode(data: bytes, size: int, channels: int) -> Picture:
+def decode(data: bytes, form: Form) -> Picture:
     """As `read`, from the bytes of the file."""
-    found = decoders.ordinary(data, size, channels, _room)
-    return worker.pixels(data, size, channels, _one_large) if found is None else found
+    found = decoders.ordinary(data, form, _room)
+    return worker.pixels(data, form, _one_large) if found is None else found
 
 
 def probe(path: str | os.PathLike[str]) -> Shape:

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError, _imaging
 
 from dsh_cli.bounded import TOO_MUCH_MEMORY
+from dsh_cli.config import Fit, Interpolation
 from dsh_cli.errors import ImageError, reason
 from dsh_cli.pictures import depth, formats
 from dsh_cli.pictures.formats import looks_like_picture as looks_like_picture
 
-Picture = NDArray[np.uint8]  # (size, size, channels)
+Picture = NDArray[np.uint8]  # (form.size, form.size, form.channels)
 Room = Callable[[int], AbstractContextManager[object]]  # held while a picture of so many pixels is in memory
 
 MAX_PIXELS = 2 * 89_478_485  # where Pillow itself refuses: a quarter gigabyte of RGB, twice over
@@ -29,6 +30,10 @@ LARGE = 1 << 24  # pixels from which pictures are decoded one at a time
 JPEG = b"\xff\xd8"  # how one begins
 _EXIF_ORIENTATION = 0x0112
 _WHITE = (255, 255, 255, 255)
+_FILTERS: dict[Interpolation, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 # Pixels at most of Pillow's decoders in Python, by which a few bytes become pixels for minutes.
 _SLOW = {"bmp_rle": 1 << 24, "dds_rgb": 1 << 24, "fits_gzip": 1 << 22}
 _MAX_WEBP = 1 << 26  # pixels: more take more than 1 GiB, which libwebp calls "could not create decoder object"
@@ -51,6 +56,23 @@ _PLAIN_PPM = re.compile(rb"P(4%b\d{1,9}%b\d{1,9}|[56]%b\d{1,9}%b\d{1,9}%b255)\s"
 
 
 @dataclass(frozen=True)
+class Form:
+    """What pictures are made to be.
+
+    Attributes:
+        size: pixels across, square.
+        channels: 1 for grey, 3 for RGB.
+        fit: the largest centred square of a picture; or all of it, with white at two sides; or all of it, stretched.
+        interpolation: between pixels.
+    """
+
+    size: int
+    channels: int
+    fit: Fit = "crop"
+    interpolation: Interpolation = "bilinear"
+
+
+@dataclass(frozen=True)
 class Shape:
     """What a picture's header says."""
 
@@ -59,23 +81,23 @@ class Shape:
     grey: bool
 
 
-def pixels(data: bytes, size: int, channels: int, room: Room) -> Picture:
+def pixels(data: bytes, form: Form, room: Room) -> Picture:
     """A picture of any format, whatever it costs; see `decode.read`."""
-    found = jpeg(data, size, channels, room, MAX_PIXELS) if data.startswith(JPEG) else None
+    found = jpeg(data, form, room, MAX_PIXELS) if data.startswith(JPEG) else None
     if found is None:
-        found = by_pillow(data, size, channels, room)
+        found = by_pillow(data, form, room)
     assert found is not None  # none has more than MAX_PIXELS
     return found
 
 
-def ordinary(data: bytes, size: int, channels: int, room: Room) -> Picture | None:
+def ordinary(data: bytes, form: Form, room: Room) -> Picture | None:
     """As `pixels`, for JPEG, PNG, BMP and PPM files that are known to take 4 s and 768 MiB at most; None for others."""
     if len(data) > _ORDINARY:
         return None
     if data.startswith(JPEG):
-        return jpeg(data, size, channels, room, _ORDINARY)
+        return jpeg(data, form, room, _ORDINARY)
     allowed = _ordinary_formats(data)
-    return by_pillow(data, size, channels, room, allowed, _ORDINARY) if allowed else None
+    return by_pillow(data, form, room, allowed, _ORDINARY) if allowed else None
 
 
 def shape(data: bytes) -> Shape:
@@ -147,8 +169,7 @@ def _plain_jpeg(data: bytes) -> bool:
 
 def by_pillow(
     data: bytes,
-    size: int,
-    channels: int,
+    form: Form,
     room: Room,
     allowed: tuple[str, ...] | None = None,
     most: int = MAX_PIXELS,
@@ -161,12 +182,12 @@ def by_pillow(
             try:
                 loaded = depth.load(image, data, lambda: _open(data, allowed))
                 orientation = _orientation(image)
-                square = _resize(_convert(loaded, channels), size)
+                square = _square(_convert(loaded, form.channels), form)
             except MemoryError as error:
                 raise ImageError(TOO_MUCH_MEMORY) from error
             except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
                 raise ImageError(f"damaged or truncated picture ({reason(error)})") from error
-    return _orient(square.reshape(size, size, channels), orientation)
+    return _orient(square, orientation)
 
 
 def _open(data: bytes, allowed: tuple[str, ...] | None = None) -> ImageFile.ImageFile:
@@ -235,7 +256,7 @@ def _hush() -> None:
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
-def jpeg(data: bytes, size: int, channels: int, room: Room, most: int) -> Picture | None:
+def jpeg(data: bytes, form: Form, room: Room, most: int) -> Picture | None:
     """The fast way for JPEG files of up to `most` pixels; None for all others, and Pillow decides what is wrong."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
@@ -251,19 +272,19 @@ def jpeg(data: bytes, size: int, channels: int, room: Room, most: int) -> Pictur
         if turned and most < MAX_PIXELS and not _plain_jpeg(data):
             return None
         with room(count):
+            least_width, least_height = _within(form, width, height)
             decoded: Picture = simplejpeg.decode_jpeg(
-                data, "GRAY" if channels == 1 else "RGB", min_height=size, min_width=size
+                data, "GRAY" if form.channels == 1 else "RGB", min_height=least_height, min_width=least_width
             )
     except ValueError:
         return None
     orientation = _jpeg_orientation(data) if turned else 1
-    if decoded.shape[:2] == (size, size) and orientation == 1:
+    if decoded.shape[:2] == (form.size, form.size) and orientation == 1:
         return decoded
     # Decoded at n/8 of its size, rounded up: the last column and row may be pixels in part.
     scale = 8 * max(decoded.shape[:2]) // max(height, width) / 8
-    image = Image.fromarray(decoded[..., 0] if channels == 1 else decoded)
-    square = _resize(image, size, (width * scale, height * scale))
-    return _orient(square.reshape(size, size, channels), orientation)
+    image = Image.fromarray(decoded[..., 0] if form.channels == 1 else decoded)
+    return _orient(_square(image, form, (width * scale, height * scale)), orientation)
 
 
 def _scans(data: bytes) -> int:
@@ -315,15 +336,40 @@ def _on_white(image: Image.Image) -> Image.Image:
     return image
 
 
-def _resize(image: Image.Image, size: int, extent: tuple[float, float] | None = None) -> NDArray[np.uint8]:
-    """The largest centred square, resized; `extent` is how much of the image counts, from its top left."""
+def _square(image: Image.Image, form: Form, extent: tuple[float, float] | None = None) -> Picture:
+    """A picture in its form; `extent` is how much of the image counts, from its top left."""
     width, height = extent or image.size
-    if (width, height) == (size, size):
-        return np.array(image)
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
+    shape = (form.size, form.size, form.channels)
+    if (width, height) == (form.size, form.size):
+        return np.array(image).reshape(shape)
+    across, down = (min(width, height),) * 2 if form.fit == "crop" else (width, height)
+    left, top = (width - across) / 2, (height - down) / 2
+    box = (left, top, left + across, top + down)
+    within = _within(form, width, height)
+    resized = image.resize(within, _FILTERS[form.interpolation], box=box, reducing_gap=2.0)
+    if within == (form.size, form.size):
+        return np.array(resized).reshape(shape)
+    square = np.full(shape, _WHITE[0], np.uint8)
+    at_left, at_top = (form.size - within[0]) // 2, (form.size - within[1]) // 2
+    square[at_top : at_top + within[1], at_left : at_left + within[0]] = np.array(resized).reshape(
+        within[1], within[0], form.channels
+    )
+    return square
+
+
+def _within(form: Form, width: float, height: float) -> tuple[int, int]:
+    """Width and height of a picture within its square: all of that, or with equal margins at two sides.
+
+    Margins are equal so that a picture which is turned by its EXIF comes to the same as one that was saved upright.
+    """
+    if form.fit != "pad":
+        return form.size, form.size
+    longest, most = max(width, height), (form.size - 1) // 2
+
+    def length(side: float) -> int:
+        return form.size - 2 * min(most, round(form.size * (1 - side / longest) / 2))
+
+    return length(width), length(height)
 
 
 def _orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -12,22 +12,22 @@ import numpy as np
 from dsh_cli import bounded
 from dsh_cli.errors import ImageError
 from dsh_cli.pictures import decoders, guesses
-from dsh_cli.pictures.decoders import Picture, Shape
+from dsh_cli.pictures.decoders import Form, Picture, Shape
 
 _SLACK = 1 << 25  # bytes for all but the file and its pixels
 
 
-def pixels(data: bytes, size: int, channels: int, room: AbstractContextManager[object]) -> Picture:
+def pixels(data: bytes, form: Form, room: AbstractContextManager[object]) -> Picture:
     """A picture of any format; see `decode.read`. A large one is in memory only while `room` is held.
 
     Raises:
         ImageError: it cannot be decoded, or not within the bounds.
     """
-    found = _asked(data, [size, channels], room)
-    count = size * size * channels
+    found = _asked(data, dataclasses.astuple(form), room)
+    count = form.size**2 * form.channels
     for guess in json.loads(found[count:]):
         guesses.note(guess)
-    return np.frombuffer(found, np.uint8, count).reshape(size, size, channels).copy()
+    return np.frombuffer(found, np.uint8, count).reshape(form.size, form.size, form.channels).copy()
 
 
 def shape(data: bytes, room: AbstractContextManager[object]) -> Shape:
@@ -39,7 +39,7 @@ def shape(data: bytes, room: AbstractContextManager[object]) -> Shape:
     return Shape(*json.loads(_asked(data, None, room)))
 
 
-def _asked(data: bytes, wanted: list[int] | None, room: AbstractContextManager[object]) -> bytes:
+def _asked(data: bytes, wanted: tuple[Any, ...] | None, room: AbstractContextManager[object]) -> bytes:
     memory = bounded.MEMORY - _SLACK - 2 * len(data)  # both sides hold the file
     try:
         return bounded.ask(__name__, wanted, data, memory, bounded.SECONDS, room)
@@ -57,7 +57,7 @@ def serve() -> None:
 
 
 def _decoded(wanted: Any, data: bytes, wait: bounded.Wait) -> bytes:
-    """Pixels and, as JSON, what was guessed; or the shape as JSON where neither size nor channels are wanted."""
+    """Pixels and, as JSON, what was guessed; or the shape as JSON where no form is wanted."""
     if wanted is None:
         return json.dumps(dataclasses.astuple(decoders.shape(data))).encode()
 
@@ -66,6 +66,5 @@ def _decoded(wanted: Any, data: bytes, wait: bounded.Wait) -> bytes:
             wait()
         return nullcontext()
 
-    size, channels = wanted
-    found = decoders.pixels(data, size, channels, room)
+    found = decoders.pixels(data, Form(*wanted), room)
     return found.tobytes() + json.dumps(guesses.take()).encode()

@@ -125,6 +125,10 @@ class Run:
         """What metrics.json said when the run was opened."""
         return Record(self.metrics, self.digests)
 
+    def noting(self, notes: Sequence[str]) -> Run:
+        """The same with more to be told of it."""
+        return dataclasses.replace(self, notes=(*self.notes, *notes))
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that two runs share only if they give every picture the same code.
@@ -141,6 +145,11 @@ class Run:
         with opened(self.path, WEIGHTS) as file:
             require_digest(digest_file(file, digest.update), self.record.digest(WEIGHTS))
         return digest.hexdigest()
+
+    @property
+    def shown_split(self) -> str:
+        """The split that is shown where none is named: test, or train in a run that tests on nothing."""
+        return "test" if self.counts.get("test") else "train"
 
     @property
     def size(self) -> int:
@@ -199,7 +208,7 @@ class Run:
                 metrics=record.metrics,
                 digests=record.digests,
             )
-            if not run.classes:
+            if not run.classes and run.config.method == "dsh":
                 raise ValueError("classes are missing")
         with damage_to(folder, METRICS if record.finished else "config.json"):
             _require_splits(run.counts, run.config)
@@ -243,7 +252,7 @@ class Run:
             "packed": ("U8", (count, -(-self.model.bits // 8))),
             "labels": ("I32", (count,)),
             "relaxed": ("F16", (count, self.model.bits)),
-            "thumbnails": ("U8", (count, None, None, self.model.channels)),
+            "thumbnails": ("U8", (count, None, None, self.model.channels or None)),
         }
 
     def thumbnails(self, split: str, rows: Sequence[int]) -> NDArray[np.uint8]:

@@ -86,7 +86,8 @@ def _sooner(plan: Plan) -> str:
     if plan.device != "cpu" or plan.first_epoch or plan.first_batch:  # which goes on as it began
         return ""
     ways = []
-    if not config.pretrained and config.weights is None and _times_small(plan) >= _FEWER:
+    from_nothing = not (config.pretrained or config.weights is not None or plan.run.model.of_vectors)
+    if from_nothing and _times_small(plan) >= _FEWER:
         ways.append("`backbone` small-resnet (less precise)")
     if config.epochs > 1:
         ways.append("fewer `epochs`")
@@ -102,6 +103,7 @@ def _times_small(plan: Plan) -> float:
     from dsh_cli.network.model import HashNet
     from dsh_cli.network.operations import training_operations
 
+    model = plan.run.model
     with torch.device("meta"):  # which draws no random numbers
-        small = HashNet(replace(plan.run.model, backbone="small-resnet"))
-    return plan.operations[-1] / training_operations(small, plan.run.model.image_size)
+        small = HashNet(replace(model, backbone="small-resnet"))
+    return plan.operations[-1] / training_operations(small, (model.channels, model.image_size, model.image_size))

@@ -6,11 +6,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dsh_cli.show.console import Console
 from dsh_cli.threads import default_workers
-from dsh_cli.training.events import EpochStats, Loss, Plan, Quiet, RunningLoss, TrainResult
+from dsh_cli.training.events import EpochStats, Featured, Loss, Plan, Quiet, RunningLoss, TrainResult
 
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
 _NOTES = 20  # notes shown of one training
@@ -25,7 +25,7 @@ class ProgressBar(Quiet):
         self.console = console
         self.narrow = console.width < _NARROW
         self.bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:3.0f}%"),
             TextColumn("{task.fields[rate]}", style="cyan"),
@@ -36,6 +36,19 @@ class ProgressBar(Quiet):
             expand=True,
         )
         self.read_at = 0.0
+        self.featuring: TaskID | None = None
+        self.featuring_since = time.monotonic()
+
+    def on_features(self, featured: Featured) -> None:
+        now = time.monotonic()
+        if self.featuring is None:
+            self.featuring = self.bar.add_task("features", total=featured.total, rate="", terms="")
+            self.bar.start()
+        rate = f"{featured.done / max(now - self.featuring_since, 1e-3):,.0f} img/s"
+        self.bar.update(self.featuring, completed=featured.done, rate=rate)
+        if featured.done == featured.total:
+            self.bar.remove_task(self.featuring)
+            self.console.print(_featured_line(featured, now - self.featuring_since), style="dim", soft_wrap=True)
 
     def on_start(self, plan: Plan) -> None:
         self.plan = plan
@@ -43,16 +56,18 @@ class ProgressBar(Quiet):
         self.started = time.monotonic()
         self.done_before = plan.batches * plan.first_epoch + plan.first_batch
         self.task = self.bar.add_task(
-            "train",
+            f"epoch {plan.first_epoch + 1}/{self.epochs}",
             total=plan.batches * self.epochs,
             completed=self.done_before,
-            epoch=f"{plan.first_epoch + 1}/{self.epochs}",
             rate="",
             terms="",
         )
         for line in _begins(plan):
             self.console.print(line, style="dim", soft_wrap=True)
-        self.bar.start()
+        if plan.batches:  # which methods without steps have none of
+            self.bar.start()
+        else:
+            self.bar.stop()
 
     def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None:
         completed = (epoch - 1) * self.plan.batches + done
@@ -65,7 +80,7 @@ class ProgressBar(Quiet):
         self.bar.update(
             self.task,
             completed=completed,
-            epoch=f"{epoch}/{self.epochs}",
+            description=f"epoch {epoch}/{self.epochs}",
             rate=f"{rate:,.0f} img/s",
             terms=_terms(loss.mean(), self.narrow),
         )
@@ -82,6 +97,11 @@ class Lines(Quiet):
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self.write = write
+        self.since = time.monotonic()
+
+    def on_features(self, featured: Featured) -> None:
+        if featured.done == featured.total:
+            self.write(_featured_line(featured, time.monotonic() - self.since))
 
     def on_start(self, plan: Plan) -> None:
         self.plan = plan
@@ -90,6 +110,15 @@ class Lines(Quiet):
 
     def on_epoch(self, stats: EpochStats) -> None:
         self.write(epoch_line(stats, self.plan))
+
+
+def _featured_line(featured: Featured, seconds: float) -> str:
+    """What was made before the first epoch, and how much of it there was already."""
+    known = f", {featured.kept:,} known from before" if featured.kept else ""
+    rate = (
+        f"{seconds:,.1f} s, {featured.made / max(seconds, 1e-3):,.0f} img/s" if featured.made else f"{seconds:,.1f} s"
+    )
+    return f"features of {featured.total:,} pictures: {rate}{known}"
 
 
 def _begins(plan: Plan) -> Iterator[str]:

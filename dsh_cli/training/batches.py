@@ -24,8 +24,10 @@ _SMALL = 0.75  # of the side of pictures, in a training's first steps
 class Batches:
     """Shuffled batches of a dataset, the same for the same seed and epoch.
 
+    Pictures come as (B, channels, H, W) float in [0, 1], channels last in memory, features as (B, d).
+
     Every batch is full (a set smaller than one batch is one batch): what is left over waits for another
-    epoch's shuffle. Pictures come as (B, channels, H, W) float in [0, 1], channels last in memory.
+    epoch's shuffle.
 
     With `per_class` > 0, so many pictures of a class come together (P x K sampling: Hermans et al., *In Defense of
     the Triplet Loss*, 2017), so that a batch has pairs of one class however many classes there are. In the first
@@ -56,21 +58,23 @@ class Batches:
         self.labels = torch.from_numpy(dataset.labels).to(device)
         # in even epochs, and the others in odd ones: both ways round as often, and sooner than by lot (Jordan, 2024)
         self._mirrored = torch.rand(len(dataset), generator=torch.Generator().manual_seed(seed % 2**63)) < 0.5
+        self._features = None if dataset.features is None else torch.from_numpy(dataset.features)  # or on the disk
         self._held = torch.from_numpy(dataset.images).to(device) if isinstance(dataset.images, np.ndarray) else None
 
     def __len__(self) -> int:
         return len(self.labels) // self.batch_size
 
-    def side(self, step: int) -> int:
-        """Pixels across the pictures of a step of the training, counted from 0."""
-        return (
-            self.dataset.image_size
-            if step >= self.small_epochs * len(self)
-            else round(_SMALL * self.dataset.image_size)
-        )
+    def shape(self, step: int) -> tuple[int, ...]:
+        """Of a picture, (channels, H, W), or of features, (d,), in a step of the training, counted from 0."""
+        if self._features is not None:
+            return (self._features.shape[2],)
+        side = self.dataset.image_size
+        if step < self.small_epochs * len(self):
+            side = round(_SMALL * side)
+        return (self.dataset.channels, side, side)
 
     def epoch(self, number: int, part: Part | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch, or those after a part of it: pictures and their (B,) labels.
+        """The batches of one epoch, or those after a part of it: pictures, or features, and their (B,) labels.
 
         Pictures that cannot be read are left out; a batch that comes to fewer than two is dropped.
         """
@@ -86,12 +90,13 @@ class Batches:
             self._notes.update(dict.fromkeys(part.notes, False))
         asked = time.perf_counter()
         left = order[: len(self) * self.batch_size].view(-1, self.batch_size)[self.read :]
-        for pictures, rows, mirrored in self._read(left, self._mirrored ^ bool(number % 2)):
-            images = augment(pictures, self.augment, rng, mirrored)
-            side = self.side(number * len(self) + self.read - 1)
-            if side != self.dataset.image_size:
-                images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
-            batch = images, self.labels[rows]
+        for inputs, rows, mirrored in self._read(left, self._mirrored ^ bool(number % 2)):
+            if self._features is None:
+                inputs = augment(inputs, self.augment, rng, mirrored)
+                side = self.shape(number * len(self) + self.read - 1)[-1]
+                if side != self.dataset.image_size:
+                    inputs = F.interpolate(inputs, size=(side, side), mode="bilinear", antialias=True)
+            batch = inputs, self.labels[rows]
             self.waited += time.perf_counter() - asked
             yield batch
             asked = time.perf_counter()
@@ -112,7 +117,16 @@ class Batches:
         return tuple(note for note, told in self._notes.items() if not told)
 
     def _read(self, batches: Tensor, mirrored: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Pictures as (B, H, W, channels) uint8 and their rows, on the device; and which are to be mirrored."""
+        """Pictures as (B, H, W, channels) uint8 and their rows, on the device; and which are to be mirrored.
+
+        Or features as (B, d), of the mirror image where that is wanted, and there.
+        """
+        if self._features is not None:
+            both = self._features.shape[1] > 1
+            for rows, turned in zip(batches, mirrored[batches], strict=True):
+                self.read += 1
+                yield self._features[rows, turned.long() * both].to(self.device), rows.to(self.device), turned
+            return
         if self._held is not None:
             for rows, turned in zip(batches.to(self.device), mirrored[batches], strict=True):
                 self.read += 1

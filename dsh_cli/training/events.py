@@ -35,6 +35,20 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Featured:
+    """How far the features of a backbone that stays as it is are, which are made before the first batch."""
+
+    done: int  # pictures
+    total: int
+    kept: int  # of those done, that were known from a training before
+
+    @property
+    def made(self) -> int:
+        """Pictures that went through the backbone."""
+        return self.done - self.kept
+
+
+@dataclass(frozen=True)
 class Loss:
     """The loss, and the terms it is the weighted sum of: means over batches."""
 
@@ -98,6 +112,9 @@ class TrainResult:
 class Listener(Protocol):
     """What watches a training. Nothing it does changes the weights."""
 
+    def on_features(self, featured: Featured) -> None:
+        """Before `on_start`, now and then, where there are features to be made; the last time when all are done."""
+
     def on_start(self, plan: Plan) -> None:
         """Before the first batch."""
 
@@ -117,6 +134,7 @@ class Listener(Protocol):
 class Quiet:
     """Listens, and does nothing: the base of those that mind only some events."""
 
+    def on_features(self, featured: Featured) -> None: ...
     def on_start(self, plan: Plan) -> None: ...
     def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None: ...
     def on_epoch(self, stats: EpochStats) -> None: ...

@@ -27,6 +27,8 @@ from dsh_cli.runs.folders import created, resumed
 from dsh_cli.runs.run import Run
 from dsh_cli.training.batches import Batches, make_batches
 from dsh_cli.training.events import EpochStats, Listener, Plan, RunningLoss, TrainResult
+from dsh_cli.training.features import with_features
+from dsh_cli.training.fitting import fitted
 from dsh_cli.training.interrupts import held_back
 from dsh_cli.training.measuring import encode_dataset, measured
 from dsh_cli.training.objective import Objective, make_objective
@@ -45,7 +47,7 @@ def train(
     listeners: Sequence[Listener] = (),
     checkpoint_every: float | None = None,
 ) -> TrainResult:
-    """Train a network, save its run, and measure it.
+    """Train a network, or fit the map of a method without steps; save its run, and measure it.
 
     One seed and number of threads on one machine give identical weights, whether or not the training was interrupted in
     between. It is saved after each epoch, and at Ctrl-C or SIGTERM after the batch that is under way, or the epoch
@@ -83,6 +85,8 @@ def train(
         net, taken = starting_network(recipe, model, splits, resume)
         with resumed(resume.path) if resume else created(recipe, model, splits, out) as run:
             try:
+                if recipe.method != "dsh":
+                    return fitted(run, net, taken, splits, device, listeners)
                 return _train(run, net, taken, splits, device, listeners, checkpoint_every)
             except DshError:
                 run.require_in_place()  # where its folder is gone, that is why a listener's file could not be written
@@ -98,8 +102,8 @@ def train(
                 raise Interrupted(_stopped(run, f"{done} of {run.config.epochs} epochs")) from interrupt
 
 
-def _compiled(net: HashNet, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The network as a compiled function of the same weights.
+def _compiled(forward: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A network, or its last layers, as a compiled function of the same weights.
 
     Raises:
         DshError: this machine cannot compile.
@@ -114,7 +118,7 @@ def _compiled(net: HashNet, device: torch.device) -> Callable[[Tensor], Tensor]:
             f"`compile`: PyTorch cannot compile on this machine ({reason}); "
             "install a C++ compiler such as g++, or leave `compile` out"
         ) from error
-    return torch.compile(net)
+    return torch.compile(forward)
 
 
 @dataclass
@@ -123,7 +127,7 @@ class _Loop:
 
     run: Run
     net: HashNet
-    forward: Callable[[Tensor], Tensor]  # that network, or compiled from it
+    forward: Callable[[Tensor], Tensor]  # that network, or what of it learns, or compiled from it
     batches: Batches
     objective: Objective
     optimizers: Sequence[torch.optim.Optimizer]
@@ -133,7 +137,7 @@ class _Loop:
     every: float  # seconds after which it is saved within an epoch
     seconds: float  # that the whole epochs took
     operations: float  # of all pictures so far; not a number where a state of an older version has not counted them
-    costs: Mapping[int, int]  # operations of a picture, by its side
+    costs: Mapping[tuple[int, ...], int]  # operations of a picture, or of its features, by the shape
     saved: str  # after what, in words; nothing if it is not yet
     saved_at: float
     stopping: Callable[[], int]  # the number of what is to stop it: of Ctrl-C or SIGTERM, if either came
@@ -169,7 +173,7 @@ class _Loop:
                 optimizer.step()
                 schedule.step()
             loss.add(terms)
-            self.operations += len(images) * self.costs[images.shape[-1]]
+            self.operations += len(images) * self.costs[tuple(images.shape[1:])]
             if done % _LOOK == 0:
                 self.require_finite([loss.sums], number, f"step {done} of {len(self.batches)}")
             for listener in self.listeners:
@@ -262,13 +266,15 @@ def _train(
 ) -> TrainResult:
     config = run.config
     net = net.to(device).to(memory_format=torch.channels_last)
-    forward = _compiled(net, device) if config.compile else net
+    own = net.of_features if config.freeze else net
+    forward = _compiled(own, device) if config.compile else own
+    splits, made, notes = with_features(config, net, splits, listeners)
     batches = make_batches(config, splits.train, device)
     steps = len(batches) * config.epochs
     optimizers = make_optimizers(net, config)
     schedules = make_schedules(optimizers, config, steps)
-    sides = [batches.side(step) for step in range(steps)]
-    costs = {side: training_operations(net, side) for side in set(sides)}
+    shapes = [batches.shape(step) for step in range(steps)]
+    costs = {shape: training_operations(net, shape) for shape in set(shapes)}
     started = time.perf_counter()
     objective = make_objective(run, splits.train, device)
     prepared = time.perf_counter() - started
@@ -281,7 +287,7 @@ def _train(
     if not (first or part):
         seconds += prepared
     plan = Plan(
-        run,
+        run.noting(notes),
         str(device),
         len(batches),
         batches.batch_size,
@@ -289,8 +295,8 @@ def _train(
         taken,
         objective.told,
         part.batches if part else 0,
-        [costs[side] for side in sides],
-        encoding_operations(net),
+        [costs[shape] for shape in shapes],
+        encoding_operations(net, batches.shape(steps)),
     )
     for listener in listeners:
         listener.on_start(plan)
@@ -308,7 +314,7 @@ def _train(
             listeners,
             every=math.inf if checkpoint_every is None else 60 * checkpoint_every,
             seconds=seconds,
-            operations=begun.operations,
+            operations=begun.operations + made,
             costs=costs,
             saved=_progress(run, first, part),
             saved_at=time.perf_counter(),

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -21,13 +17,13 @@ from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import UNSEEN
 from dsh_cli.data.dataset import Dataset, in_order
 from dsh_cli.data.splits import Splits
-from dsh_cli.errors import DataError, DshError, reason
+from dsh_cli.errors import DataError
 from dsh_cli.network.encoding import Encoder
 from dsh_cli.network.model import HashNet
 from dsh_cli.pictures import decode
-from dsh_cli.pictures.reading import PictureFiles
 from dsh_cli.runs.run import Run
 from dsh_cli.training.events import TrainResult
+from dsh_cli.training.room import room_for
 
 _NAMED = 5  # classes in a warning
 
@@ -56,7 +52,7 @@ def measured(run: Run, net: HashNet, splits: Splits, seconds: float, operations:
     table = class_table(codes[split], split)
     queries, database = compared(run.config.protocol, codes.__getitem__, UNSEEN in codes)
     enough = len(queries) > 1 if database is None else len(queries) and len(database)
-    value = mean_average_precision(queries, database) if bool(enough) else None
+    value = mean_average_precision(queries, database) if enough and run.classes else None
     tflop = None if math.isnan(operations) else operations / 1e12
     result = TrainResult(run, seconds, tflop, value, table, _lost(splits, codes))
     metrics = {
@@ -92,10 +88,12 @@ def encode_dataset(net: HashNet, dataset: Dataset) -> CodeSet:
     Thumbnails of pictures in files are kept in a file of their own while they are needed, so that memory does not
     grow with them; those of pictures in memory are the pictures themselves where these are no larger.
     """
-    rows, relaxed = [np.zeros(0, np.int64)], [np.zeros((0, net.config.bits), np.float32)]
     encoder = Encoder(net)
+    if dataset.features is not None:
+        return _of_features(encoder, dataset, dataset.features)
+    rows, relaxed = [np.zeros(0, np.int64)], [np.zeros((0, net.config.bits), np.float32)]
     images = dataset.images
-    thumbnails = decode.thumbnails(images) if isinstance(images, np.ndarray) else _room_for(images)
+    thumbnails = decode.thumbnails(images) if isinstance(images, np.ndarray) else room_for(images)
     done = 0
     for batch in dataset.read(in_order(len(dataset), encoder.at_once)):
         rows.append(batch.rows)
@@ -115,52 +113,15 @@ def encode_dataset(net: HashNet, dataset: Dataset) -> CodeSet:
     )
 
 
-def _room_for(pictures: PictureFiles) -> NDArray[np.uint8]:
-    """Room for thumbnails."""
-    count, height, width, channels = pictures.shape
-    return _room((count, *decode.thumbnail_size(height, width), channels))
-
-
-def _room(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """An array in a file that lives as long as it is mapped.
-
-    Raises:
-        DshError: there is no room for such a file.
-    """
-    if not shape[0]:
-        return np.empty(shape, np.uint8)
-    size = math.prod(shape)
-    try:
-        with tempfile.TemporaryFile() as file:
-            _reserve(file.fileno(), size)  # where a full disk has no block for a mapped page, writing to it is SIGBUS
-            return np.memmap(file, np.uint8, "r+", shape=shape)
-    except OSError as error:
-        if error.errno == errno.ENOMEM:
-            raise
-        raise DshError(_no_room(size, error)) from error
-
-
-def _reserve(file: int, size: int) -> None:
-    """Give an empty file so many bytes."""
-    if hasattr(os, "posix_fallocate"):
-        try:
-            return os.posix_fallocate(file, 0, size)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of file systems that have no such call
-                raise
-    zeros = bytes(1 << 20)
-    while size:
-        size -= os.write(file, zeros[:size])
-
-
-def _no_room(size: int, error: OSError) -> str:
-    """What to say of a file for thumbnails that cannot be had."""
-    try:
-        folder = tempfile.gettempdir()
-        free = f", where {shutil.disk_usage(folder).free / 1e6:,.1f} MB are free"
-    except OSError:  # there is none to be written to
-        folder, free = "the folder for temporary files", ""
-    return (
-        f"cannot keep {size / 1e6:,.1f} MB of thumbnails in {folder}{free} ({reason(error)}); "
-        "free space there, or name another folder in the environment variable TMPDIR"
+def _of_features(encoder: Encoder, dataset: Dataset, features: NDArray[np.float32]) -> CodeSet:
+    """The same where the features are known."""
+    outputs = encoder.of_features(features if encoder.mirror else features[:, :1])
+    return CodeSet(
+        bits=encoder.bits,
+        packed=pack(binarize(outputs)),
+        labels=dataset.labels,
+        classes=dataset.classes,
+        names=dataset.names,
+        relaxed=outputs.astype(np.float16),
+        thumbnails=dataset.thumbnails,
     )

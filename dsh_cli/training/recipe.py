@@ -5,24 +5,39 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dsh_cli.codes.centers import why_none
-from dsh_cli.config import DATASETS, OWN_BACKBONES, Centers, ModelConfig, Optimizer, Recipe, Schedule, TrainConfig
+from dsh_cli.config import (
+    AUTO,
+    DATASETS,
+    OWN_BACKBONES,
+    PIXELS,
+    VECTORS,
+    Centers,
+    ModelConfig,
+    Optimizer,
+    Recipe,
+    Schedule,
+    TrainConfig,
+)
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits, default_augment
+from dsh_cli.data.vectors import is_vectors
 from dsh_cli.errors import RunError, UsageError
+from dsh_cli.network.presets import chosen, expecting
 from dsh_cli.pictures.cache import holds_pictures
 from dsh_cli.runs.run import Run, may_be_run
 from dsh_cli.threads import default_workers, free_processors
 
-# By default, of grey and of colour pictures: 2 epochs of MNIST, see benchmarks/quality.py, and 8 of CIFAR-10, whose
-# pictures are harder; 60 times over at most.
-_STEPS, _EPOCHS, _MOST = {1: 236, 3: 784}, {1: 2, 3: 8}, 60
+# By default, of features, which cost little, and of grey and of colour pictures: 2 epochs of MNIST, see
+# benchmarks/quality.py, and 8 of CIFAR-10, whose pictures are harder; so many at most.
+_STEPS, _EPOCHS, _MOST = {0: 1200, 1: 236, 3: 784}, {0: 10, 1: 2, 3: 8}, 60
+_HIDDEN, _DROPOUT = 512, 0.2  # on features that stay as they are, see `benchmarks/LOG.md`
 _BATCH, _BATCHES = {1: 500, 3: 250}, 20  # pictures in a batch, at most; fewer where that gives fewer batches an epoch
 _LEAST = 32  # pictures in a batch, for its statistics
 _PAIRS = 200  # pictures in a batch where every pair counts (DSH, section 3), and of networks that others designed
@@ -31,6 +46,25 @@ _PER_CLASS = 4  # pictures of a class in a batch, where classes outnumber what a
 # Below, maps of torchvision's networks come to one pixel before their last stride, where PyTorch 2.14 computes a
 # wrong gradient in bfloat16: a 3x3 convolution of stride 2, by oneDNN.
 _WIDE = 32  # pixels
+
+
+# Fields of steps and classes, which methods without either have no use for.
+_OF_STEPS = (
+    *("centers", "margin", "alpha", "epochs", "batch_size", "per_class", "optimizer", "schedule", "lr", "weight_decay"),
+    *("clip", "hidden", "dropout", "grow"),
+)
+
+# Fields of pictures, and what they may be where the data are vectors: open, or as a run on such has them.
+_OF_PICTURES: dict[str, tuple[Any, ...]] = {
+    "image_size": (None, 0),
+    "fit": (None, "crop"),
+    "interpolation": (None, "bilinear"),
+    "augment": (None, "none"),
+    "grow": (None, False),
+    "mirror": (None, False),
+    "pretrained": (False,),
+    "weights": (None,),
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +81,7 @@ _USUAL: dict[Optimizer, _Usual] = {
     "adamw": _Usual("one-cycle", 6e-3, 5e-3),
     "sgd": _Usual("one-cycle", 6e-3, 5e-3),
 }
+_ON_FEATURES = _Usual("one-cycle", 3e-3, 0.1)  # of AdamW, where features stay as they are
 
 
 @dataclass(frozen=True)
@@ -102,9 +137,31 @@ class Request:
             like = None if self.like is None else replace(Run.open(self.like).config, cache=TrainConfig.cache)
             config = changed(like or TrainConfig(), self.changes)
         config.check()
+        if run is None:
+            _require_used(config)
         if run is None and config.weights is not None and may_be_run(Path(config.weights)):
             _ = Run.open(config.weights).fingerprint  # which reads all weights, and refuses damaged ones
         return config, run
+
+
+def _require_used(config: TrainConfig) -> None:
+    """Refuse what a method has no use for.
+
+    Raises:
+        UsageError: it is given.
+    """
+    given = [name for name in _OF_STEPS if getattr(config, name) is not None]
+    if config.method != "dsh" and given:
+        raise UsageError(
+            f"`{given[0]}` is for learning by steps, and `method` {config.method} takes none; leave it out, or choose "
+            "`method` dsh"
+        )
+    random = config.weights is None and not config.pretrained
+    if config.method != "dsh" and random and config.backbone not in (TrainConfig.backbone, AUTO, PIXELS, VECTORS):
+        raise UsageError(
+            f"`method` {config.method} learns from what `backbone` {config.backbone} gives, which is worth nothing "
+            "without weights; give `pretrained` or `weights` as well"
+        )
 
 
 def require_minutes(checkpoint_every: float | None) -> None:
@@ -133,11 +190,12 @@ def require_known_loss(run: Run) -> None:
 def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     """The defaults or a run's recipe with other values, as a request.
 
-    What was chosen by a field is open again where that field has another value, unless it is given too: the margin goes
-    with the bits; picture size, augmentation, epochs and batches with the data; optimizer, epochs and batches with the
-    network, and rates with either; the picture size with pretrained weights; bfloat16 with network, picture size, data
-    and device. Whether there are centers is open where any margin or alpha is given. Pretrained weights take the place
-    of those of a file, and the other way round. Paths become absolute, so that they are found again from anywhere.
+    What was chosen by a field is open again where that field has another value, unless it is given too: all that is of
+    steps goes with the method; the margin with the bits; picture size, augmentation, epochs and batches with the data;
+    optimizer, hidden layer, epochs and batches with the network, and with what of it learns, and rates with either of
+    these; the picture size with pretrained weights; bfloat16 with network, picture size, data and device. Whether there
+    are centers is open where any margin or alpha is given. Pretrained weights take the place of those of a file, and
+    the other way round. Paths become absolute, so that they are found again from anywhere.
 
     Args:
         recipe: what to change.
@@ -155,6 +213,17 @@ def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
         for name in names:
             given.setdefault(name, None)
 
+    if differs("data") and is_vectors(str(given["data"])) != (recipe.backbone == VECTORS):  # another kind of data
+        for name in ("backbone", "pretrained", "weights", "freeze"):
+            given.setdefault(name, getattr(TrainConfig, name))
+        leave_open("fit", "interpolation", "mirror", "hidden", "dropout", "optimizer", "schedule", "lr", "weight_decay")
+    if differs("method") or recipe.method != "dsh":
+        leave_open(*_OF_STEPS, "image_size", "augment", "mirror", "amp")
+        if recipe.backbone == PIXELS and recipe.method != "dsh":
+            given.setdefault("backbone", TrainConfig.backbone)
+            given.setdefault("freeze", False)
+    if differs("freeze"):
+        leave_open("hidden", "dropout", "optimizer", "batch_size", "epochs")
     if differs("bits"):
         leave_open("margin")
     if not {given.get("margin"), given.get("alpha")} <= {None}:
@@ -166,11 +235,12 @@ def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     if differs("data", "augment"):
         leave_open("mirror")
     if differs("backbone"):
-        leave_open("optimizer", "batch_size", "epochs", "grow")
-    if differs("backbone", "optimizer"):
+        leave_open("optimizer", "batch_size", "epochs", "grow", "hidden", "dropout")
+    if differs("backbone", "optimizer", "freeze"):
         leave_open("schedule", "lr", "weight_decay")
     if differs("pretrained") or (given.get("pretrained", recipe.pretrained) and differs("backbone")):
         leave_open("image_size")  # other weights have another
+        leave_open("fit", "interpolation")
     if differs("image_size"):
         leave_open("grow")
     if differs("backbone", "image_size", "data", "device"):
@@ -191,17 +261,25 @@ def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
 
 def settle(config: TrainConfig, splits: Splits) -> Recipe:
     """The same request with every open choice made."""
-    train = splits.train
+    config = config if splits.train.width else chosen(config)
+    if config.method != "dsh":
+        return _settled_linear(config, splits)
+    train, pictures = splits.train, expecting(config)
+    backbone = _backbone(config, train)
+    head_alone = bool(train.width) or config.freeze
     seen = len(np.unique(train.labels))
     wanted = config.centers or ("none" if config.margin is not None or config.alpha is not None else "auto")
     centers: Centers = "none" if why_none(config.bits, seen) else wanted
-    default = config.backbone == TrainConfig.backbone
-    optimizer = config.optimizer or ("muon" if default else "adamw")
-    batch_size = config.batch_size or _batch_size(train, optimizer, centers)
+    default = backbone == TrainConfig.backbone
+    optimizer = config.optimizer or ("muon" if default and not head_alone else "adamw")
+    if optimizer == "muon" and head_alone:
+        raise UsageError("`optimizer` muon: it is for convolutions, and vectors need none; choose adamw or sgd")
+    batch_size = config.batch_size or _batch_size(train, optimizer == "muon", head_alone, centers)
     scarce = centers == "none" and batch_size < 2 * seen  # fewer than two of a class in a batch, on average
-    usual = _USUAL[optimizer]
-    augment = config.augment or default_augment(config.data)
+    usual = _ON_FEATURES if head_alone and optimizer == "adamw" else _USUAL[optimizer]
+    augment = "none" if train.width else config.augment or default_augment(config.data)
     choices = {
+        "backbone": backbone,
         "centers": centers,
         "smoothing": TrainConfig.smoothing if config.smoothing is None else config.smoothing,
         "threads": _threads(config),
@@ -213,9 +291,13 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
         "weight_decay": usual.weight_decay if config.weight_decay is None else config.weight_decay,
         "batch_size": batch_size,
         "per_class": (_PER_CLASS if scarce else 0) if config.per_class is None else config.per_class,
-        "amp": bfloat16_pays(config, train.image_size) if config.amp is None else config.amp,
+        "amp": not head_alone and bfloat16_pays(config, train.image_size) if config.amp is None else config.amp,
         "image_size": train.image_size,
-        "epochs": config.epochs or _epochs(train, batch_size),
+        "fit": pictures.fit,
+        "interpolation": pictures.interpolation,
+        "hidden": (_HIDDEN if head_alone else 0) if config.hidden is None else config.hidden,
+        "dropout": (_DROPOUT if head_alone else 0.0) if config.dropout is None else config.dropout,
+        "epochs": config.epochs or _epochs(train, batch_size, 0 if head_alone else train.channels),
         "augment": augment,
         "grow": default and train.image_size >= _LARGE if config.grow is None else config.grow,
         "mirror": augment == "photos" if config.mirror is None else config.mirror,
@@ -223,14 +305,37 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
     return Recipe(**{**asdict(config), **choices})
 
 
+def _settled_linear(config: TrainConfig, splits: Splits) -> Recipe:
+    """The same of a method without steps: pictures as they are, and a backbone that stays as it is."""
+    _require_used(config)
+    train, pictures = splits.train, expecting(config)
+    backbone = _backbone(config, train)
+    augment = config.augment or "none"
+    choices = {
+        **dict.fromkeys(_OF_STEPS),
+        "margin": 2.0 * config.bits,  # of no use, and as good as any
+        "backbone": backbone,
+        "freeze": not train.width,
+        "image_size": train.image_size,
+        "fit": pictures.fit,
+        "interpolation": pictures.interpolation,
+        "augment": augment,
+        "mirror": augment == "photos" if config.mirror is None else config.mirror,
+        "amp": False,
+        "threads": _threads(config),
+    }
+    made = {field.name: field.default for field in fields(Recipe)} | asdict(config) | choices
+    return Recipe(**{name: value for name, value in made.items() if name not in _OF_STEPS or value is not None})
+
+
 def _rate(usual: float, optimizer: Optimizer, batch_size: int) -> float:
     return round(usual * math.sqrt(batch_size / _BATCH[1]), 4) if optimizer == "muon" else usual
 
 
-def _batch_size(dataset: Dataset, optimizer: Optimizer, centers: Centers) -> int:
-    if optimizer != "muon" or centers == "none":
+def _batch_size(dataset: Dataset, muon: bool, head_alone: bool, centers: Centers) -> int:
+    if centers == "none" or not (muon or head_alone):
         return _PAIRS
-    return min(_BATCH[dataset.channels], max(_LEAST, len(dataset) // _BATCHES))
+    return min(_PAIRS if head_alone else _BATCH[dataset.channels], max(_LEAST, len(dataset) // _BATCHES))
 
 
 def bfloat16_pays(config: TrainConfig, image_size: int) -> bool:
@@ -265,10 +370,42 @@ def _threads(config: TrainConfig) -> int:
 
 def model_config(config: Recipe, splits: Splits) -> ModelConfig:
     """What network a recipe needs for such pictures."""
-    return ModelConfig(config.backbone, config.bits, splits.train.channels, splits.train.image_size, config.mirror)
+    train = splits.train
+    return ModelConfig(
+        config.backbone,
+        config.bits,
+        train.channels,
+        train.image_size,
+        config.mirror,
+        fit=config.fit,
+        interpolation=config.interpolation,
+        hidden=config.hidden,
+        width=train.width,
+    )
 
 
-def _epochs(dataset: Dataset, batch_size: int) -> int:
-    """So many that a small set gets about as many steps as MNIST or CIFAR-10, within bounds."""
+def _backbone(config: TrainConfig, train: Dataset) -> str:
+    """What is to go before the hash layer.
+
+    Raises:
+        UsageError: it is none for such data.
+    """
+    if not train.width:
+        if config.backbone == VECTORS:
+            raise UsageError(f"`backbone` {VECTORS} is for files of vectors; choose {TrainConfig.backbone}, or another")
+        random = config.weights is None and not config.pretrained
+        return PIXELS if config.method != "dsh" and random else config.backbone
+    if config.backbone not in (AUTO, VECTORS, TrainConfig.backbone):
+        raise UsageError(f"`backbone` {config.backbone}: vectors have been through one already; leave it out")
+    if config.freeze:
+        raise UsageError("`freeze`: vectors have no backbone that could learn; leave it out")
+    for name, plain in _OF_PICTURES.items():
+        if getattr(config, name) not in plain:
+            raise UsageError(f"`{name}` is of pictures, and {config.data} holds vectors; leave it out")
+    return VECTORS
+
+
+def _epochs(dataset: Dataset, batch_size: int, kind: int) -> int:
+    """So many that a small set gets about as many steps as a usual one, within bounds."""
     batches = max(1, len(dataset) // batch_size)
-    return min(max(_EPOCHS[dataset.channels], math.ceil(_STEPS[dataset.channels] / batches)), _MOST)
+    return min(max(_EPOCHS[kind], math.ceil(_STEPS[kind] / batches)), _MOST)

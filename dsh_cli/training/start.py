@@ -27,6 +27,8 @@ from dsh_cli.training.optimizer import COUNTS, moments
 
 Optimizers = Sequence[torch.optim.Optimizer]
 _SAMPLE = 2000  # pictures in files that mean and deviation are taken from
+_ROWS = 4096  # vectors whose squares are summed at once, in double precision
+_LEAST_DEVIATION = 1e-6  # of vectors that are all the same
 _AT_ONCE = 200  # pictures read at once
 _PATCHED, _PIXELS = 1000, 1000 * 128**2  # pictures whose patches the first layer is made from, and pixels, at most
 
@@ -51,13 +53,56 @@ def starting_network(
         if config.centers == "auto":  # so that outputs stay within what centers differ in, and bits are not by lot
             torch.nn.init.zeros_(net.hash_layer.weight)
             torch.nn.init.zeros_(net.hash_layer.bias)
+    elif config.freeze:  # whose features are wanted before all else is restored
+        _restore_weights(resume, net)
+    net.dropout.p = config.dropout
     if config.freeze:
         net.freeze()
     return net, taken
 
 
+def _restore_weights(run: Run, net: HashNet) -> None:
+    """Give a network the weights of a run's state.
+
+    Raises:
+        RunError: the state is missing or damaged.
+    """
+    state = run.load_state()
+    try:
+        _take_weights(state, net)
+    except (KeyError, ValueError) as error:
+        raise _damaged(run, error) from error
+
+
+def _take_weights(state: Mapping[str, Tensor], net: HashNet) -> None:
+    """The weights alone.
+
+    Raises:
+        KeyError, ValueError: they are none of such a network.
+    """
+    _require_like(state, {f"net.{name}": value for name, value in net.state_dict().items()})
+    net.load_state_dict({name: state[f"net.{name}"] for name in net.state_dict()})
+
+
+def _damaged(run: Run, error: Exception) -> RunError:
+    why = f"it lacks {error}" if isinstance(error, KeyError) else reason(error)
+    return RunError(f"the state of {run.path} is damaged ({why}); train again with: dsh train --like {run.path}")
+
+
 def fit_normalisation(net: HashNet, dataset: Dataset, seed: int) -> None:
-    """Set mean and deviation per channel to those of the training pictures, or of a sample of those in files."""
+    """Set mean and deviation per channel to those of the training pictures, or of a sample of those in files.
+
+    Of vectors each number has its mean, and all have one deviation, so that angles stay what they are.
+    """
+    if dataset.width:
+        assert dataset.features is not None
+        values = dataset.features[:, 0]
+        mean_of_each = values.mean(axis=0, dtype=np.float64)
+        net.mean.copy_(torch.from_numpy(mean_of_each))
+        parts = (values[start : start + _ROWS] for start in range(0, len(values), _ROWS))
+        squares = sum(float(((part - mean_of_each) ** 2).sum()) for part in parts)
+        net.std.fill_(max(math.sqrt(squares / max(1, values.size)), _LEAST_DEVIATION))
+        return
     pictures = dataset.images
     if not isinstance(pictures, np.ndarray):
         pictures = _sampled(dataset, seed, _SAMPLE).numpy()
@@ -206,11 +251,8 @@ def restore(run: Run, net: HashNet, optimizers: Optimizers, batches: int, losses
         if standing.part is not None and standing.epochs == epochs:
             raise ValueError(f"'epochs_done' is {epochs}, and it has a part of one more")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        why = f"it lacks {error}" if isinstance(error, KeyError) else reason(error)
-        raise RunError(
-            f"the state of {run.path} is damaged ({why}); train again with: dsh train --like {run.path}"
-        ) from error
-    net.load_state_dict({name: state[f"net.{name}"] for name in net.state_dict()})
+        raise _damaged(run, error) from error
+    _take_weights(state, net)
     for optimizer, parameter, of_it in found:
         optimizer.state[parameter] = {
             # moments in the layout of their parameter and steps on its device: fused optimizers rely on both

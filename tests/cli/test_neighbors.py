@@ -24,7 +24,7 @@ from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error
 from tests.support.imports import HEAVY, loaded_by_command
 from tests.support.runs import TRAIN, edit, small_run
 from tests.support.stand_in import StandIn
-from tests.support.values import in_memory
+from tests.support.values import in_memory, there
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_run_with_a_database_split_looks_there(run: Path) -> None:
 def test_the_predicted_class_is_that_of_the_nearest_class_code(run: Path) -> None:
     finder = neighbors.Finder(Run.open(run), neighbors.split_database(Run.open(run)))
     for text, label, distance in (("f0", "cat", 0), ("f2", "cat", 1), ("fe", "owl", 1), ("07", "dog", 1)):
-        (predicted,) = finder.predict(from_hex([text], 8))
+        predicted = there(finder.predict(from_hex([text], 8))[0])
         assert (predicted.label, predicted.distance, predicted.tied) == (label, distance, ())
 
 
@@ -155,7 +155,7 @@ def test_classes_equally_near_are_told_and_the_one_with_most_pictures_on_its_cod
     train = [("cat", "00"), ("dog", "03"), ("dog", "03"), ("owl", "ff"), ("owl", "ff"), ("owl", "ff")]
     run = Run.open(small_run(tmp_path / "run", train=train))
     finder = neighbors.Finder(run, neighbors.split_database(run))
-    (predicted,) = finder.predict(from_hex(["01"], 8))
+    predicted = there(finder.predict(from_hex(["01"], 8))[0])
     assert (predicted.label, predicted.code, predicted.distance, predicted.tied) == ("dog", "03", 1, ("cat",))
     assert "on the code: cat)" in dsh("neighbors", "0x01", "--model", run.path, "--format", "table").stdout.replace(
         "\n", " "

@@ -28,7 +28,7 @@ def test_every_field_of_the_config_is_an_option_and_no_option_is_lost() -> None:
 def test_options_reach_the_run_as_they_were_given(tmp_path: Path) -> None:
     given: dict[str, Any] = {"bits": 5, "epochs": 1, "batch_size": 96, "seed": 3, "alpha": 0.0, "lr": 0.01}
     given |= {"margin": 9.0, "weight_decay": 0.0, "optimizer": "sgd", "schedule": "step", "centers": "none"}
-    given |= {"memory": 1.5, "threads": 1}
+    given |= {"memory": 1.5, "threads": 1, "hidden": 4, "dropout": 0.25, "fit": "pad", "interpolation": "bicubic"}
     options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
     dsh_json("train", "digits", *options, "--no-tensorboard", "--no-amp", "--out", tmp_path / "run", "--quiet")
     config = Run.open(tmp_path / "run").config

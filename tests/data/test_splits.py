@@ -419,7 +419,7 @@ def test_label_files_that_are_none(photos: Path) -> None:
     (photos / "link.csv").symlink_to("nowhere")
     with pytest.raises(DataError, match="link.csv cannot be read .no such file or directory.; name another"):
         load_splits(TrainConfig(data=str(photos / "link.csv")))
-    with pytest.raises(DataError, match="is a file; training takes a folder .* or a CSV"):
+    with pytest.raises(DataError, match="is a file; training takes a folder .* a CSV"):
         load_splits(TrainConfig(data=str(photos / "apple" / "0.png")))
 
 

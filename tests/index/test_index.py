@@ -26,7 +26,7 @@ from dsh_cli.index import schema, storage, table
 from dsh_cli.index.index import Index, ReadyCodes, Report, Row
 from dsh_cli.index.place import local, locked
 from dsh_cli.pictures import decode
-from dsh_cli.pictures.decode import Picture
+from dsh_cli.pictures.decode import Form, Picture
 from dsh_cli.runs.run import Run
 from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error
 from tests.support.runs import edit, reseal
@@ -85,7 +85,8 @@ def test_the_command_line_adds_what_hash_prints_and_says_what_it_did(digits_run:
     fingerprint = Run.open(digits_run).fingerprint
     assert first == {
         "index": "i.lance", "bits": 8, "rows": 8, "model": fingerprint, "version": 1, "versions": 1,
-        "whole_versions": 1, "digests": True, "added": 8, "updated": 0, "skipped": 0, "removed": 0, "failed": [],
+        "whole_versions": 1, "digests": True, "outputs": False, "outputs_scale": None,
+        "added": 8, "updated": 0, "skipped": 0, "removed": 0, "failed": [],
     }  # fmt: skip
     assert dsh_json(*line) | {"added": 8, "skipped": 0} == first
     info = dsh_json("index", "info", "i.lance")
@@ -155,9 +156,9 @@ def test_what_is_unchanged_is_not_even_read_and_what_changed_keeps_its_place(
         reads.append(path)
         return read(path)
 
-    def decoding(data: bytes, size: int, channels: int) -> Picture:
+    def decoding(data: bytes, form: Form) -> Picture:
         decoded.append(data)
-        return pixels(data, size, channels)
+        return pixels(data, form)
 
     with monkeypatch.context() as patch:
         patch.setattr(decode, "read_bytes", reading)
@@ -434,7 +435,8 @@ def test_remove(digits_run: Path, folder: str) -> None:
     os.chdir("..")
     assert dsh_json("index", "info", "i") | {"version": 0, "versions": 0, "whole_versions": 0} == {
         "index": "i", "bits": None, "rows": 0, "model": None, "version": 0, "versions": 0, "whole_versions": 0,
-        "digests": True, "added": 0, "updated": 0, "skipped": 0, "removed": 0, "failed": [],
+        "digests": True, "outputs": False, "outputs_scale": None,
+        "added": 0, "updated": 0, "skipped": 0, "removed": 0, "failed": [],
     }  # fmt: skip
     assert counts(Index.open("i").add_codes([ReadyCodes(["a"], np.zeros((1, 3), np.uint8))], 24, "other"))[0] == 1
     assert (Index.open("i").bits, Index.open("i").model) == (24, "other")
@@ -632,9 +634,8 @@ def test_truncated_files_get_one_line(part: str, left: float, run: Run, folder: 
 
 
 def test_an_index_of_a_newer_format(monkeypatch: pytest.MonkeyPatch, run: Run, folder: str) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(schema, "FORMAT", 3)
-        Index.open("i").add(run, [folder])
+    Index.open("i").add(run, [folder], keep_outputs=True)
+    monkeypatch.setattr(schema, "FORMAT", 2)  # the newest of a dsh that knew of no outputs
     assert "newer than 2" in one_line_error(dsh("index", "info", "i"), 1)
 
 

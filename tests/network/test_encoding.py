@@ -8,6 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from dsh_cli.codes.bits import pack
 from dsh_cli.config import ModelConfig
 from dsh_cli.network.encoding import Encoder
 from dsh_cli.network.model import HashNet
@@ -69,10 +70,12 @@ def test_elsewhere_than_on_a_processor_batches_come_in_turn_with_the_same_codes(
     expected = list(encoder.each(range(70), read, 3))
     found = list(encoder._in_turn(range(70), read, 3))
     assert [told[:2] for told in found] == [told[:2] for told in expected]
-    assert [None if code is None else code.tolist() for *_, code in found] == [
-        None if code is None else code.tolist() for *_, code in expected
+    assert [None if code is None else code.packed.tolist() for *_, code in found] == [
+        None if code is None else code.packed.tolist() for *_, code in expected
     ]
-    assert len({code.tobytes() for *_, code in found if code is not None}) > 1  # or any would do
+    assert len({code.packed.tobytes() for *_, code in found if code is not None}) > 1  # or any would do
+    for *_, code in found:
+        assert code is None or code.packed.tolist() == pack(code.relaxed >= 0).tolist()
 
 
 def test_what_begins_in_a_new_thread_while_another_goes_on_has_all_threads_too() -> None:

@@ -14,7 +14,7 @@ def convolved(inputs: int, outputs: int, kernel: int, side: int) -> int:
 def counted(backbone: str, bits: int, channels: int, image_size: int, side: int | None = None) -> int:
     with torch.device("meta"):
         net = HashNet(ModelConfig(backbone, bits, channels, image_size))
-    return training_operations(net, side or image_size)
+    return training_operations(net, (channels, side or image_size, side or image_size))
 
 
 # By hand, layer by layer. Backward costs what forward does for the gradient of the weights, and as much again for that
@@ -63,14 +63,14 @@ def resnet18_forward() -> int:
 def test_what_is_frozen_has_no_backward() -> None:
     net = HashNet(ModelConfig("resnet18", 16, 3, 64))
     net.freeze()
-    assert training_operations(net, 64) == resnet18_forward() + 2 * (2 * 512 * 16)
+    assert training_operations(net, (3, 64, 64)) == resnet18_forward() + 2 * (2 * 512 * 16)
     net.backbone.conv1.requires_grad_(True)  # the first layer: its gradient comes through all others
-    assert training_operations(net, 64) == 2 * resnet18_forward() + 3 * (2 * 512 * 16)
+    assert training_operations(net, (3, 64, 64)) == 2 * resnet18_forward() + 3 * (2 * 512 * 16)
 
 
 def test_a_code_costs_forward_alone() -> None:
     net = HashNet(ModelConfig("resnet18", 16, 3, 64))
-    assert encoding_operations(net) == resnet18_forward() + 2 * 512 * 16
+    assert encoding_operations(net, (3, 64, 64)) == resnet18_forward() + 2 * 512 * 16
     assert net.training and all(parameter.requires_grad for parameter in net.parameters())
 
 
@@ -82,7 +82,7 @@ def test_attention_counts() -> None:
     layer = 2 * tokens * (3 * width**2 + width**2 + 2 * width * 4 * width)  # queries, keys, values; output; two full
     attention = 2 * (2 * tokens**2 * width)
     forward = convolved(3, width, 32, side=2) + layers * (layer + attention)
-    assert training_operations(net, 64) == forward + 2 * (2 * width * 8)
+    assert training_operations(net, (3, 64, 64)) == forward + 2 * (2 * width * 8)
 
 
 def test_convolutions_in_groups_cost_less_backward_too() -> None:
@@ -93,7 +93,7 @@ def test_convolutions_in_groups_cost_less_backward_too() -> None:
     net.hash_layer = nn.Linear(4, 8)
     first, grouped = convolved(3, 6, 1, side=32), 6 * convolved(1, 1, 3, side=32)
     spread = 2 * 6 * 32**2 * 2 * 2**2  # each input reaches 2 channels of its group, 2 x 2 places of each
-    assert training_operations(net, 32) == 2 * first + 3 * (grouped + spread + 2 * 4 * 8)
+    assert training_operations(net, (3, 32, 32)) == 2 * first + 3 * (grouped + spread + 2 * 4 * 8)
 
 
 def test_counting_changes_nothing() -> None:
@@ -103,7 +103,7 @@ def test_counting_changes_nothing() -> None:
     first.grad = torch.ones_like(first)
     before, random = {name: tensor.clone() for name, tensor in net.state_dict().items()}, torch.get_rng_state()
     with torch.no_grad():
-        assert training_operations(net, 64) > 0
+        assert training_operations(net, (3, 64, 64)) > 0
     assert [module.training for module in net.modules()] == modes
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert torch.equal(first.grad, torch.ones_like(first))

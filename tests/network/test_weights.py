@@ -26,6 +26,7 @@ from dsh_cli.network.weights import take_file, take_pretrained
 from dsh_cli.runs.run import Run
 from tests.support.commands import dsh, dsh_json, one_line_error
 from tests.support.runs import edit
+from tests.support.values import there
 
 NAME = "mobilenet_v3_small"
 
@@ -160,7 +161,7 @@ def test_a_pretrained_run_has_its_weights_size_and_normalisation_and_needs_no_ca
     cache: Path, theirs: dict[str, Tensor], photos: Path
 ) -> None:
     cache.mkdir(parents=True)
-    torch.save(theirs, cache / preset(NAME).url.rpartition("/")[2])
+    torch.save(theirs, cache / there(preset(NAME).url).rpartition("/")[2])
     options = ["--backbone", NAME, "--pretrained", "--freeze", "--epochs", 1, "--batch-size", 6, "--no-tensorboard"]
     result = dsh("train", photos, *options, "--out", "run", "--json")
     assert result.exit_code == 0 and "took 242 of 244 tensors from " in result.stderr

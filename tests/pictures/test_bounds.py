@@ -16,6 +16,7 @@ from PIL import Image
 from dsh_cli import bounded
 from dsh_cli.errors import ImageError
 from dsh_cli.pictures import decode, decoders, worker
+from dsh_cli.pictures.decode import Form
 from tests.support import odd_pictures as odd
 from tests.support.privileges import kept_out
 
@@ -40,7 +41,7 @@ def test_ordinary_pictures_need_no_other_process(monkeypatch: pytest.MonkeyPatch
     files = {name: written[name] for name in ORDINARY}
     files |= {name: data for name, data in odd.special().items() if name.startswith("turned-") and ".jpeg" in name}
     for name, data in files.items():
-        assert decode.decode(data, 24, 3).shape == (24, 24, 3), name
+        assert decode.decode(data, decode.Form(24, 3)).shape == (24, 24, 3), name
         (tmp_path / "x").write_bytes(data)
         shape = decode.probe(tmp_path / "x")
         assert {shape.width, shape.height} == {48, 40}, name
@@ -50,18 +51,18 @@ def test_another_process_gives_the_very_pixels() -> None:
     files = {**odd.written(), **odd.special()}
     asked = []
     for name, data in files.items():
-        if not data or decoders.ordinary(data, 24, 3, nullcontext) is not None:
+        if not data or decoders.ordinary(data, decode.Form(24, 3), nullcontext) is not None:
             continue
         asked.append(name)
         for channels in (1, 3):
             try:
-                expected = decoders.pixels(data, 24, channels, nullcontext)
+                expected = decoders.pixels(data, decode.Form(24, channels), nullcontext)
             except ImageError as error:
                 with pytest.raises(ImageError) as other:
-                    decode.decode(data, 24, channels)
+                    decode.decode(data, decode.Form(24, channels))
                 assert str(other.value) == str(error), name
             else:
-                found = decode.decode(data, 24, channels)
+                found = decode.decode(data, decode.Form(24, channels))
                 assert (found == expected).all() and found.flags.writeable, name
     assert len(asked) > 100
 
@@ -80,7 +81,7 @@ bounded.SECONDS = 1
 for name, data in odd.hostile().items():
     started = os.times()
     try:
-        decode.decode(data, 32, 3)
+        decode.decode(data, decode.Form(32, 3))
     except decode.ImageError as error:
         print(error)
     bounded._end_idle()  # so that what they took is known
@@ -120,7 +121,7 @@ def test_a_webp_of_too_many_pixels_is_refused_by_its_header(tmp_path: Path, kind
     said = "^more than 67 million pixels, the limit against decompression bombs$"
     (tmp_path / "x").write_bytes(webp(kind, width, height))
     with pytest.raises(ImageError, match=said):
-        decode.read(tmp_path / "x", 32, 3)
+        decode.read(tmp_path / "x", Form(32, 3))
     with pytest.raises(ImageError, match=said):
         decode.probe(tmp_path / "x")
 
@@ -133,28 +134,28 @@ def test_the_pixels_of_a_webp_are_counted_as_they_are(kind: bytes, monkeypatch: 
     data = file.getvalue()
     assert data[12:16] == kind
     monkeypatch.setattr(decoders, "_MAX_WEBP", 301 * 77)
-    assert decoders.pixels(data, 8, 3, nullcontext).shape == (8, 8, 3)
+    assert decoders.pixels(data, Form(8, 3), nullcontext).shape == (8, 8, 3)
     monkeypatch.setattr(decoders, "_MAX_WEBP", 301 * 77 - 1)
     with pytest.raises(ImageError, match="million pixels"):
-        decoders.pixels(data, 8, 3, nullcontext)
+        decoders.pixels(data, Form(8, 3), nullcontext)
 
 
 def test_a_process_that_was_ended_is_replaced() -> None:
     data = odd.encoded(odd.picture("RGB"), "WEBP")
-    expected = decode.decode(data, 8, 3)
+    expected = decode.decode(data, Form(8, 3))
     process = bounded._idle[worker.__name__][-1]._process
     process.kill()
     process.wait()
-    assert (decode.decode(data, 8, 3) == expected).all()
+    assert (decode.decode(data, Form(8, 3)) == expected).all()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
 def test_a_signal_to_a_whole_job_is_for_who_asks() -> None:
     data = odd.encoded(odd.picture("RGB"), "WEBP")
-    expected = decode.decode(data, 8, 3)
+    expected = decode.decode(data, Form(8, 3))
     process = bounded._idle[worker.__name__][-1]._process
     process.terminate()
-    assert (decode.decode(data, 8, 3) == expected).all()
+    assert (decode.decode(data, Form(8, 3)) == expected).all()
     assert process.poll() is None and bounded._idle[worker.__name__][-1]._process is process
 
 
@@ -167,18 +168,18 @@ def test_a_crash_is_an_error_of_the_picture_and_the_next_is_decoded(monkeypatch:
 
     with monkeypatch.context() as patch, pytest.raises(ImageError, match="ends the process that reads it"):
         patch.setattr(bounded._Process, "_say", crash)
-        decode.decode(data, 8, 3)
-    assert decode.decode(data, 8, 3).shape == (8, 8, 3)
+        decode.decode(data, Form(8, 3))
+    assert decode.decode(data, Form(8, 3)).shape == (8, 8, 3)
 
 
 def test_threads_ask_processes_of_their_own() -> None:
     files = [odd.encoded(odd.picture("RGB", seed=seed), "GIF") for seed in range(4)]
-    expected = [decoders.pixels(data, 16, 3, nullcontext) for data in files]
+    expected = [decoders.pixels(data, Form(16, 3), nullcontext) for data in files]
     wrong = []
 
     def work(number: int) -> None:
         for _ in range(20):
-            if (decode.decode(files[number], 16, 3) != expected[number]).any():
+            if (decode.decode(files[number], Form(16, 3)) != expected[number]).any():
                 wrong.append(number)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -194,7 +195,7 @@ def test_large_pictures_wait_for_one_another_in_other_processes_too() -> None:
     done = threading.Event()
 
     def work() -> None:
-        assert (decode.decode(data, 8, 1) == 7).all()
+        assert (decode.decode(data, Form(8, 1)) == 7).all()
         done.set()
 
     thread = threading.Thread(target=work)
@@ -210,7 +211,8 @@ def test_what_a_process_imports_is_not_chosen_by_the_working_folder(tmp_path: Pa
     for name in ("numpy", "simplejpeg", "struct"):
         (tmp_path / f"{name}.py").write_text(trap)
     program = (
-        "import sys; from dsh_cli.pictures import decode; print(decode.decode(sys.stdin.buffer.read(), 8, 3).shape)"
+        "import sys; from dsh_cli.pictures import decode; "
+        "print(decode.decode(sys.stdin.buffer.read(), decode.Form(8, 3)).shape)"
     )
     path = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
@@ -225,7 +227,7 @@ def test_what_a_process_imports_is_not_chosen_by_the_working_folder(tmp_path: Pa
 def test_a_limit_of_the_users_is_no_damage_of_a_picture() -> None:
     program = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34)); "
-        "from dsh_cli.pictures import decode; print(decode.decode(sys.stdin.buffer.read(), 8, 3).shape)"
+        "from dsh_cli.pictures import decode; print(decode.decode(sys.stdin.buffer.read(), decode.Form(8, 3)).shape)"
     )
     done = subprocess.run(
         kept_out([sys.executable, "-c", program]), input=odd.encoded(odd.picture("RGB"), "WEBP"), capture_output=True

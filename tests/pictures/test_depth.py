@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dsh_cli.pictures import decode, depth, guesses, ranges
+from dsh_cli.pictures.decode import Form
 from tests.support import odd_pictures as odd
 from tests.support.commands import dsh
 from tests.support.deep_pictures import deepened, fits, tiff, twin
@@ -33,7 +34,7 @@ def no_guesses() -> Iterator[None]:
 def furthest(data: bytes, expected: Samples = SEEN) -> int:
     """How far the pixels are from those of the twin, at most."""
     expected = expected.reshape(*expected.shape[:2], -1).astype(int)
-    return int(np.abs(decode.decode(data, len(expected), expected.shape[2]) - expected).max())
+    return int(np.abs(decode.decode(data, Form(len(expected), expected.shape[2])) - expected).max())
 
 
 def with_one(samples: Samples, value: float) -> Samples:
@@ -105,7 +106,7 @@ def test_what_a_tiff_says_is_white_is_white_in_few_bits(bits: int) -> None:
      ("-1 to 1", 1.5), ("-1 to 1", -20), ("16 bits in 32", 10**6), ("12 bits in signed 16", -3)],
 )  # fmt: skip
 def test_one_sample_decides_nothing(kind: str, value: float) -> None:
-    changed = decode.decode(tiff(with_one(DEEP[kind], value)), 24, 1).astype(int)[..., 0]
+    changed = decode.decode(tiff(with_one(DEEP[kind], value)), Form(24, 1)).astype(int)[..., 0]
     assert np.abs(changed - SEEN)[1:].max() <= 1
     assert changed[0, 0] == (255 if value > 0 else 0)
 
@@ -113,9 +114,9 @@ def test_one_sample_decides_nothing(kind: str, value: float) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (5, 5), (1, 400)])
 def test_small_pictures_too(shape: tuple[int, int]) -> None:
     for samples in (np.full(shape, 1, np.float32), np.full(shape, 255, np.float32), np.full(shape, 65535, np.uint16)):
-        assert (decode.decode(tiff(samples), 4, 1) == 255).all()
+        assert (decode.decode(tiff(samples), Form(4, 1)) == 255).all()
     for dtype in (np.float32, np.uint16, np.int32, np.int8):
-        assert not decode.decode(tiff(np.zeros(shape, dtype)), 4, 1).any()
+        assert not decode.decode(tiff(np.zeros(shape, dtype)), Form(4, 1)).any()
 
 
 def test_what_resampling_leaves_beyond_black_and_white_changes_nothing() -> None:
@@ -133,8 +134,8 @@ def test_a_few_bright_samples_in_black_are_not_taken_for_outliers() -> None:
 def test_not_a_number_is_black_and_infinity_is_white_in_either_polarity() -> None:
     samples = np.array([[np.nan, np.inf, -np.inf, 0.5]] * 4, np.float32)
     shown = [0, 255, 0, 128]
-    assert decode.decode(tiff(samples), 4, 1)[0, :, 0].tolist() == shown
-    assert decode.decode(tiff(samples, white_is_zero=True), 4, 1)[0, :, 0].tolist() == [0, 0, 255, 128]
+    assert decode.decode(tiff(samples), Form(4, 1))[0, :, 0].tolist() == shown
+    assert decode.decode(tiff(samples, white_is_zero=True), Form(4, 1))[0, :, 0].tolist() == [0, 0, 255, 128]
 
 
 # Colour
@@ -281,7 +282,7 @@ def test_a_night_with_lamps_stays_dark(dtype: type) -> None:
 def test_stars_are_white_or_as_bright_as_they_are() -> None:
     sky = np.random.default_rng(0).integers(100, 4000, (80, 80)).astype(np.uint16)
     sky[::40, ::40] = 60000
-    seen = decode.decode(tiff(sky), 80, 1)[..., 0]
+    seen = decode.decode(tiff(sky), Form(80, 1))[..., 0]
     assert (seen[::40, ::40] == 255).all() and seen.mean() > 100  # four in 6,400: the sky is seen
     sky[sky < 50000] = 0
     sky[::40, ::20] = 30000
@@ -305,8 +306,8 @@ def test_no_data_is_black_and_changes_nothing_else(
     if missing == -999 and offset == 1000:
         offset = 100
     land: Samples = (LAND + offset).astype(dtype)
-    alone = decode.decode(tiff(np.where(NONE_THERE, land[20, 20], land), white_is_zero=white_is_zero), 40, 1)
-    found = decode.decode(tiff(np.where(NONE_THERE, dtype(missing), land), white_is_zero=white_is_zero), 40, 1)
+    alone = decode.decode(tiff(np.where(NONE_THERE, land[20, 20], land), white_is_zero=white_is_zero), Form(40, 1))
+    found = decode.decode(tiff(np.where(NONE_THERE, dtype(missing), land), white_is_zero=white_is_zero), Form(40, 1))
     assert (found[~NONE_THERE] == alone[~NONE_THERE]).all() and np.ptp(found[~NONE_THERE].astype(int)) > 4
     assert not found[NONE_THERE].any()
 
@@ -318,8 +319,8 @@ def test_no_data_is_black_and_changes_nothing_else(
 def test_a_tag_says_what_stands_for_no_data(missing: float, dtype: type) -> None:
     land: Samples = (LAND * 40).astype(dtype)  # of 12 bits: -9999 lies near enough to be one of them
     text: list[float] = list(f"{missing:.17g}".encode() + b"\0")
-    alone = decode.decode(tiff(np.where(NONE_THERE, dtype(1), land)), 40, 1)
-    found = decode.decode(tiff(np.where(NONE_THERE, dtype(missing), land), tags={42113: (2, text)}), 40, 1)
+    alone = decode.decode(tiff(np.where(NONE_THERE, dtype(1), land)), Form(40, 1))
+    found = decode.decode(tiff(np.where(NONE_THERE, dtype(missing), land), tags={42113: (2, text)}), Form(40, 1))
     assert (found[~NONE_THERE] == alone[~NONE_THERE]).all() and alone.mean() > 60
     assert not found[NONE_THERE].any()
 
@@ -333,11 +334,11 @@ def test_a_tag_that_says_nothing_of_no_data_changes_nothing(text: bytes) -> None
 def test_what_may_be_dark_is_not_taken_for_no_data() -> None:
     """A lowest sample that many have: above -999, near to the others, or one of two."""
     low = np.where(NONE_THERE, -1.0, LAND / 100).astype(np.float32)
-    assert (decode.decode(tiff(low), 40, 1)[~NONE_THERE] >= 127).all()
+    assert (decode.decode(tiff(low), Form(40, 1))[~NONE_THERE] >= 127).all()
     deep = np.where(NONE_THERE, -2000, LAND * 20).astype(np.int16)  # as far below 0 as the others are above
-    assert (decode.decode(tiff(deep), 40, 1)[~NONE_THERE] >= 127).all()
+    assert (decode.decode(tiff(deep), Form(40, 1))[~NONE_THERE] >= 127).all()
     two = np.where(NONE_THERE, -5000, -1000).astype(np.int16)
-    assert len(np.unique(decode.decode(tiff(two), 40, 1))) == 2
+    assert len(np.unique(decode.decode(tiff(two), Form(40, 1)))) == 2
 
 
 # What files say
@@ -425,7 +426,7 @@ def test_jpeg_2000_says_it_too() -> None:
 )  # fmt: skip
 def test_a_guess_is_noted_from_whichever_process_made_it(samples: str, range: str | None) -> None:
     for _ in "12":
-        decode.decode(tiff(DEEP[samples]), 8, 1)
+        decode.decode(tiff(DEEP[samples]), Form(8, 1))
     assert guesses.take() == ([] if range is None else [range])
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from dsh_cli.errors import ImageError
 from dsh_cli.pictures import decode, decoders, formats, guesses
 from dsh_cli.pictures.cache import PictureCache
+from dsh_cli.pictures.decode import Form
 from tests.support import odd_pictures as odd
 from tests.support.commands import dsh, one_line_error
 from tests.support.deep_pictures import tiff, twin
@@ -107,11 +108,11 @@ def test_raw_files_are_named_by_content(name: str, tmp_path: Path) -> None:
     assert formats.looks_like_picture(head(data)) == "raw"
     for path in (tmp_path / name, tmp_path / "x.jpg"):
         path.write_bytes(data)
-        for read in (lambda path: decode.read(path, 8, 3), decode.probe):
+        for read in (lambda path: decode.read(path, Form(8, 3)), decode.probe):
             with pytest.raises(ImageError, match="raw files of cameras are not read; export it as JPEG or TIFF"):
                 read(path)
     with pytest.raises(ImageError, match="export it"):
-        decode.decode(data, 8, 3)
+        decode.decode(data, Form(8, 3))
 
 
 def with_preview(*tags: int) -> bytes:
@@ -120,21 +121,21 @@ def with_preview(*tags: int) -> bytes:
 
 
 def test_of_a_raw_file_that_begins_as_a_tiff_the_preview_is_not_taken_for_the_picture(tmp_path: Path) -> None:
-    assert decode.decode(with_preview(), 8, 1).shape == (8, 8, 1)  # what would be taken
+    assert decode.decode(with_preview(), Form(8, 1)).shape == (8, 8, 1)  # what would be taken
     for name in ("a.DNG", "b.nef", "c.Arw", "d.pef"):
         (tmp_path / name).write_bytes(with_preview())
         with pytest.raises(ImageError, match="export it"):
-            decode.read(tmp_path / name, 8, 1)
-        (found,) = PictureCache(tmp_path / "cache", 8, 1).read([str(tmp_path / name)])
+            decode.read(tmp_path / name, Form(8, 1))
+        (found,) = PictureCache(tmp_path / "cache", Form(8, 1)).read([str(tmp_path / name)])
         assert isinstance(found, ImageError) and "export it" in str(found)
     (tmp_path / "dng.tif").write_bytes(with_preview(50706))
     with pytest.raises(ImageError, match="export it"):
-        decode.read(tmp_path / "dng.tif", 8, 1)
+        decode.read(tmp_path / "dng.tif", Form(8, 1))
 
 
 def test_a_jpeg_with_the_name_of_a_raw_file_is_a_jpeg(tmp_path: Path) -> None:
     (tmp_path / "x.nef").write_bytes(odd.encoded(odd.picture("L"), "JPEG"))
-    assert decode.read(tmp_path / "x.nef", 8, 1).shape == (8, 8, 1)
+    assert decode.read(tmp_path / "x.nef", Form(8, 1)).shape == (8, 8, 1)
 
 
 def test_a_command_says_what_to_do_with_a_raw_file(tmp_path: Path, digits_run: Path) -> None:
@@ -148,7 +149,7 @@ def test_of_what_begins_as_a_picture_and_cannot_be_opened_the_format_is_named() 
     broken = b"\x89PNG\r\n\x1a\n" + bytes(40)
     for data, kind in ((three_floats, "TIFF"), (broken, "PNG"), (heic(twin())[:60], "HEIF")):
         with pytest.raises(ImageError, match=f"a {kind} file that is damaged, or of a kind that is not read; save it"):
-            decode.decode(data, 8, 3)
+            decode.decode(data, Form(8, 3))
 
 
 def test_a_command_tells_what_was_guessed_of_its_own_pictures_alone(tmp_path: Path, digits_run: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from dsh_cli.errors import ImageError
 from dsh_cli.pictures import decode, decoders, guesses, worker
+from dsh_cli.pictures.decode import Form
 from tests.support import odd_pictures as odd
 from tests.support.commands import dsh
 from tests.support.deep_pictures import twin
@@ -24,8 +25,8 @@ GREY = np.asarray(odd.picture("L"))
 def furthest(data: bytes, shown: Image.Image, channels: int) -> int:
     """How far the pixels are from those of a picture without loss, at most."""
     side = min(shown.size)
-    found = decode.decode(data, side, channels).astype(int)
-    return int(np.abs(found - decode.decode(odd.encoded(shown), side, channels)).max())
+    found = decode.decode(data, Form(side, channels)).astype(int)
+    return int(np.abs(found - decode.decode(odd.encoded(shown), Form(side, channels))).max())
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
@@ -39,7 +40,7 @@ def test_grey_colour_and_alpha(mode: str, channels: int) -> None:
 def test_compression_takes_what_it_takes_and_no_more(quality: int, most: float) -> None:
     shown = odd.picture("RGB", (240, 180))
     data = heic(np.asarray(shown), quality=quality, chroma=420)
-    difference = decode.decode(data, 64, 3).astype(int) - decode.decode(odd.encoded(shown), 64, 3)
+    difference = decode.decode(data, Form(64, 3)).astype(int) - decode.decode(odd.encoded(shown), Form(64, 3))
     assert np.abs(difference).mean() < most
 
 
@@ -82,7 +83,7 @@ def test_exif_alone_turns_nothing_as_the_standard_has_it() -> None:
 def test_the_primary_picture_of_several_counts() -> None:
     pictures = [np.full((32, 32), value, np.uint8) for value in (40, 130, 220)]
     for primary, pixels in enumerate(pictures):
-        assert np.abs(decode.decode(several(pictures, primary), 8, 1).astype(int) - pixels[0, 0]).max() <= 1
+        assert np.abs(decode.decode(several(pictures, primary), Form(8, 1)).astype(int) - pixels[0, 0]).max() <= 1
 
 
 def test_tiles_as_phones_write_them() -> None:
@@ -99,12 +100,12 @@ def test_size_and_colour_come_from_the_header(tmp_path: Path) -> None:
 def test_they_are_decoded_in_a_process_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "pixels", lambda data, *_: len(data))
     data = heic(GREY)
-    assert decode.decode(data, 8, 1) == len(data)
+    assert decode.decode(data, Form(8, 1)) == len(data)
 
 
 def test_ordinary_pictures_do_not_wait_for_what_opens_them() -> None:
     program = (
-        "import sys; from dsh_cli.pictures import decode; decode.decode(sys.stdin.buffer.read(), 8, 3); "
+        "import sys; from dsh_cli.pictures import decode; decode.decode(sys.stdin.buffer.read(), decode.Form(8, 3)); "
         "print('pillow_heif' in sys.modules)"
     )
     for format in ("JPEG", "PNG", "WEBP"):
@@ -116,7 +117,7 @@ def test_ordinary_pictures_do_not_wait_for_what_opens_them() -> None:
 def test_cut_short(share: float) -> None:
     data = heic(SMOOTH)
     with pytest.raises(ImageError, match="damaged"):
-        decode.decode(data[: int(len(data) * share)], 8, 3)
+        decode.decode(data[: int(len(data) * share)], Form(8, 3))
 
 
 def test_bytes_that_flip_are_pixels_or_an_image_error() -> None:
@@ -126,7 +127,7 @@ def test_bytes_that_flip_are_pixels_or_an_image_error() -> None:
         for at in rng.integers(len(data) if rng.random() < 0.5 else 700, size=3):
             data[at] = rng.integers(256)
         try:
-            assert decode.decode(bytes(data), 8, 3).shape == (8, 8, 3)
+            assert decode.decode(bytes(data), Form(8, 3)).shape == (8, 8, 3)
         except ImageError as error:
             assert "\n" not in str(error)
 
@@ -138,7 +139,7 @@ def test_one_that_claims_to_be_enormous() -> None:
     for side in (15_000, 20_000, 2**31 - 1):
         wide = data[:at] + side.to_bytes(4, "big") * 2 + data[at + 8 :]
         with pytest.raises(ImageError, match="limit against decompression bombs"):
-            decode.decode(wide, 8, 3)
+            decode.decode(wide, Form(8, 3))
 
 
 def test_avif_under_the_brand_of_both() -> None:

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 
 from dsh_cli.errors import ImageError
 from dsh_cli.pictures import decode, decoders, depth, find
+from dsh_cli.pictures.decode import Form
 from dsh_cli.show.views.shared import printable
 from tests.support import odd_pictures as odd
 from tests.support.commands import dsh, dsh_json, dsh_process, one_line_error, undone, unmeasured
@@ -108,7 +109,7 @@ import sys
 from dsh_cli.pictures import decode
 for path in sys.argv[1:]:
     try:
-        decode.read(path, 8, 3)
+        decode.read(path, decode.Form(8, 3))
     except decode.ImageError as error:
         print(error)
 """
@@ -133,7 +134,7 @@ before = peak()
 for name, data in odd.bombs().items():
     started = time.process_time()
     try:
-        decode.decode(data, 32, 3)
+        decode.decode(data, decode.Form(32, 3))
     except decode.ImageError:
         pass
     assert time.process_time() - started < 2, name
@@ -154,11 +155,11 @@ def path_with(folder: Path) -> dict[str, str]:
 
 def test_small_files_that_unfold_for_minutes_are_refused() -> None:
     compressed = odd.bombs()["gzip.fits"]
-    assert decode.decode(compressed, 8, 1).shape == (8, 8, 1)
+    assert decode.decode(compressed, Form(8, 1)).shape == (8, 8, 1)
     wide = compressed.replace(b"ZNAXIS1 =                    8", b"ZNAXIS1 =                 8000")
     wide = wide.replace(b"ZNAXIS2 =                    8", b"ZNAXIS2 =                 8000")
     with pytest.raises(ImageError, match="more than 4 million pixels"):
-        decode.decode(wide, 8, 1)
+        decode.decode(wide, Form(8, 1))
 
 
 def test_a_jpeg_of_very_many_scans_is_refused_unless_they_lie_behind_its_end() -> None:
@@ -166,8 +167,8 @@ def test_a_jpeg_of_very_many_scans_is_refused_unless_they_lie_behind_its_end() -
     start = whole.rindex(b"\xff\xc4", 0, whole.rindex(b"\xff\xda"))
     scan = whole[start:-2]
     with pytest.raises(ImageError, match="too many scans"):
-        decode.decode(whole[:-2] + 600 * scan + whole[-2:], 32, 1)
-    assert not decode.decode(whole + 600 * scan, 32, 1).any()  # as where a film follows the picture
+        decode.decode(whole[:-2] + 600 * scan + whole[-2:], Form(32, 1))
+    assert not decode.decode(whole + 600 * scan, Form(32, 1)).any()  # as where a film follows the picture
 
 
 def test_files_larger_than_a_picture_can_be_are_not_read(tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ def test_files_larger_than_a_picture_can_be_are_not_read(tmp_path: Path) -> None
     sparse.touch()
     os.truncate(sparse, decode.MAX_BYTES + 1)
     with pytest.raises(ImageError, match="larger than 256 MiB"):
-        decode.read(sparse, 32, 1)
+        decode.read(sparse, Form(32, 1))
 
 
 def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
 
     def read() -> None:
         with pytest.raises(ImageError, match="not a regular file"):
-            decode.read(tmp_path / "pipe.png", 32, 1)
+            decode.read(tmp_path / "pipe.png", Form(32, 1))
         failed.set()
 
     threading.Thread(target=read, daemon=True).start()
@@ -225,7 +226,7 @@ def test_mutated_pictures_are_pixels_or_an_image_error(capfd: pytest.CaptureFixt
                     del data[at : at + int(rng.integers(40))]
         for channels in (1, 3):
             try:
-                pixels = decode.decode(bytes(data), 32, channels)
+                pixels = decode.decode(bytes(data), Form(32, channels))
             except ImageError as error:
                 outcomes.add("error")
                 assert "\n" not in str(error)
@@ -252,7 +253,7 @@ def by_pillow(data: bytes, size: int, channels: int) -> NDArray[np.int64]:
 
 
 def furthest(data: bytes, size: int, channels: int) -> int:
-    return int(np.abs(decode.decode(data, size, channels) - by_pillow(data, size, channels)).max())
+    return int(np.abs(decode.decode(data, Form(size, channels)) - by_pillow(data, size, channels)).max())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -285,33 +286,33 @@ def test_other_colours_are_those_of_pillow(mode: str) -> None:
 
 def test_sixteen_bits_in_grey_and_colour_keep_the_high_byte() -> None:
     wide = np.random.default_rng(0).integers(0, 65536, (24, 24, 3), np.uint16)
-    assert (decode.decode(odd.png16(wide), 24, 3) == wide >> 8).all()
-    assert (decode.decode(odd.png16(wide[..., 0]), 24, 1) == wide[..., :1] >> 8).all()
+    assert (decode.decode(odd.png16(wide), Form(24, 3)) == wide >> 8).all()
+    assert (decode.decode(odd.png16(wide[..., 0]), Form(24, 1)) == wide[..., :1] >> 8).all()
 
 
 @pytest.mark.parametrize("mode", ["I", "I;16", "I;16B", "F"])
 def test_wide_greys_look_as_they_do_in_eight_bits(mode: str) -> None:
     data = odd.encoded(odd.picture(mode), "TIFF")
     narrow = odd.encoded(odd.picture("L"))
-    assert np.abs(decode.decode(data, 24, 1).astype(int) - decode.decode(narrow, 24, 1)).max() <= 1
+    assert np.abs(decode.decode(data, Form(24, 1)).astype(int) - decode.decode(narrow, Form(24, 1))).max() <= 1
 
 
 @pytest.mark.parametrize("name", [name for name in odd.HOSTILE_EXIF if name != "orientation-two"])  # the first counts
 def test_hostile_exif_leaves_sound_pixels_upright_in_every_format(name: str) -> None:
     files = odd.special()
-    upright = decode.decode(odd.encoded(odd.picture("RGB")), 24, 3)
+    upright = decode.decode(odd.encoded(odd.picture("RGB")), Form(24, 3))
     for format in ("png", "webp", "jpeg"):
-        pixels = decode.decode(files[f"exif-{name}.{format}"], 24, 3)
+        pixels = decode.decode(files[f"exif-{name}.{format}"], Form(24, 3))
         assert np.abs(pixels.astype(int) - upright).mean() < 12  # webp and jpeg lose a little
 
 
 def test_large_pictures_are_converted_in_bands_as_if_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for mode in ("P", "LA", "RGBA", "I;16", "F", "CMYK"):
         data = odd.encoded(odd.picture(mode, (40, 50)), "TIFF")
-        at_once = decode.decode(data, 24, 3)
+        at_once = decode.decode(data, Form(24, 3))
         with monkeypatch.context() as patch:
             patch.setattr(depth, "BAND", 7)
-            assert (decoders.pixels(data, 24, 3, nullcontext) == at_once).all()
+            assert (decoders.pixels(data, Form(24, 3), nullcontext) == at_once).all()
 
 
 # Names

@@ -18,7 +18,7 @@ from PIL import Image
 from dsh_cli.errors import DshError, ImageError
 from dsh_cli.pictures import decode
 from dsh_cli.pictures.cache import PictureCache
-from dsh_cli.pictures.decode import Picture
+from dsh_cli.pictures.decode import Form, Picture
 from dsh_cli.pictures.reading import Intake
 from tests.support.values import there
 
@@ -45,7 +45,7 @@ def greys(results: Iterable[tuple[str, Picture | ImageError]]) -> list[int | Non
 def test_pictures_come_in_order_with_what_cannot_be_read(
     files: list[str], tmp_path: Path, workers: int, cached: bool
 ) -> None:
-    intake = Intake(8, 1, workers, PictureCache(tmp_path / "cache", 8, 1) if cached else None)
+    intake = Intake(Form(8, 1), workers, PictureCache(tmp_path / "cache", Form(8, 1)) if cached else None)
     for _ in range(2):
         results = list(intake.read(files))
         assert [path for path, _ in results] == files
@@ -63,7 +63,7 @@ def test_workers_read_ahead_but_not_without_end(files: list[str]) -> None:
             asked.append(1)
             yield files[0]
 
-    results = Intake(1024, 3, 2).read(endless())
+    results = Intake(Form(1024, 3), 2).read(endless())
     assert isinstance(results, Generator)
     next(results)
     first = len(asked)
@@ -76,12 +76,12 @@ def test_workers_read_ahead_but_not_without_end(files: list[str]) -> None:
 def test_reading_ahead_goes_on_while_the_caller_works(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two batches that take a while to decode are there at once after a caller that was busy for as long."""
 
-    def slow(path: str, size: int, channels: int) -> Picture:
+    def slow(path: str, form: Form) -> Picture:
         time.sleep(0.01)
-        return np.zeros((size, size, channels), np.uint8)
+        return np.zeros((form.size, form.size, form.channels), np.uint8)
 
     monkeypatch.setattr(decode, "read", slow)
-    results = Intake(8, 1, 2).read(files)
+    results = Intake(Form(8, 1), 2).read(files)
     next(results)
     time.sleep(0.7)
     started = time.perf_counter()
@@ -92,7 +92,7 @@ def test_reading_ahead_goes_on_while_the_caller_works(files: list[str], monkeypa
 def test_no_thread_is_left_behind(files: list[str]) -> None:
     before = threading.active_count()
     for stop in (1, 40):
-        results = Intake(8, 1, 4).read(files)
+        results = Intake(Form(8, 1), 4).read(files)
         assert isinstance(results, Generator)
         for _ in range(stop):
             next(results)
@@ -103,33 +103,33 @@ def test_no_thread_is_left_behind(files: list[str]) -> None:
 def test_a_cached_picture_is_neither_decoded_nor_read_again(
     files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = PictureCache(tmp_path / "cache", 8, 1)
-    before = greys(Intake(8, 1, 2, cache).read(files))
+    cache = PictureCache(tmp_path / "cache", Form(8, 1))
+    before = greys(Intake(Form(8, 1), 2, cache).read(files))
     monkeypatch.setattr(decode, "decode", lambda *arguments: pytest.fail("decoded again"))
     del files[42]  # which has no picture to keep
     del before[42]
-    again = PictureCache(tmp_path / "cache", 8, 1)
+    again = PictureCache(tmp_path / "cache", Form(8, 1))
     monkeypatch.setattr(decode, "read_bytes", lambda path: pytest.fail("read again"))
-    assert greys(Intake(8, 1, 2, again).read(files)) == before
+    assert greys(Intake(Form(8, 1), 2, again).read(files)) == before
 
 
 def test_the_cache_goes_by_content(files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = PictureCache(tmp_path / "cache", 8, 1)
-    list(Intake(8, 1, 1, cache).read(files))
+    cache = PictureCache(tmp_path / "cache", Form(8, 1))
+    list(Intake(Form(8, 1), 1, cache).read(files))
     copy = tmp_path / "moved elsewhere.png"
     shutil.copy(files[7], copy)
     with monkeypatch.context() as patched:
         patched.setattr(decode, "decode", lambda *arguments: pytest.fail("the same content was decoded again"))
-        assert greys(Intake(8, 1, 1, cache).read([str(copy)])) == [14]
+        assert greys(Intake(Form(8, 1), 1, cache).read([str(copy)])) == [14]
     Image.new("L", (40, 30), 99).save(files[7])
     os.utime(files[7], ns=(1, 1))
-    assert greys(Intake(8, 1, 1, cache).read([files[7]])) == [99]
+    assert greys(Intake(Form(8, 1), 1, cache).read([files[7]])) == [99]
 
 
 def test_other_sizes_and_colours_are_kept_apart(files: list[str], tmp_path: Path) -> None:
     for size, channels in ((8, 1), (8, 3), (16, 1)):
-        cache = PictureCache(tmp_path / "cache", size, channels)
-        (_, picture), *_ = Intake(size, channels, 1, cache).read(files[:1])
+        cache = PictureCache(tmp_path / "cache", Form(size, channels))
+        (_, picture), *_ = Intake(Form(size, channels), 1, cache).read(files[:1])
         assert isinstance(picture, np.ndarray) and picture.shape == (size, size, channels)
 
 
@@ -139,9 +139,9 @@ def test_names_that_are_not_text_are_kept(tmp_path: Path) -> None:
         Image.new("L", (8, 8), 5).save(path, format="png")
     except OSError:
         pytest.skip("this file system takes only UTF-8 names")
-    cache = PictureCache(tmp_path / "cache", 8, 1)
+    cache = PictureCache(tmp_path / "cache", Form(8, 1))
     for _ in range(2):
-        assert greys(Intake(8, 1, 1, cache).read([path])) == [5]
+        assert greys(Intake(Form(8, 1), 1, cache).read([path])) == [5]
 
 
 def test_processes_may_share_a_cache_and_none_leaves_it_broken(files: list[str], tmp_path: Path) -> None:
@@ -149,10 +149,11 @@ def test_processes_may_share_a_cache_and_none_leaves_it_broken(files: list[str],
     good = [path for i, path in enumerate(files) if i not in (17, 42)]
     script = (
         "import sys; from pathlib import Path; \n"
-        "from dsh_cli.pictures.cache import PictureCache; from dsh_cli.pictures.reading import Intake\n"
-        "cache = PictureCache(Path(sys.argv[1]), 64, 3); print(flush=True)\n"
+        "from dsh_cli.pictures.cache import PictureCache; from dsh_cli.pictures.decode import Form\n"
+        "from dsh_cli.pictures.reading import Intake\n"
+        "cache = PictureCache(Path(sys.argv[1]), Form(64, 3)); print(flush=True)\n"
         "while True:\n"
-        "    seen = [int(picture[0, 0, 0]) for _, picture in Intake(64, 3, 2, cache).read(sys.argv[2:])]\n"
+        "    seen = [int(picture[0, 0, 0]) for _, picture in Intake(Form(64, 3), 2, cache).read(sys.argv[2:])]\n"
         "    print(seen, flush=True)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "cache"), *good]
@@ -169,28 +170,28 @@ def test_processes_may_share_a_cache_and_none_leaves_it_broken(files: list[str],
         for process in started:
             process.kill()
             process.communicate()
-    with contextlib.closing(sqlite3.connect(PictureCache(tmp_path / "cache", 64, 3).path)) as database:
+    with contextlib.closing(sqlite3.connect(PictureCache(tmp_path / "cache", Form(64, 3)).path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert database.execute("SELECT count(*) FROM checked_pictures").fetchone() == (len(good),)
 
 
 def test_a_full_disk_stops_the_storing_and_not_the_reading(files: list[str], tmp_path: Path) -> None:
-    cache = PictureCache(tmp_path / "cache", 8, 1)
-    cache._db.execute("PRAGMA max_page_count = 8")  # the disk has room for no more
-    assert greys(Intake(8, 1, 2, cache).read(files)).count(None) == 2
+    cache = PictureCache(tmp_path / "cache", Form(8, 1))
+    cache._db._db.execute("PRAGMA max_page_count = 8")  # the disk has room for no more
+    assert greys(Intake(Form(8, 1), 2, cache).read(files)).count(None) == 2
     assert "takes no more pictures" in there(cache.problem) and str(cache.path) in there(cache.problem)
-    assert greys(Intake(8, 1, 2, cache).read(files)).count(None) == 2
+    assert greys(Intake(Form(8, 1), 2, cache).read(files)).count(None) == 2
 
 
 def test_a_damaged_cache_and_one_that_cannot_be_made_say_what_to_do(files: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DshError, match="`cache` off"):
-        PictureCache(tmp_path / "file", 8, 1)
-    cache = PictureCache(tmp_path / "cache", 8, 1)
+        PictureCache(tmp_path / "file", Form(8, 1))
+    cache = PictureCache(tmp_path / "cache", Form(8, 1))
     cache._db.close()
     cache.path.write_bytes(b"this is no database, it is only a line of text repeated. " * 100)
     with pytest.raises(DshError, match="`cache`"):
-        PictureCache(tmp_path / "cache", 8, 1)
+        PictureCache(tmp_path / "cache", Form(8, 1))
 
 
 # Bits that flip, and files of others
@@ -198,8 +199,8 @@ def test_a_damaged_cache_and_one_that_cannot_be_made_say_what_to_do(files: list[
 
 def filled(folder: Path, files: list[str]) -> Path:
     """A cache of the files, closed."""
-    cache = PictureCache(folder, 8, 1)
-    list(Intake(8, 1, 1, cache).read(files))
+    cache = PictureCache(folder, Form(8, 1))
+    list(Intake(Form(8, 1), 1, cache).read(files))
     cache._db.close()
     return cache.path
 
@@ -221,9 +222,9 @@ def test_a_bit_that_flips_in_the_cache_changes_no_picture(files: list[str], tmp_
         for kept in ("-wal", "-shm"):
             path.with_name(path.name + kept).unlink(missing_ok=True)
         try:
-            cache = PictureCache(tmp_path / "cache", 8, 1)
-            assert greys(Intake(8, 1, 1, cache).read(files)) == expected
-            assert greys(Intake(8, 1, 1, cache).read(files)) == expected
+            cache = PictureCache(tmp_path / "cache", Form(8, 1))
+            assert greys(Intake(Form(8, 1), 1, cache).read(files)) == expected
+            assert greys(Intake(Form(8, 1), 1, cache).read(files)) == expected
             cache._db.close()
         except DshError as error:
             told += 1
@@ -237,26 +238,26 @@ def test_a_picture_that_has_changed_in_the_cache_is_decoded_anew_and_replaced(
     path = filled(tmp_path / "cache", files)
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE checked_pictures SET pixels = zeroblob(length(pixels))")
-    assert greys(Intake(8, 1, 1, PictureCache(tmp_path / "cache", 8, 1)).read(files))[50] == 100
+    assert greys(Intake(Form(8, 1), 1, PictureCache(tmp_path / "cache", Form(8, 1))).read(files))[50] == 100
     monkeypatch.setattr(decode, "decode", lambda *arguments: pytest.fail("decoded once more"))
-    assert greys(Intake(8, 1, 1, PictureCache(tmp_path / "cache", 8, 1)).read(files[:17]))[16] == 32
+    assert greys(Intake(Form(8, 1), 1, PictureCache(tmp_path / "cache", Form(8, 1))).read(files[:17]))[16] == 32
 
 
 def test_a_database_that_cannot_be_read_is_begun_anew(files: list[str], tmp_path: Path) -> None:
     path = filled(tmp_path / "cache", files)
     path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (len(path.read_bytes()) - 4096))
-    cache = PictureCache(tmp_path / "cache", 8, 1)
+    cache = PictureCache(tmp_path / "cache", Form(8, 1))
     for _ in range(2):
-        assert greys(Intake(8, 1, 1, cache).read(files)).count(None) == 2
+        assert greys(Intake(Form(8, 1), 1, cache).read(files)).count(None) == 2
     assert cache.problem is None
-    assert cache._db.execute("SELECT count(*) FROM checked_pictures").fetchone() == (98,)
+    assert cache._db._db.execute("SELECT count(*) FROM checked_pictures").fetchone() == (98,)
 
 
 def test_a_cache_without_checksums_is_not_used(files: list[str], tmp_path: Path) -> None:
     path = filled(tmp_path / "cache", files)
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE pictures (digest BLOB PRIMARY KEY, pixels BLOB NOT NULL)")
-    assert greys(Intake(8, 1, 1, PictureCache(tmp_path / "cache", 8, 1)).read(files)).count(None) == 2
+    assert greys(Intake(Form(8, 1), 1, PictureCache(tmp_path / "cache", Form(8, 1))).read(files)).count(None) == 2
     with contextlib.closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT name FROM sqlite_master WHERE name = 'pictures'").fetchone() is None
 
@@ -276,7 +277,7 @@ def test_what_is_no_file_in_place_of_the_cache_is_refused_and_left(kind: str, tm
     else:
         path.mkdir()
     with pytest.raises(DshError, match="is a link, and nothing in|not a regular file|[Ii]s a directory"):
-        PictureCache(tmp_path / "cache", 8, 1)
+        PictureCache(tmp_path / "cache", Form(8, 1))
     assert (tmp_path / "mine").read_text() == "mine"
 
 

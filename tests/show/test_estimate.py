@@ -97,7 +97,8 @@ def test_of_a_long_training_on_a_processor_it_says_what_would_be_sooner(said: Ca
     assert len(said(0.26 / 100, device="cuda")) == 1
     with torch.device("meta"):
         cost, small = (
-            training_operations(HashNet(replace(MODEL, backbone=name)), 28) for name in ("resnet9", "small-resnet")
+            training_operations(HashNet(replace(MODEL, backbone=name)), (1, 28, 28))
+            for name in ("resnet9", "small-resnet")
         )
     steps, each = [cost] * BATCHES * EPOCHS, 31 / cost
     assert said(each, steps)[0].startswith("about 10.5 hours: ")

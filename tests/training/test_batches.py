@@ -179,9 +179,9 @@ def test_waiting_is_measured(photos: Path, monkeypatch: pytest.MonkeyPatch) -> N
     batches = Batches(splits.train, 8, "none", 0, torch.device("cpu"))
     read = decode.read
 
-    def slow(path: str, size: int, channels: int) -> decode.Picture:
+    def slow(path: str, form: decode.Form) -> decode.Picture:
         time.sleep(0.02)
-        return read(path, size, channels)
+        return read(path, form)
 
     monkeypatch.setattr(decode, "read", slow)
     list(batches.epoch(0))
@@ -313,7 +313,7 @@ def test_pictures_are_smaller_in_the_first_half_of_a_training() -> None:
     growing, device = make_batches(recipe, dataset, torch.device("cpu")), torch.device("cpu")
     whole = make_batches(replace(recipe, grow=False), dataset, device)
     sides = [images.shape[-1] for epoch in range(3) for images, _ in growing.epoch(epoch)]
-    assert sides == [6, 6, 6, 8, 8, 8] == [growing.side(step) for step in range(6)]
+    assert sides == [6, 6, 6, 8, 8, 8] == [growing.shape(step)[-1] for step in range(6)]
     (small, labels), (large, same) = next(growing.epoch(0)), next(whole.epoch(0))
     assert (labels == same).all()
     expected = torch.nn.functional.interpolate(large, size=(6, 6), mode="bilinear", antialias=True)

@@ -117,7 +117,7 @@ def test_a_frozen_run_resumes_without_the_weights_it_started_from(
                 raise KeyboardInterrupt
 
     source = shutil.copytree(digits_run, tmp_path / "source")
-    config = replace(CONFIG, weights=str(source), freeze=True, amp=True, clip=1.0, bits=12)
+    config = replace(CONFIG, weights=str(source), freeze=True, amp=True, clip=1.0, bits=12, hidden=0)
     whole = train(config, splits, str(tmp_path / "whole")).run
     with pytest.raises(Interrupted):
         train(config, splits, str(tmp_path / "part"), listeners=[Stop()])

@@ -19,7 +19,7 @@ from dsh_cli.config import ProtocolName
 from dsh_cli.errors import DataError, DshError
 from dsh_cli.runs.run import Run
 from dsh_cli.show.progress import Notes
-from dsh_cli.training import measuring
+from dsh_cli.training import room
 from dsh_cli.training.events import EpochStats, Quiet
 from tests.support.commands import dsh, dsh_json, dsh_process
 
@@ -59,7 +59,7 @@ def test_thumbnails_without_room_for_a_file_of_their_own_are_told_in_one_line(
     assert done.returncode == 1 and done.stdout == b"", said  # a negative code is a signal: SIGBUS
     *_, line = said.splitlines(keepends=True)  # after a warning, for it is trained on in five steps
     assert re.fullmatch(
-        f"error: cannot keep 1.8 MB of thumbnails in {small_disk}, where [01][.][0-9] MB are free .no space left on "
+        f"error: cannot keep 1.8 MB of scratch data in {small_disk}, where [01][.][0-9] MB are free .no space left on "
         "device.; free space there, or name another folder in the environment variable TMPDIR\n",
         line,
     )
@@ -74,16 +74,16 @@ from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.config import ProtocolName
 from dsh_cli.errors import DataError, DshError
 from dsh_cli.runs.run import Run
-from dsh_cli.training.measuring import _room
+from dsh_cli.training.room import room
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
-    _room({SHAPE})
+    room({SHAPE})
 except DshError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout.startswith("cannot keep 3.5 MB of thumbnails in ") and "(file too large)" in done.stdout
+    assert done.stdout.startswith("cannot keep 3.5 MB of scratch data in ") and "(file too large)" in done.stdout
 
 
 @pytest.mark.parametrize("call", ["there", "refused", "missing"])
@@ -95,11 +95,11 @@ def test_room_is_reserved_on_every_file_system(call: str, monkeypatch: pytest.Mo
         monkeypatch.setattr(os, "posix_fallocate", refuse)
     elif call == "missing":
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
-    room = measuring._room(SHAPE)
-    assert isinstance(room, np.memmap) and room.shape == SHAPE and not room.any()
-    room[-1] = 255
+    there = room.room(SHAPE)
+    assert isinstance(there, np.memmap) and there.shape == SHAPE and not there.any()
+    there[-1] = 255
     with tempfile.TemporaryFile() as file:
-        measuring._reserve(file.fileno(), 3 << 20)
+        room._reserve(file.fileno(), 3 << 20)
         status = os.fstat(file.fileno())
         assert status.st_size == 3 << 20 <= status.st_blocks * 512
 
@@ -110,8 +110,10 @@ def test_where_no_folder_takes_temporary_files_it_is_said(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("tempfile.gettempdir", none)
     monkeypatch.setattr("tempfile._sanitize_params", lambda *args: none())
-    with pytest.raises(DshError, match="cannot keep 3.5 MB of thumbnails in the folder for temporary files .no usable"):
-        measuring._room(SHAPE)
+    with pytest.raises(
+        DshError, match="cannot keep 3.5 MB of scratch data in the folder for temporary files .no usable"
+    ):
+        room.room(SHAPE)
 
 
 class Losing(Quiet):

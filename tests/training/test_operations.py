@@ -48,7 +48,7 @@ def resumed(config: TrainConfig, run: Path, stop: Stopping) -> TrainResult:
 
 
 def operations(run: Run, side: int) -> int:
-    return training_operations(HashNet(run.model), side)
+    return training_operations(HashNet(run.model), (1, side, side))
 
 
 @pytest.fixture
@@ -56,15 +56,16 @@ def small_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures of 6 pixels for the first 25 steps of a training on digits, and of 8 from then on."""
     epoch = Batches.epoch
 
-    def side(self: Batches, step: int) -> int:
-        return 6 if step < 25 else 8
+    def shape(self: Batches, step: int) -> tuple[int, ...]:
+        return (1, 6, 6) if step < 25 else (1, 8, 8)
 
     def cropped(self: Batches, number: int, part: Any = None) -> Iterator[tuple[Tensor, Tensor]]:
         first = number * len(self) + (part.batches if part else 0)
         for step, (images, labels) in enumerate(epoch(self, number, part), first):
-            yield images[:, :, : side(self, step), : side(self, step)], labels
+            _, side, _ = shape(self, step)
+            yield images[:, :, :side, :side], labels
 
-    monkeypatch.setattr(Batches, "side", side)
+    monkeypatch.setattr(Batches, "shape", shape)
     monkeypatch.setattr(Batches, "epoch", cropped)
 
 

@@ -14,6 +14,7 @@ from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits
 from dsh_cli.errors import RunError, UsageError
 from dsh_cli.pictures.cache import PictureCache
+from dsh_cli.pictures.decode import Form
 from dsh_cli.runs.run import Run
 from dsh_cli.training.recipe import Request, changed, model_config, settle
 from tests.support.imports import HEAVY, loaded_after
@@ -29,7 +30,11 @@ RECIPE = Recipe(
     backbone="resnet18",
     pretrained=True,
     freeze=True,
+    hidden=64,
+    dropout=0.1,
     image_size=64,
+    fit="pad",
+    interpolation="bicubic",
     augment="photos",
     grow=False,
     mirror=False,
@@ -61,11 +66,16 @@ OTHERS = {  # a value for each field that is not the recipe's
     "data_root": "/else",
     "hold_out_classes": 0,
     "bits": 24,
+    "method": "pca",
     "backbone": "resnet34",
     "pretrained": False,
     "weights": "/",
     "freeze": False,
+    "hidden": 0,
+    "dropout": 0.3,
     "image_size": 32,
+    "fit": "stretch",
+    "interpolation": "bilinear",
     "augment": "none",
     "grow": True,
     "mirror": True,
@@ -93,6 +103,12 @@ OTHERS = {  # a value for each field that is not the recipe's
 }
 BATCHES: dict[str, Any] = {"batch_size": None, "epochs": None}
 RATES: dict[str, Any] = {"schedule": None, "lr": None, "weight_decay": None}
+OF_STEPS: dict[str, Any] = dict.fromkeys(
+    ("centers", "margin", "alpha", "epochs", "batch_size", "per_class", "optimizer", "schedule", "lr")
+    + ("weight_decay", "clip", "hidden", "dropout", "grow")
+)
+LAYERS: dict[str, Any] = {"hidden": None, "dropout": None}
+PICTURES: dict[str, Any] = {"image_size": None, "fit": None, "interpolation": None}  # as weights expect them
 ALSO: dict[str, dict[str, Any]] = {  # what changes with a field that was given alone
     "data": {
         "image_size": None,
@@ -105,13 +121,15 @@ ALSO: dict[str, dict[str, Any]] = {  # what changes with a field that was given 
         "mirror": None,
     },
     "bits": {"margin": None},
+    "method": OF_STEPS | dict.fromkeys(("image_size", "augment", "mirror", "amp")),
+    "freeze": BATCHES | RATES | LAYERS | {"optimizer": None},
     "margin": {"centers": None},
     "alpha": {"centers": None},
     # the size is of pretrained weights
-    "backbone": BATCHES | RATES | {"optimizer": None, "grow": None, "image_size": None, "amp": None},
+    "backbone": BATCHES | RATES | PICTURES | LAYERS | {"optimizer": None, "grow": None, "amp": None},
     "augment": {"mirror": None},
     "optimizer": RATES,
-    "pretrained": {"image_size": None, "amp": None, "grow": None},
+    "pretrained": PICTURES | {"amp": None, "grow": None},
     "weights": {"pretrained": False},
     "image_size": {"amp": None, "grow": None},
     "device": {"amp": None},
@@ -158,12 +176,12 @@ def test_what_is_given_too_stays_as_given(name: str, along: str) -> None:
 def test_bfloat16_is_open_only_where_the_size_that_is_open_was_not_given() -> None:
     """Given, the size is as it was, and bfloat16 as safe as it was."""
     kept = changed(RECIPE, {"pretrained": False, "image_size": RECIPE.image_size})
-    assert differences(kept) == {"pretrained": False}
+    assert differences(kept) == {"pretrained": False, "fit": None, "interpolation": None}
 
 
 def test_of_other_networks_than_pretrained_ones_the_picture_size_stays() -> None:
     plain = replace(RECIPE, pretrained=False)
-    open_then = BATCHES | RATES | {"optimizer": None, "grow": None, "amp": None}
+    open_then = BATCHES | RATES | LAYERS | {"optimizer": None, "grow": None, "amp": None}
     assert differences(changed(plain, {"backbone": "resnet9"}), plain) == {"backbone": "resnet9", **open_then}
     theirs = changed(plain, {"backbone": "resnet34", "pretrained": True})
     assert (theirs.image_size, theirs.amp) == (None, None)
@@ -172,7 +190,7 @@ def test_of_other_networks_than_pretrained_ones_the_picture_size_stays() -> None
 def test_pretrained_weights_and_those_of_a_file_take_each_others_place(tmp_path: Path) -> None:
     of_file = replace(RECIPE, pretrained=False, weights=str(tmp_path))
     assert differences(changed(of_file, {"pretrained": True}), of_file) == {
-        "pretrained": True, "weights": None, "image_size": None, "amp": None, "grow": None
+        "pretrained": True, "weights": None, "amp": None, "grow": None, **PICTURES
     }  # fmt: skip
     assert changed(of_file, {"pretrained": False}).weights == str(tmp_path)
     both = changed(RECIPE, {"pretrained": True, "weights": str(tmp_path)})
@@ -216,7 +234,7 @@ def test_a_resumed_run_uses_the_cache_it_names_only_where_one_is(
     """The training that began it has made one; a stranger's run shall not make files anywhere."""
     config = replace(RECIPE, cache=str(tmp_path / "kept"))
     if there:
-        PictureCache(tmp_path / "kept", 8, 1)._db.close()
+        PictureCache(tmp_path / "kept", Form(8, 1))._db.close()
     stranger = SimpleNamespace(config=config, require_unfinished=lambda: None)
     monkeypatch.setattr(Run, "open", lambda path: stranger)
     opened, _ = Request({}, resume="run").opened()

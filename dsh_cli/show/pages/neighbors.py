@@ -17,7 +17,7 @@ from dsh_cli.files import saving, written
 from dsh_cli.neighbors import Answer, Database, Neighbor
 from dsh_cli.pictures import decode
 from dsh_cli.show.pages.html import TEMPLATES, data_uri
-from dsh_cli.show.views.neighbors import away, calibration, predicted_class, shared_class, short
+from dsh_cli.show.views.neighbors import away, calibration, predicted_class, rescored, score, shared_class, short
 from dsh_cli.show.views.shared import counted
 
 CARDS = 500  # neighbours of a query with a picture on the page, at most
@@ -119,7 +119,7 @@ def page(path: str | os.PathLike[str]) -> Iterator[Page]:
 def _section(answer: Answer, page: Page) -> Iterator[str]:
     query, code = answer.query, answer.code
     name = query.name if len(query.name) <= _CODE + 2 else short(query.name, _CUT + 2)
-    known = [shared_class(answer), calibration(answer)]
+    known = [shared_class(answer), rescored(answer), calibration(answer)]
     template = TEMPLATES.get_template("section.html")
     return template.generate(
         query=query,
@@ -147,10 +147,11 @@ def _cards(answer: Answer, page: Page) -> Iterator[dict[str, Any]]:
             "rank": neighbor.rank,
             "path": neighbor.path,
             "label": "no label" if neighbor.label is None else neighbor.label,
-            "same": neighbor.label == answer.predicted.label,
+            "same": answer.is_shared(neighbor),
             "bits": answer.bits,
             "distance": neighbor.distance,
             "away": away(neighbor.distance),
+            "score": "" if neighbor.score is None else f"score {score(neighbor.score)}",
             "digits": _digits(neighbor.code, answer.code),
             "strip": _strip(neighbor.code, answer),
             "picture": _picture(pixels),
@@ -187,7 +188,7 @@ def _from_file(path: str) -> NDArray[np.uint8] | str:
     """The centred square of a picture file, as networks see it, in colour; or, in words, why there is none."""
     try:
         shape = decode.probe(path)
-        return decode.read(path, min(_SIDE, shape.width, shape.height), 3)
+        return decode.read(path, decode.Form(min(_SIDE, shape.width, shape.height), 3))
     except ImageError as error:
         return f"picture cannot be read: {error}" if os.path.lexists(path) else _GONE
 

@@ -14,7 +14,7 @@ from dsh_cli.show.views.shared import View, counted, lines_table, or_dash, pairs
 from dsh_cli.words import natural
 
 if TYPE_CHECKING:
-    from dsh_cli.analysis.retrieval import Evaluation, Spread
+    from dsh_cli.analysis.retrieval import Evaluation, Rescoring, Spread
 
 _CLASSES_SHOWN = 10
 
@@ -38,7 +38,9 @@ def evaluated_runs(evaluations: Mapping[str, Evaluation], spread: Mapping[str, S
         "std": _nested({name: figure.std for name, figure in spread.items()}),
         "runs": [{"run": name, **_record(evaluation)} for name, evaluation in evaluations.items()],
     }
-    heads = list(record.items())[:5]
+    if first.rescoring is not None:
+        record["rescore"] = {"by": first.rescoring.by, "pool": first.rescoring.pool}
+    heads = [*list(record.items())[:5], *_flat({"rescore": record.get("rescore", {})}).items()]
     means = [(name, figure.mean, figure.std) for name, figure in spread.items()]
     runs = [
         (name, figure, value)
@@ -49,8 +51,8 @@ def evaluated_runs(evaluations: Mapping[str, Evaluation], spread: Mapping[str, S
 
 
 def _record(evaluation: Evaluation) -> dict[str, Any]:
-    health = evaluation.health
-    return {
+    health, rescoring = evaluation.health, evaluation.rescoring
+    record: dict[str, Any] = {
         "protocol": evaluation.protocol,
         "classes": evaluation.among,
         "bits": evaluation.bits,
@@ -78,6 +80,14 @@ def _record(evaluation: Evaluation) -> dict[str, Any]:
         },
         "seconds": round(evaluation.seconds, 3),
     }
+    if rescoring is not None:
+        record["rescore"] = {
+            "by": rescoring.by,
+            "pool": rescoring.pool,
+            "pooled": rescoring.pooled,
+            "hamming": {"map": rescoring.map, "map_best": rescoring.map_best, "map_worst": rescoring.map_worst},
+        }
+    return record
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -124,8 +134,8 @@ def _title(evaluation: Evaluation) -> list[Text]:
 
 def _evaluated_table(evaluation: Evaluation, name: str) -> RenderableType:
     rows = {
-        "mAP": f"{evaluation.map:.4f}, tie-aware; {evaluation.map_worst:.4f} to {evaluation.map_best:.4f} by the order "
-        "of ties",
+        "mAP": _map(evaluation),
+        **_rescored(evaluation),
         **{f"mAP@{k}": f"{value:.4f}" for k, value in evaluation.map_at.items()},
         "precision": ", ".join(f"{value:.4f} at {k}" for k, value in evaluation.precision_at.items()),
     }
@@ -155,6 +165,26 @@ def _evaluated_table(evaluation: Evaluation, name: str) -> RenderableType:
     )
 
 
+def _map(of: Evaluation | Rescoring) -> str:
+    return f"{of.map:.4f}, tie-aware; {of.map_worst:.4f} to {of.map_best:.4f} by the order of ties"
+
+
+def _rescored(evaluation: Evaluation) -> dict[str, str]:
+    """Lines on how a ranking was rescored, and on what it was before; none where it was not."""
+    rescoring = evaluation.rescoring
+    if rescoring is None:
+        return {}
+    return {"rescored": f"{_how(rescoring)}, {rescoring.pooled:,.0f} in the mean", "before": _map(rescoring)}
+
+
+def _how(rescoring: Rescoring) -> str:
+    by = "outputs" if rescoring.by == "outputs" else "outputs of the queries against codes"
+    return (
+        f"by {by}: for each query the {rescoring.pool:,} nearest by Hamming distance, and all as near as the last of "
+        "them"
+    )
+
+
 def _classes(evaluation: Evaluation) -> list[RenderableType]:
     """The classes found worst, with a word on how many more there are."""
     scored = [(score.map, score.label) for score in evaluation.per_class if score.map is not None]
@@ -179,7 +209,8 @@ def _runs_table(evaluations: Mapping[str, Evaluation], spread: Mapping[str, Spre
         figures.add_row(_spoken(name), f"{figure.mean:,.{digits}f}", f"{figure.std:,.{digits}f}")
     note = Text("std: sample standard deviation, n - 1", style="dim")
     first = next(iter(evaluations.values()))
-    return Group(*_title(first), figures, note, _each_run(evaluations, list(first.map_at)[:1]))
+    how = [] if first.rescoring is None else [Text(f"rescored {_how(first.rescoring)}", style="dim")]
+    return Group(*_title(first), *how, figures, note, _each_run(evaluations, list(first.map_at)[:1]))
 
 
 def _each_run(evaluations: Mapping[str, Evaluation], at: Sequence[int]) -> Table:
@@ -197,6 +228,8 @@ def _each_run(evaluations: Mapping[str, Evaluation], at: Sequence[int]) -> Table
 def _spoken(name: str) -> str:
     """A dotted name as people say it."""
     match name.split("."):
+        case ["hamming", of_map]:
+            return f"{_spoken(of_map)}, before"
         case ["map", *_]:
             return "mAP"
         case ["map_best" | "map_worst" as end]:

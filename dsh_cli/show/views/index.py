@@ -23,6 +23,8 @@ def index_report(report: Report) -> View:
         "versions": report.versions,
         "whole_versions": report.whole_versions,
         "digests": report.digests,
+        "outputs": report.scale is not None,
+        "outputs_scale": report.scale,
         **{name: getattr(report, name) for name in _DONE},
     }
     lists = {"failed": report.failed}
@@ -42,6 +44,8 @@ def index_report(report: Report) -> View:
     }
     if report.whole_versions not in (None, report.versions):
         rows["version"] += f", {report.whole_versions:,} of them whole"
+    if report.scale is not None:
+        rows["outputs"] = f"kept, {counted(report.bits or 0, 'byte')} a picture in steps of {report.scale:.4g}"
     if not report.digests:
         rows["digests"] = f"none, so damage does not show; dsh index verify {rows['index']} --repair adds them"
     if done:

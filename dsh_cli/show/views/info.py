@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from dsh_cli.runs.check import Checked
     from dsh_cli.runs.run import Run
 
+_METHODS = {
+    "itq": "itq: principal components, turned to be near their signs",
+    "pca": "pca: signs of principal components",
+    "rotation": "rotation: principal components, turned at random",
+}
+
 
 def run_info(run: Run, checked: Checked | None = None) -> View:
     """What a run is, and what came of reading all of it."""
@@ -55,23 +61,19 @@ def run_info(run: Run, checked: Checked | None = None) -> View:
         "fingerprint": or_dash(record["fingerprint"]),
         "data": f"{printable(config.data)} ({counts})"
         + ("" if run.source == config.data else f", from {printable(run.source)}"),
-        "classes": f"{len(run.classes)}: {listed(run.classes)}"
+        "classes": (f"{len(run.classes)}: {listed(run.classes)}" if run.classes else "none")
         + (f"; held out of the training: {_held_out(run, whole)}" if config.hold_out_classes else ""),
         "model": f"{printable(_backbone(config))}, {counted(model.bits, 'bit')}, "
-        f"{colour} {model.image_size} x {model.image_size}",
-        "loss": _loss(run),
-        "recipe": f"{config.optimizer} {config.schedule}, lr {config.lr:g}, weight decay {config.weight_decay:g}, "
-        f"batch {config.batch_size}, {counted(config.epochs, 'epoch')}, augment {config.augment}, seed {config.seed}"
-        + (f", clip {config.clip:g}" if config.clip is not None else "")
-        + (", bfloat16" if config.amp else "")
-        + (", compiled" if config.compile else ""),
+        + (f"of {model.width:,} numbers" if model.of_vectors else f"{colour} {model.image_size} x {model.image_size}"),
+        **({"loss": _loss(run), "recipe": _steps(config)} if config.method == "dsh" else {"method": _without(config)}),
     }
     if run.finished:
         smallest, bound = run.metrics.get("min_class_distance"), run.metrics.get("class_distance_bound")
         cost = tflop_text(run.metrics.get("tflop"))
         rows["training"] = f"{run.metrics['seconds']:.1f} s on {run.metrics['device']}{cost}"
         rows["mAP"] = map_of(run)
-        rows["distance"] = f"{smallest} between the closest classes{of_all(run)}; at most {bound} possible"
+        if run.classes:
+            rows["distance"] = f"{smallest} between the closest classes{of_all(run)}; at most {bound} possible"
     rows["versions"] = ", ".join(f"{name} {number}" for name, number in run.versions.items())
     rows["disk"] = size_text(run.size)
     if run.digests is None:
@@ -84,6 +86,30 @@ def run_info(run: Run, checked: Checked | None = None) -> View:
             command = f"dsh info {printable(str(run.path))} --verify --repair"
             rows["strays"] = f"{listed(checked.strays)}: left by a killed training; take away with: {command}"
     return View(lambda width: pairs_table(rows), plain_record(flattened(record)), record)
+
+
+def by_method(run: Run) -> str:
+    """How codes were learned, in few words."""
+    return counted(run.config.epochs, "epoch") if run.config.method == "dsh" else run.config.method
+
+
+def _steps(config: Recipe) -> str:
+    """How it was trained."""
+    return (
+        f"{config.optimizer} {config.schedule}, lr {config.lr:g}, weight decay {config.weight_decay:g}, "
+        + (f"hidden layer of {config.hidden:,}, " if config.hidden else "")
+        + (f"dropout {config.dropout:g}, " if config.dropout else "")
+        + f"batch {config.batch_size}, {counted(config.epochs, 'epoch')}, augment {config.augment}, seed {config.seed}"
+        + (f", clip {config.clip:g}" if config.clip is not None else "")
+        + (", bfloat16" if config.amp else "")
+        + (", compiled" if config.compile else "")
+    )
+
+
+def _without(config: Recipe) -> str:
+    """The method, of those that take no steps."""
+    more = "" if config.method == "pca" else f", seed {config.seed}"
+    return f"{_METHODS[config.method]}{more}"
 
 
 def _held_out(run: Run, whole: bool) -> str:
@@ -116,6 +142,8 @@ def tflop_text(tflop: float | None) -> str:
 def map_of(run: Run) -> str:
     """The mAP of a finished run, and what it is of."""
     value = run.metrics["map"]
+    if value is None and not run.classes:
+        return "none without classes"
     return (
         "not measured, for the pictures could not be read any more"
         if value is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.styled import Styled
@@ -21,17 +21,24 @@ _DIFFERS = "bold red"
 
 def neighbors(answer: Answer) -> View:
     """A query's neighbours, its class, and what their distance means."""
-    record = {
+    rescored = answer.rescored
+    record: dict[str, Any] = {
         "query": answer.query.name,
         "code": answer.code,
-        "predicted_label": answer.predicted.label,
+        "predicted_label": answer.predicted.label if answer.predicted else None,
         "neighbors": [
             {"rank": n.rank, "path": n.path, "label": n.label, "code": n.code, "distance": n.distance}
+            | ({"score": n.score} if rescored else {})
             for n in answer.neighbors
         ],
         "same_class_rate": answer.same_class_rate,
     }
-    plain = [(answer.query.name, n.rank, n.distance, n.label, n.code, n.path) for n in answer.neighbors]
+    if rescored:
+        record["rescore"] = {"by": rescored.by, "pool": rescored.pool, "cut": rescored.cut}
+    plain = [
+        (answer.query.name, n.rank, n.distance, n.label, n.code, *([n.score] if rescored else []), n.path)
+        for n in answer.neighbors
+    ]
     return View(lambda width: _table(answer, width), plain, record)
 
 
@@ -43,6 +50,8 @@ def unread(query: Query) -> View:
 def predicted_class(answer: Answer) -> str:
     """The class a query is taken for, and why, in words."""
     predicted = answer.predicted
+    if predicted is None:
+        return "no class is predicted, for the run has none"
     tie = ""
     if predicted.tied:
         others = listed(predicted.tied, 3)
@@ -59,18 +68,38 @@ def shared_class(answer: Answer) -> str:
     if not answer.neighbors:
         within = "" if answer.radius is None else f" within {counted(answer.radius, 'bit')}"
         return f"no neighbour{within} {among}"
+    if answer.predicted is None:
+        return f"{counted(len(answer.neighbors), 'neighbour')} {among}"
     return (
         f"{answer.sharing:,} of {counted(len(answer.neighbors), 'neighbour')} of class "
         f"{printable(answer.predicted.label)}, {among}"
     )
 
 
+def rescored(answer: Answer) -> str:
+    """How the neighbours were ordered anew, in words; nothing where they were not."""
+    how = answer.rescored
+    if how is None or not answer.neighbors:
+        return ""
+    by = "outputs" if how.by == "outputs" else "outputs of the query against codes"
+    cut = "" if how.cut is None else f"; of those {away(how.cut)} the first added"
+    return f"rescored by {by}: the {counted(how.pool, 'picture')} nearest by Hamming distance{cut}"
+
+
+def score(value: float) -> str:
+    """A score as people read it."""
+    return f"{value:.3f}"
+
+
 def calibration(answer: Answer) -> str:
     """What the distances mean by the run's held-out pictures, in words; nothing where there are none to explain."""
     known = answer.calibration
+    if answer.predicted is None:
+        return ""
     if known is None:
         return "calibration: this run has no held-out pictures to tell what a distance means"
-    ends = dict.fromkeys(neighbor.distance for neighbor in (*answer.neighbors[:1], *answer.neighbors[-1:]))
+    distances = [neighbor.distance for neighbor in answer.neighbors]
+    ends = dict.fromkeys(end(distances) for end in (min, max) if distances)
     told: list[str] = []
     of_one_class = " are of one class"  # said once
     for distance in ends:
@@ -100,8 +129,7 @@ def _table(answer: Answer, width: int) -> RenderableType:
     if answer.neighbors:
         lines.append(_rows(answer, width))
     lines += [predicted_class(answer), shared_class(answer)]
-    if known := calibration(answer):
-        lines.append(known)
+    lines += filter(None, [rescored(answer), calibration(answer)])
     return Group(*lines, Text())
 
 
@@ -112,11 +140,15 @@ def _is_long(answer: Answer) -> bool:
 
 def _rows(answer: Answer, width: int) -> RenderableType:
     longest = min(_LABEL, max([5, *(len(printable(n.label or "-")) for n in answer.neighbors)]))
-    binary = longest + len(answer.code) + answer.bits + _OTHERS <= width
-    room = width - longest - 24 if _is_long(answer) else width  # 24: rank, distance and gaps
+    scores = [score(n.score) for n in answer.neighbors if n.score is not None]
+    more = max(len("score"), *map(len, scores)) + 3 if scores else 0  # 3: the gap
+    binary = longest + len(answer.code) + answer.bits + _OTHERS + more <= width
+    room = width - longest - 24 - more if _is_long(answer) else width  # 24: rank, distance and gaps
     table = lines_table()
     table.add_column("rank", justify="right")
     table.add_column("distance", justify="right")
+    if scores:
+        table.add_column("score", justify="right")
     table.add_column("label", max_width=_LABEL, overflow="fold")
     if _is_long(answer):
         table.add_column("path, code, bits off", overflow="fold")
@@ -126,7 +158,8 @@ def _rows(answer: Answer, width: int) -> RenderableType:
     for n in answer.neighbors:
         code = marked(n.code, answer.code, answer.bits if binary else 0, room)
         cells = [Group(n.path, code)] if _is_long(answer) else [code, n.path]
-        table.add_row(str(n.rank), str(n.distance), n.label or "-", *cells)
+        scored = [] if n.score is None else [score(n.score)]
+        table.add_row(str(n.rank), str(n.distance), *scored, n.label or "-", *cells)
     return table
 
 

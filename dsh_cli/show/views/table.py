@@ -64,6 +64,9 @@ def smallest_distance(table: ClassTable) -> str:
 
 
 def _class_codes_table(table: ClassTable, run: Run, width: int) -> RenderableType:
+    if not table.classes:
+        heading = Styled(f"{run.path}: {table.split} split, {counted(table.bits, 'bit')}", "bold")
+        return Group(heading, Text("no classes: the run was made of pictures without labels"), _balance(table))
     digits = -(-table.bits // 4)
     longest = max(len(row.label) for row in table.classes)
     show_binary = longest + digits + table.bits + 50 <= max(width, 80)
@@ -87,7 +90,6 @@ def _class_codes_table(table: ClassTable, run: Run, width: int) -> RenderableTyp
             exact,
             _variants(row.variants, 3 if width >= _WIDE else 2),
         )
-    balance = table.bit_balance
     total = len(table.classes)
     cut = f"the first {_CLASSES_SHOWN:,} of {total:,} classes; --format plain has all\n"
     lines: list[RenderableType] = [
@@ -97,9 +99,14 @@ def _class_codes_table(table: ClassTable, run: Run, width: int) -> RenderableTyp
         _distance_matrix(table, width),
         Text(),
         Text.assemble("classes: ", (smallest_distance(table), _style(table.min_class_distance, table))),
-        Text(f"bits: 1 in {min(balance):.0%} to {max(balance):.0%} of pictures (50% uses a bit best)"),
+        _balance(table),
     ]
     return Group(*lines)
+
+
+def _balance(table: ClassTable) -> Text:
+    balance = table.bit_balance
+    return Text(f"bits: 1 in {min(balance):.0%} to {max(balance):.0%} of pictures (50% uses a bit best)")
 
 
 def _variants(variants: Sequence[Any], most: int) -> Text:
