@@ -329,10 +329,10 @@ def _encoded(net: HashNet, source: str, part: Sequence[tuple[str, str]], workers
     """The codes of a part, which came of this source."""
     from dsh_cli.data.inputs import encode_paths
 
-    found = list(encode_paths(net, [source], workers)) if is_vectors(source) else None
-    if found is None:
+    if not is_vectors(source):
         return encode_paths(net, [path for path, _ in part], workers)
-    if found[0].error is not None:
+    found = list(encode_paths(net, [source], workers))
+    if found[0].error is not None:  # of the whole file
         raise DataError(found[0].error)
     return found
 
