@@ -52,6 +52,10 @@ WITHOUT = frozenset(
     ("TrainConfig", "Recipe", "locate", "take_file", "take_pretrained", "Run", "created", "resumed", "reason")
     + ("compared", "mean_average_precision", "class_table", "evaluate_run", "evaluate")
     + ("Plan", "EpochStats", "TrainResult", "listening")
+    # and what no cell takes: vectors, pictures without labels, features, networks of timm, codes that are fitted
+    + ("is_vectors", "read_vectors", "load_vectors", "unlabelled", "list_pictures", "with_features", "Features")
+    + ("Featured", "timm_module", "timm_network", "timm_preset", "check_timm", "Pixels")
+    + ("settled_linear", "fitted", "LinearCodes", "pca", "itq", "rotation")
 )
 CIFAR = "cifar10-jpeg"
 # Epochs of the cells that are given more time than the default recipe takes, or less.
