@@ -12,6 +12,9 @@ A seed draws the classes that are held out, and of the others a fifth of each to
 classes held out, looked up in the other pictures of these. mAP is tie-aware. Drawings are unevenly many of a class,
 1,529 to 24, so beside the mean over queries each row has the mean over classes.
 
+Few: half of the drawings are stars and icons, which any network tells apart; with at most 50 of a class to learn from
+they count for no more than others, and it is as in a folder that somebody has collected.
+
 What learns without labels learns from the training pictures, as `dsh` does. Signs are those of features less their
 mean over training pictures, for features of this network are means of what is never below 0.
 
@@ -55,6 +58,7 @@ SEEDS = (0, 1, 2)
 HELD_OUT = 8  # classes of 38
 AMONG: tuple[Among, ...] = ("seen", "unseen")
 FINE_TUNING = {"epochs": 4, "lr": 1e-3}  # of a network that knows much already: the default rate would undo it
+FEW = 50  # pictures of a class, as in a small folder of photographs
 NONE = "not measured"
 ROWS, K, REPEATS = 1_000_000, 10, 21  # of a search
 BLOCK = 100_000  # vectors of floats that are searched at once, as often as it takes to come to `ROWS`
@@ -154,12 +158,35 @@ def from_nothing(work: Work) -> Figures:
     return _trained(work.config(LABELS))
 
 
-def _trained(config: TrainConfig) -> Figures:
+def few_on_features(work: Work) -> Figures:
+    """`on_features`, with `FEW` pictures of a class to learn from, and to look up in."""
+    return _trained(work.config(FEATURES), FEW)
+
+
+def few_from_nothing(work: Work) -> Figures:
+    """`from_nothing`, likewise."""
+    return _trained(work.config(LABELS), FEW)
+
+
+def _trained(config: TrainConfig, most: int | None = None) -> Figures:
+    """What a training comes to, on so many pictures of a class at most."""
+    splits = load_splits(config)
+    if most is not None:
+        splits = replace(splits, train=splits.train.take(_drawn(splits.train.labels, most, config.seed)))
     with tempfile.TemporaryDirectory() as folder:
-        result = train(config, load_splits(config), out=f"{folder}/run")
+        result = train(config, splits, out=f"{folder}/run")
         run = result.run
         more = {"epochs": f"{run.config.epochs}", "distance": f"{result.table.min_class_distance}"}
         return _measured(lambda split: run.codes(split, "relaxed")) | _took(result.seconds) | more
+
+
+def _drawn(labels: NDArray[np.int64], most: int, seed: int) -> NDArray[np.bool_]:
+    """Which (n,) pictures are so many of each class at most, drawn by a seed."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        chosen[order[labels[order] == label][:most]] = True
+    return chosen
 
 
 def class_number(work: Work) -> Figures:
@@ -278,6 +305,9 @@ def cells() -> list[Cell]:
     made += [Cell(on_features, "dsh", "dsh on the features", bits) for bits in (16, 32, 64)]
     made += [Cell(fine_tuned, "fine-tuned", "dsh, fine-tuned from them", 32, of_pictures=True)]
     made += [Cell(from_nothing, "from-nothing", "dsh from nothing", 32, of_pictures=True)]
+    fewer = f", {FEW} pictures a class at most"
+    made += [Cell(few_on_features, "few", f"dsh on the features{fewer}", 32)]
+    made += [Cell(few_from_nothing, "few-from-nothing", f"dsh from nothing{fewer}", 32, of_pictures=True)]
     return [*made, Cell(class_number, "class-number", "classifier, class number as bits")]
 
 

@@ -52,8 +52,10 @@ WITHOUT = frozenset(
     ("TrainConfig", "Recipe", "locate", "take_file", "take_pretrained", "Run", "created", "resumed", "reason")
     + ("compared", "mean_average_precision", "class_table", "evaluate_run", "evaluate")
     + ("Plan", "EpochStats", "TrainResult", "listening")
-    # and what no cell takes: vectors, pictures without labels, features, networks of timm, codes that are fitted
-    + ("is_vectors", "read_vectors", "load_vectors", "unlabelled", "list_pictures", "with_features", "Features")
+)
+# What no cell takes: vectors, pictures without labels, features, networks of timm, codes that are fitted.
+NOT_TAKEN = frozenset(
+    ("is_vectors", "read_vectors", "load_vectors", "unlabelled", "list_pictures", "with_features", "Features")
     + ("Featured", "timm_module", "timm_network", "timm_preset", "check_timm", "Pixels")
     + ("settled_linear", "fitted", "LinearCodes", "pca", "itq", "rotation")
 )
@@ -102,8 +104,9 @@ class Cell:
     @property
     def code(self) -> str:
         """Eight digits that change with what the figures depend on."""
-        of_baseline = digest(["seen_and_unseen"], WITHOUT, "baseline") if self.config.hold_out_classes else ""
-        return digest(BEGINS, WITHOUT, more=f"{self.config!r} {self.protocol} {of_baseline}")
+        without = WITHOUT | NOT_TAKEN
+        of_baseline = digest(["seen_and_unseen"], without, "baseline") if self.config.hold_out_classes else ""
+        return digest(BEGINS, without, more=f"{self.config!r} {self.protocol} {of_baseline}")
 
     def rows(self, *kinds: Kind, timed: bool = False) -> list[dict[str, str]]:
         """Its valid rows of these kinds, newest last, or those alone whose seconds count: the figures by name."""

@@ -18,7 +18,7 @@ from dsh_cli.analysis.classes import ClassTable, NearestClass, class_table, near
 from dsh_cli.codes import nearest, rescoring
 from dsh_cli.codes.bits import Packed, looks_like_code, parse, to_hex
 from dsh_cli.codes.sets import CodeSet
-from dsh_cli.config import Rescore
+from dsh_cli.config import Fit, Rescore
 from dsh_cli.errors import DshError, UsageError, VersionGone
 from dsh_cli.index.origins import Folders, added_from
 from dsh_cli.pictures.find import LeftOut, expand
@@ -77,6 +77,7 @@ class Database:
     rows: NDArray[np.int64]  # (n,) numbers by which `describe` and `thumbnails` know them
     describe: Callable[[Sequence[int]], Sequence[tuple[str, str | None]]]  # path and label
     thumbnails: Callable[[Sequence[int]], NDArray[np.uint8]] | None = None  # (r, h, w, channels); None: in their files
+    fit: Fit = "crop"  # how its run has made pictures square
     narrowed: bool = False  # whether some were left out for their label
     folder: str = ""  # where files are looked for whose paths are relative
     shown: Folders = Folders()  # where pictures in files may be shown from
@@ -158,6 +159,7 @@ def split_database(
         rows=rows,
         describe=lambda wanted: [(names[row], known_labels[codes.labels[row]]) for row in wanted],
         thumbnails=lambda wanted: run.thumbnails(chosen, wanted),
+        fit=run.model.fit,
         narrowed=bool(labels or not_labels),
         outputs=None if codes.relaxed is None or scale is None else _held(codes.relaxed, scale),
         scale=scale,
@@ -214,6 +216,7 @@ def index_database(
         packed=packed,
         rows=rows,
         describe=lambda wanted: [(row.path, row.label) for row in index.rows(np.array(wanted, np.int64))],
+        fit=run.model.fit,
         narrowed=bool(labels or not_labels),
         folder=relative_to,
         shown=added_from(uri).and_named([*filter(None, [relative_to]), *pictures]),

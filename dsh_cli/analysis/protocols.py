@@ -17,7 +17,7 @@ from dsh_cli.codes.sets import CodeSet, taken
 from dsh_cli.config import PROTOCOLS, UNSEEN, Among, ProtocolName, Rescore
 from dsh_cli.data.dataset import Skipped
 from dsh_cli.data.listing import list_folder, sort_classes
-from dsh_cli.data.vectors import is_vectors, named_file, read_vectors
+from dsh_cli.data.vectors import Vectors, is_vectors, named_file, read_vectors
 from dsh_cli.errors import DataError, UsageError
 from dsh_cli.pictures.find import LeftOut
 from dsh_cli.runs.run import Run
@@ -205,41 +205,40 @@ def evaluate_folders(
         DataError: a folder has no class folders with pictures, or a file no labels, or other vectors.
     """
     left_out = LeftOut()
-    parts = [_labelled(folder, left_out) for folder in ((query,) if _same(query, database) else (query, database))]
+    parts = [_labelled(source, left_out) for source in ((query,) if _same(query, database) else (query, database))]
     of_run = _place_in(run.source)
     trained = set(map(of_run, run.names().get("train", ())))
-    _require_untrained(run, [path for path, _ in parts[0]], f"`query` {query}", trained, _place_in(query))
+    _require_untrained(run, parts[0].names, f"`query` {query}", trained, _place_in(query))
     if len(parts) == 2:
-        places = [
-            set(map(_place_in(at), (path for path, _ in part)))
-            for at, part in zip((query, database), parts, strict=True)
-        ]
+        places = [set(map(_place_in(part.source), part.names)) for part in parts]
         if both := places[0] & places[1]:
             raise UsageError(
                 f"{min(both)} and {len(both) - 1:,} more pictures are in both `query` and `database`, and would find "
                 "themselves; keep the two apart, or give one folder for both"
             )
-    classes = tuple(sort_classes({label for part in parts for _, label in part}))
+    classes = tuple(sort_classes({label for part in parts for label in part.labels}))
     numbers = {label: number for number, label in enumerate(classes)}
     net = run.load_model(device)
     skipped: list[Skipped] = []
     encoded = []
-    done, total = 0, sum(map(len, parts))
-    for source, part in zip((query, database), parts, strict=False):
+    done, total = 0, sum(len(part.names) for part in parts)
+    for part in parts:
         labels, packed, relaxed = [], [], []
-        for (path, label), item in zip(part, _encoded(net, source, part, workers), strict=True):
+        for label, item in zip(part.labels, _encoded(net, part, workers), strict=True):
             done += 1
             if progress is not None:
                 progress(done, total)
             if item.packed is None:
-                skipped.append(Skipped(path, str(item.error)))
+                skipped.append(Skipped(item.path, str(item.error)))
             else:
                 labels.append(numbers[label])
                 packed.append(item.packed)
                 if rescore is not None and item.relaxed is not None:
                     relaxed.append(item.relaxed.astype(np.float16))
         if not packed:
-            raise DataError(f"none of the {len(part):,} pictures can be read ({skipped[-1].path}: {skipped[-1].error})")
+            raise DataError(
+                f"none of the {len(part.names):,} pictures can be read ({skipped[-1].path}: {skipped[-1].error})"
+            )
         outputs = np.stack(relaxed) if relaxed else None
         encoded.append(CodeSet(net.config.bits, np.stack(packed), np.array(labels, np.int64), classes, (), outputs))
     evaluation = evaluate(encoded[0], *encoded[1:], at=at, protocol=FOLDERS, rescore=rescore, pool=pool)
@@ -311,30 +310,36 @@ def _joined(parts: Sequence[CodeSet]) -> CodeSet:
     )
 
 
-def _labelled(folder: str, left_out: LeftOut) -> list[tuple[str, str]]:
-    """Pictures below a folder, or rows of a file of vectors, and their classes, those of all splits together."""
-    if is_vectors(folder):
-        found = read_vectors(folder)
+@dataclass(frozen=True)
+class _Part:
+    """What is below a folder, or in a file of vectors, of all splits together."""
+
+    source: str  # the folder or the file
+    names: Sequence[str]
+    labels: Sequence[str]  # a class each
+    vectors: Vectors | None = None  # of the file
+
+
+def _labelled(source: str, left_out: LeftOut) -> _Part:
+    if is_vectors(source):
+        found = read_vectors(source)
         if found.labels is None:
-            raise DataError(f"{folder} has no labels, which say what is right; add a column `label`")
-        return list(zip(found.names, found.labels, strict=True))
-    if not os.path.isdir(folder):
+            raise DataError(f"{source} has no labels, which say what is right; add a column `label`")
+        return _Part(source, found.names, found.labels, found)
+    if not os.path.isdir(source):
         raise UsageError(
-            f"no folder at {folder or repr('')}; give one with a folder of pictures per class, or a file of vectors"
+            f"no folder at {source or repr('')}; give one with a folder of pictures per class, or a file of vectors"
         )
-    return [item for part in list_folder(Path(folder), left_out).parts.values() for item in part]
+    listed = [item for part in list_folder(Path(source), left_out).parts.values() for item in part]
+    return _Part(source, [path for path, _ in listed], [label for _, label in listed])
 
 
-def _encoded(net: HashNet, source: str, part: Sequence[tuple[str, str]], workers: int | None) -> Iterable[Encoded]:
-    """The codes of a part, which came of this source."""
-    from dsh_cli.data.inputs import encode_paths
+def _encoded(net: HashNet, part: _Part, workers: int | None) -> Iterable[Encoded]:
+    from dsh_cli.data.inputs import encode_paths, encode_rows
 
-    if not is_vectors(source):
-        return encode_paths(net, [path for path, _ in part], workers)
-    found = list(encode_paths(net, [source], workers))
-    if found[0].error is not None:  # of the whole file
-        raise DataError(found[0].error)
-    return found
+    if part.vectors is None:
+        return encode_paths(net, part.names, workers)
+    return encode_rows(net, part.source, part.vectors)
 
 
 def _same(one: str, other: str) -> bool:

@@ -8,8 +8,9 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
 
@@ -99,7 +100,7 @@ class Rescoring(TyperCommand):
     """A command with `--rescore`, which may stand alone and then means the first of its choices.
 
     Typer knows no options whose value may be left out. A word behind it that is none of the choices is an argument of
-    its own; a file that is called as one of them is given as `./asymmetric`.
+    its own, unless it is nearly one and no file; a file that is called as one of them is given as `./asymmetric`.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -107,9 +108,17 @@ class Rescoring(TyperCommand):
         choices, end = get_args(Rescore), args.index("--") if "--" in args else len(args)
         given: list[str] = []
         for place, word in enumerate(args):
-            is_alone = word == "--rescore" and place < end and not {*args[place + 1 : place + 2]} & {*choices}
+            is_alone = word == "--rescore" and place < end and not _is_meant(args[place + 1 : place + 2], choices)
             given.append(f"{word}={choices[0]}" if is_alone else word)
         return super().parse_args(ctx, given)
+
+
+def _is_meant(words: Sequence[str], choices: Sequence[str]) -> bool:
+    """Whether one of the words is a choice, or a slip of one, which then is refused as such."""
+    return any(
+        word in choices or (word.isalpha() and get_close_matches(word, choices) and not os.path.lexists(word))
+        for word in words
+    )
 
 
 app = typer.Typer(

@@ -32,8 +32,13 @@ def encode_paths(net: HashNet, paths: Iterable[str], workers: int | None = None)
             yield from encode_files(net, group, workers)
 
 
-def encode_vectors(net: HashNet, path: str) -> tuple[Vectors, NDArray[np.float32]]:
+def encode_vectors(net: HashNet, path: str, found: Vectors | None = None) -> tuple[Vectors, NDArray[np.float32]]:
     """The rows of a file of vectors, and the outputs of the network for these, (n, k).
+
+    Args:
+        net: the network.
+        path: the file.
+        found: its rows, where they have been read before.
 
     Raises:
         DataError: the file cannot be read, or the network takes no such vectors.
@@ -43,18 +48,22 @@ def encode_vectors(net: HashNet, path: str) -> tuple[Vectors, NDArray[np.float32
         raise DataError(
             f"{path} holds vectors, and the model takes pictures; train one on vectors with: dsh train FILE"
         )
-    found = read_vectors(path)
+    found = read_vectors(path) if found is None else found
     width, wanted = found.values.shape[1], net.config.width
     if width != wanted:
         raise DataError(f"{path} holds vectors of {width:,} numbers, and the model takes {wanted:,}; give such")
     return found, Encoder(net).of_features(found.values[:, None])
 
 
+def encode_rows(net: HashNet, path: str, found: Vectors | None = None) -> Iterator[Encoded]:
+    """Codes of the rows of a file of vectors, in their order; arguments and errors as in `encode_vectors`."""
+    rows, outputs = encode_vectors(net, path, found)
+    for name, code, relaxed in zip(rows.names, pack(binarize(outputs)), outputs, strict=True):
+        yield Encoded(name, net.config.bits, code, relaxed=relaxed)
+
+
 def _of_file(net: HashNet, path: str) -> Iterator[Encoded]:
     try:
-        found, outputs = encode_vectors(net, path)
+        yield from encode_rows(net, path)
     except (DataError, DivergedError) as error:
         yield Encoded(path, net.config.bits, None, str(error))
-        return
-    for name, code, relaxed in zip(found.names, pack(binarize(outputs)), outputs, strict=True):
-        yield Encoded(name, net.config.bits, code, relaxed=relaxed)

@@ -87,8 +87,15 @@ def test_a_file_of_the_name_of_a_choice_is_given_with_its_folder(digits_run: Pat
 
 
 def test_a_wrong_value_names_the_choices(digits_run: Path) -> None:
-    said = one_line_error(dsh("neighbors", "0x33", "--rescore=code", "--model", digits_run), 2)
-    assert "'code' is not one of 'outputs', 'asymmetric'" in said
+    for words, wrong in (["--rescore=code"], "code"), (["--rescore", "asymetric"], "asymetric"):
+        said = one_line_error(dsh("neighbors", "0x33", *words, "--model", digits_run), 2)
+        assert f"{wrong!r} is not one of 'outputs', 'asymmetric'" in said
+
+
+def test_a_word_that_is_nearly_a_choice_and_a_file_is_a_query(digits_run: Path, pictures: Path) -> None:
+    os.symlink(pictures / "0" / sorted(os.listdir(pictures / "0"))[0], "output")
+    (line,) = dsh("neighbors", "--rescore", "output", "--model", digits_run, "-k", 1).stdout.splitlines()
+    assert line.startswith("output\t1\t")
 
 
 # Neighbours

@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from dsh_cli.config import Fit
 from dsh_cli.errors import ImageError
 from dsh_cli.files import saving, written
 from dsh_cli.neighbors import Answer, Database, Neighbor
@@ -124,7 +125,7 @@ def _section(answer: Answer, page: Page) -> Iterator[str]:
     return template.generate(
         query=query,
         name=os.path.basename(query.name) if query.picture else name,
-        picture=_picture(_from_file(query.name)) if query.picture else None,
+        picture=_picture(_from_file(query.name, answer.database.fit)) if query.picture else None,
         code=f"0x{code}",
         digits=_digits(code, code),
         is_long=len(code) > _CODE,
@@ -181,14 +182,15 @@ def _pictures(shown: tuple[Neighbor, ...], database: Database) -> Iterator[NDArr
 def _from_recorded(path: str, database: Database) -> NDArray[np.uint8] | str:
     """The picture at a path that an index names, if it may be shown."""
     place = database.shown.place(os.path.join(database.folder, path))
-    return _LEFT_OUT if place is None else _from_file(place)
+    return _LEFT_OUT if place is None else _from_file(place, database.fit)
 
 
-def _from_file(path: str) -> NDArray[np.uint8] | str:
-    """The centred square of a picture file, as networks see it, in colour; or, in words, why there is none."""
+def _from_file(path: str, fit: Fit) -> NDArray[np.uint8] | str:
+    """A picture file made square as the network sees it, in colour; or, in words, why there is none."""
     try:
         shape = decode.probe(path)
-        return decode.read(path, decode.Form(min(_SIDE, shape.width, shape.height), 3))
+        side = min(shape.width, shape.height) if fit == "crop" else max(shape.width, shape.height)
+        return decode.read(path, decode.Form(min(_SIDE, side), 3, fit))
     except ImageError as error:
         return f"picture cannot be read: {error}" if os.path.lexists(path) else _GONE
 

@@ -23,7 +23,7 @@ from dsh_cli.runs.run import Run
 from dsh_cli.show.views.neighbors import away
 from tests.support.browser import Browser
 from tests.support.commands import dsh, dsh_json, one_line_error, unmeasured
-from tests.support.runs import TRAIN, small_run
+from tests.support.runs import TRAIN, edit, small_run
 from tests.support.stand_in import StandIn
 from tests.support.values import there
 
@@ -210,6 +210,20 @@ def test_pictures_of_an_index_are_reduced_and_those_that_are_gone_have_a_placeho
     assert len(gone) == 4 and sum("gone.jpg" in text for text in gone) == 2
     assert page.text.count("picture not found") == page.text.count("picture cannot be read: not a picture") == 2
     assert "4 of 8 pictures cannot be shown." in page.text
+
+
+@pytest.mark.parametrize(("fit", "side"), [("crop", 20), ("pad", 30), ("stretch", 30)])
+def test_pictures_in_files_are_square_in_the_way_the_network_takes_them(
+    fit: str, side: int, files: Path, digits_run: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(digits_run, tmp_path / "copied"))
+    edit(run / "config.json", model=json.loads((run / "config.json").read_text())["model"] | {"fit": fit})
+    line = [files / "2.png", "--model", run, "--index", "pictures", "-k", 4, "--pictures", files]
+    found = [pixels(image) for image in page_of(*line).all("img") if image["alt"].endswith("2.png")]
+    assert len(found) == 2  # the query, and the same as a neighbour
+    for picture in found:
+        assert picture.shape == (side, side, 3)
+        assert (picture[:, 5:-5] == (0, 0, 255)).all() and (picture[:, 0] == 255).all() == (fit == "pad")
 
 
 def test_relative_paths_of_an_index_are_looked_for_in_the_folder_given(
