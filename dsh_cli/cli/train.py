@@ -280,7 +280,7 @@ def train(
         bool | None,
         option(
             "Train in bfloat16 where it is safe: sooner on GPUs, and on CPUs that compute in it.",
-            "on such CPUs",
+            "on such CPUs, for networks without depthwise convolutions",
             "--amp/--no-amp",
             panel="Machine",
         ),

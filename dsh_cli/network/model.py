@@ -219,6 +219,14 @@ def timm_network(name: str, image_size: int, pretrained: bool = False) -> tuple[
     return net, getattr(net, "head_hidden_size", None) or net.num_features
 
 
+def has_depthwise(backbone: str, image_size: int) -> bool:
+    """Whether a network of torchvision or timm has convolutions of one channel each."""
+    build = timm_network if backbone.startswith(TIMM) else _torchvision
+    with torch.random.fork_rng(devices=[]):
+        net, _ = build(backbone, image_size)
+    return any(isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1 for layer in net.modules())
+
+
 def _wrong_size(name: str, image_size: int, error: Exception) -> UsageError:
     reason = str(error).partition("\n")[0].rstrip(".!")
     return UsageError(

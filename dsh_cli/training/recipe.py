@@ -344,9 +344,14 @@ def bfloat16_pays(config: TrainConfig, image_size: int) -> bool:
 
     if choose_device(config.device).type != "cpu":
         return False
-    if config.backbone not in OWN_BACKBONES and image_size < _WIDE:
+    if {"avx512_bf16", "amx_bf16"}.isdisjoint(instructions()):
         return False
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(instructions())
+    if config.backbone in OWN_BACKBONES:
+        return True
+
+    from dsh_cli.network.model import has_depthwise
+
+    return image_size >= _WIDE and not has_depthwise(config.backbone, image_size)
 
 
 def _threads(config: TrainConfig) -> int:

@@ -31,7 +31,7 @@ from dsh_cli.runs.run import Run
 from dsh_cli.show.tensorboard import TensorBoard
 from dsh_cli.training.events import EpochStats, Plan, Quiet, RunningLoss, TrainResult
 from dsh_cli.training.objective import CenterObjective, Terms
-from dsh_cli.training.recipe import settle
+from dsh_cli.training.recipe import bfloat16_pays, settle
 from dsh_cli.training.terms import choice_term
 from tests.support.commands import dsh, dsh_json, one_line_error
 from tests.support.runs import edit, identical, weights
@@ -151,6 +151,13 @@ def test_bfloat16_is_the_choice_where_the_processor_has_it(splits: Splits, monke
         assert settle(replace(CONFIG, amp=not taken), splits).amp is not taken
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     assert not settle(replace(CONFIG, backbone="resnet18"), splits).amp  # whose maps come to a pixel too soon
+    for name, taken in (
+        ("resnet18", True),
+        ("timm:resnet10t", True),
+        ("mobilenet_v2", False),
+        ("timm:lcnet_050", False),
+    ):
+        assert bfloat16_pays(replace(CONFIG, backbone=name), 64) is taken, name
 
 
 def test_clipped_steps_are_no_longer_than_asked(splits: Splits, tmp_path: Path) -> None:
