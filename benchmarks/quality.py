@@ -25,7 +25,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
@@ -53,11 +53,12 @@ WITHOUT = frozenset(
     + ("compared", "mean_average_precision", "class_table", "evaluate_run", "evaluate")
     + ("Plan", "EpochStats", "TrainResult", "listening")
 )
-# What no cell takes: vectors, pictures without labels, features, networks of timm, codes that are fitted.
+# What no cell takes: vectors, pictures without labels, features, networks of timm, codes that are fitted; and in which
+# numbers a network trains by default, for a row says in which it did.
 NOT_TAKEN = frozenset(
     ("is_vectors", "read_vectors", "load_vectors", "unlabelled", "list_pictures", "with_features", "Features")
     + ("Featured", "timm_module", "timm_network", "timm_preset", "check_timm", "Pixels")
-    + ("settled_linear", "fitted", "LinearCodes", "pca", "itq", "rotation")
+    + ("settled_linear", "fitted", "LinearCodes", "pca", "itq", "rotation", "bfloat16_pays")
 )
 CIFAR = "cifar10-jpeg"
 # Epochs of the cells that are given more time than the default recipe takes, or less.
@@ -101,7 +102,7 @@ class Cell:
         plain = " without centers" if self.config.centers == "none" else ""
         return f"quality {self.group}{plain}, seed {self.config.seed}"
 
-    @property
+    @cached_property
     def code(self) -> str:
         """Eight digits that change with what the figures depend on."""
         without = WITHOUT | NOT_TAKEN
@@ -143,6 +144,7 @@ def without_mirror(result: TrainResult, splits: Splits) -> Callable[[str], CodeS
     return cache(lambda split: encode_dataset(net, parts[split]))
 
 
+@cache
 def cells() -> list[Cell]:
     """All cells of the table, in the order they are to be measured."""
     mnist = TrainConfig(data="mnist", bits=8, tensorboard=False)
