@@ -132,6 +132,38 @@ class HashNet(nn.Module):
             self.train(training)
 
 
+class Standardised(nn.Dropout):
+    """Dropout of features that are first brought to mean 0 and one deviation, as vectors are, while a head learns.
+
+    Stands in the place of a network's dropout, and is not saved: `settled` puts it into the layer behind.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, p: float, mean: Tensor, deviation: float) -> None:
+        super().__init__(p)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward((features - self.mean) / self.deviation)
+
+
+def settled(net: HashNet) -> dict[str, Tensor]:
+    """The weights by which a network gives of features as they are what it gave while they were standardised."""
+    state = dict(net.state_dict())
+    if not isinstance(net.dropout, Standardised):
+        return state
+    layer = "hidden.0" if net.config.hidden else "hash_layer"
+    weight = state[f"{layer}.weight"].double() / net.dropout.deviation.double()
+    shift = weight @ net.dropout.mean.double()  # by which what the layer gives is larger than before
+    state[f"{layer}.weight"] = weight.float()
+    follows, sign = ("hidden.1.running_mean", 1) if net.config.hidden else ("hash_layer.bias", -1)
+    state[follows] = (state[follows].double() + sign * shift).float()
+    return state
+
+
 def _part_norms(net: nn.Module) -> None:
     """Put BatchNorm and what follows it, which timm has in one module, one after the other, so that it is folded."""
     for module in list(net.modules()):

@@ -502,9 +502,11 @@ class Run:
 
     def write_results(self, net: HashNet, codes: Mapping[str, CodeSet], metrics: Mapping[str, Any]) -> Run:
         """Save a finished run; `metrics.json` comes last, and only with it the run counts as finished."""
+        from dsh_cli.network.model import settled
+
         self.require_in_place()
         digests = {name: digest for name, digest in digests_now(self.path, self._now()).items() if not is_state(name)}
-        digests[WEIGHTS] = write_tensors(self.path, WEIGHTS, net.state_dict())
+        digests[WEIGHTS] = write_tensors(self.path, WEIGHTS, settled(net))
         for split, of_split in codes.items():
             arrays: dict[str, NDArray[Any]] = {"packed": of_split.packed, "labels": of_split.labels.astype(np.int32)}
             optional = {"relaxed": of_split.relaxed, "thumbnails": of_split.thumbnails}

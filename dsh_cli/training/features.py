@@ -12,8 +12,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
+from torch import Tensor
 
 from dsh_cli.config import PIXELS, Recipe
 from dsh_cli.data.dataset import Dataset, in_order
@@ -21,7 +23,7 @@ from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DataError, ImageError
 from dsh_cli.files import expanded
 from dsh_cli.network.encoding import Encoder
-from dsh_cli.network.model import HashNet
+from dsh_cli.network.model import HashNet, Standardised
 from dsh_cli.network.operations import encoding_operations
 from dsh_cli.pictures import decode
 from dsh_cli.pictures.database import Database, checksum
@@ -35,6 +37,7 @@ _TABLE = (
     "(digest BLOB PRIMARY KEY, features BLOB NOT NULL, checksum INTEGER NOT NULL)"
 )
 _KEPT_AS = "<f4"
+_ROWS = 4096  # features whose squares are summed at once, in double precision
 _GREY, _WHITE = 128, 255  # of thumbnails of what is no picture
 
 
@@ -117,6 +120,9 @@ def with_features(
 
     features = Features(net, config, told)
     found, notes = features.of(splits)
+    if config.method == "dsh":  # the others take them as they are
+        assert found.train.features is not None
+        net.dropout = Standardised(net.dropout.p, *_moments(found.train.features)).to(net.mean.device)
     side, channels = splits.train.image_size, splits.train.channels
     return found, features.made * encoding_operations(net, (channels, side, side)) // net.views, notes
 
@@ -198,6 +204,15 @@ class Features:
         return np.array([[found[key] for key in of_one] for of_one in zip(*keys, strict=True)], np.float32).reshape(
             len(images), self.views, self._width
         )
+
+
+def _moments(features: NDArray[np.float32]) -> tuple[Tensor, float]:
+    """(d,) means of (n, views, d) features, and the deviation of all numbers from these, as `fit_normalisation`."""
+    mean = features.mean(axis=(0, 1), dtype=np.float64)
+    parts = (features[start : start + _ROWS] for start in range(0, len(features), _ROWS))
+    squares = sum(float(((part - mean) ** 2).sum()) for part in parts)
+    deviation = math.sqrt(squares / features.size)
+    return torch.from_numpy(mean.astype(np.float32)), deviation or 1.0
 
 
 def _thumbnails_of(dataset: Dataset) -> NDArray[np.uint8]:

@@ -123,6 +123,20 @@ def test_a_run_on_features_gives_pictures_the_codes_it_has_of_them(
     assert sure.any() and (found.packed[sure] == kept.packed[sure]).all()
 
 
+@pytest.mark.parametrize("hidden", [0, 16])
+@pytest.mark.parametrize("scale", [1e-6, 1e4])
+def test_how_large_features_are_changes_nothing(
+    frozen: TrainConfig, tmp_path: Path, hidden: int, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(frozen, hidden=hidden, epochs=20, cache="off")
+    plain = train(config, load_splits(config), str(tmp_path / "plain")).run
+    own = Encoder.features
+    monkeypatch.setattr(Encoder, "features", lambda self, pictures: own(self, pictures) * np.float32(scale) + scale)
+    found = train(config, load_splits(config), str(tmp_path / "scaled")).run
+    relaxed, expected = (there(run.codes("train", "relaxed").relaxed).astype(float) for run in (found, plain))
+    assert np.abs(expected).mean() > 0.1 and np.abs(relaxed - expected).max() < 0.02
+
+
 class Stopping(Quiet):
     """Ctrl-C after an epoch."""
 
