@@ -324,7 +324,7 @@ def _labelled(source: str, left_out: LeftOut) -> _Part:
     if is_vectors(source):
         found = read_vectors(source)
         if found.labels is None:
-            raise DataError(f"{source} has no labels, which say what is right; add a column `label`")
+            raise DataError(f"{source} has no labels, which say what is right; add a column 'label'")
         return _Part(source, found.names, found.labels, found)
     if not os.path.isdir(source):
         raise UsageError(

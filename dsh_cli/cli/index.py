@@ -214,6 +214,10 @@ def verify(
             repair,
             lambda: _waiting(uri, quiet),
         )
+    if run is not None and run.model.of_vectors and report.rows:
+        notice(
+            "its codes are of vectors, which are in no file that could be encoded again; rows alone were read", quiet
+        )
     for mended in report.repaired:
         notice(f"{mended.path}: {mended.error}", quiet)
     _finish(report, form, quiet)

@@ -119,6 +119,7 @@ def neighbors(
 
 def _show_all(answers: Iterable[Answer | Query], html: str | None, form: Form, quiet: bool) -> bool:
     """Show answers as they come, and put them on a page; says whether all queries could be read."""
+    from dsh_cli.codes.bits import looks_like_code
     from dsh_cli.neighbors import Query
     from dsh_cli.show.views import neighbors as view
 
@@ -129,7 +130,7 @@ def _show_all(answers: Iterable[Answer | Query], html: str | None, form: Form, q
             progress(done)
             if isinstance(answer, Query):
                 all_read = False
-                complain(f"{answer.name}: {answer.error}" if answer.picture else f"{answer.error}")
+                complain(f"{answer.error}" if looks_like_code(answer.name) else f"{answer.name}: {answer.error}")
                 if form == "json":
                     show(view.unread(answer), form)
                 continue

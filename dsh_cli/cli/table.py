@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from dsh_cli.cli.shared import Format, Json, Model, Quiet, app, find_run, form_of, option, show
+from dsh_cli.cli.shared import Format, Json, Model, Quiet, app, find_run, form_of, notice, option, show
 
 
 @app.command(epilog="Example: [bold]dsh table[/], or [bold]dsh table --model runs/mine --json[/]")
@@ -28,4 +28,6 @@ def table(
     form = form_of(form, as_json)
     run = find_run(model, quiet)
     shown = split or run.shown_split
+    if not run.classes and form == "plain":
+        notice(f"no classes: {run.path} was made of pictures without labels", quiet)
     show(class_codes(class_table(run.codes(shown), shown), run), form)

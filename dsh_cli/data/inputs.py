@@ -66,4 +66,4 @@ def _of_file(net: HashNet, path: str) -> Iterator[Encoded]:
     try:
         yield from encode_rows(net, path)
     except (DataError, DivergedError) as error:
-        yield Encoded(path, net.config.bits, None, str(error))
+        yield Encoded(path, net.config.bits, None, str(error).removeprefix(f"{path} "))

@@ -164,7 +164,7 @@ def _load_vectors(config: TrainConfig) -> tuple[Dataset, Dataset | None, Dataset
     found = read_vectors(config.data)
     if found.labels is None and config.method == "dsh":
         raise DataError(
-            f"{found.source} has no labels; add a column `label` with the class of each vector, or learn without "
+            f"{found.source} has no labels; add a column 'label' with the class of each vector, or learn without "
             "classes by `method` itq"
         )
     part_of = np.array(found.splits or ["train"] * len(found))

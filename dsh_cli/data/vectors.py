@@ -21,10 +21,14 @@ from dsh_cli.words import nfc
 
 VECTOR_FILES = (".parquet", ".npz")
 MOST = 16384  # numbers in a vector
-NO_PICTURES = "the model takes vectors of {width:,} numbers, and no pictures; make such of them with: dsh features"
+NO_PICTURES = (
+    "the model takes vectors of {width:,} numbers, and no pictures; make such of them with dsh features, by the "
+    "network that made those it was trained on"
+)
 _SHOWN = 200  # characters of a name, in an error
 _MEMORY = 1 << 33  # bytes of vectors held at once
 _LONGEST = 1 << 16  # characters of a name or label
+_ODD = 1_000_000  # times the largest number of the usual vector: beside that all others are as good as zero
 # What reading a file that is none, or no longer, comes to.
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, MemoryError) + (
     *(zlib.error, zipfile.BadZipFile),
@@ -94,7 +98,7 @@ def read_vectors(path: str | os.PathLike[str]) -> Vectors:
     try:
         columns = _parquet(file) if Path(file).suffix.lower() == ".parquet" else _npz(file)
     except _UNREADABLE as error:
-        raise DataError(f"{file} cannot be read ({reason(error)}); name another file of vectors") from error
+        raise DataError(f"{file} cannot be read ({reason(error)}); mend it, or name another file of vectors") from error
     with np.errstate(over="ignore"):
         values = columns["vector"].astype(np.float32, copy=False)
     if not len(values):
@@ -122,7 +126,7 @@ def _columns_of(file: str, names: Sequence[str]) -> dict[str, str]:
     there = {name.lower(): name for name in names}
     found = {kind: next((there[one] for one in known if one in there), None) for kind, known in _COLUMNS.items()}
     if found["vector"] is None:
-        raise ValueError(f"it has no column `vector`, but {', '.join(names) or 'none'}"[:_SHOWN])
+        raise ValueError(f"it has no column 'vector', but {', '.join(names) or 'none'}"[:_SHOWN])
     return {kind: name for kind, name in found.items() if name is not None}
 
 
@@ -147,13 +151,13 @@ def _parquet(file: str) -> dict[str, Any]:
                 pa.types.is_dictionary(chunk.type)
                 and (pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0) > _LONGEST
             ):
-                raise ValueError(f"its column `{name}` has a text of more than {_LONGEST:,} bytes")
+                raise ValueError(f"its column {name!r} has a text of more than {_LONGEST:,} bytes")
     columns: dict[str, Any] = {kind: table[name].combine_chunks() for kind, name in called.items()}
     vectors = columns["vector"]
     kind = vectors.type
     nested = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if not nested or not pa.types.is_floating(kind.value_type):
-        raise ValueError(f"its column `vector` is {kind}, and no list of float16, float32 or float64")
+        raise ValueError(f"its column 'vector' is {kind}, and no list of float16, float32 or float64")
     if vectors.null_count:
         raise ValueError(f"row {_first(vectors.is_null().to_numpy(zero_copy_only=False)) + 1:,} has no vector")
     lengths = vectors.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64) if len(vectors) else np.zeros(0)
@@ -186,7 +190,7 @@ def _array(arrays: zipfile.ZipFile, kind: str, name: str) -> NDArray[Any]:
     with arrays.open(f"{name}.npy") as file:
         version = np.lib.format.read_magic(file)
         shape, _, dtype = _HEADS[version](file)
-    said = f"its array `{name}` is {' x '.join(map(str, shape)) or 'one value'} of {dtype}"
+    said = f"its array {name!r} is {' x '.join(map(str, shape)) or 'one value'} of {dtype}"
     if kind == "vector":
         if len(shape) != 2 or dtype.kind != "f":
             raise ValueError(f"{said}, and not rows of floats")
@@ -234,8 +238,14 @@ def _require_vectors(file: str, values: NDArray[Any], names: Sequence[str]) -> N
     Raises:
         DataError: there is such a row.
     """
-    finite = np.isfinite(values).all(axis=1)
-    for fine, what in ((finite, "has numbers that are not finite"), (values.any(axis=1), "is all zeros")):
+    size = np.maximum(values.max(axis=1), -values.min(axis=1)).astype(np.float64)
+    finite = np.isfinite(size)
+    usual = size <= _ODD * np.median(size[finite]) if finite.any() else finite
+    for fine, what in (
+        (finite, "has numbers that are not finite"),
+        (size > 0, "is all zeros"),
+        (usual, f"has a number more than {_ODD:,} times as large as others have, which looks like damage"),
+    ):
         if not fine.all():
             row, count = _first(~fine), int((~fine).sum())
             more = f", and those of {count - 1:,} more" if count > 1 else ""
@@ -254,11 +264,11 @@ def _texts(file: str, what: str, values: NDArray[Any] | None, count: int) -> tup
     if values is None or all(value is None for value in values.flat):
         return None
     if values.shape != (count,):
-        raise DataError(f"{file}: {len(values):,} of `{what}`, and {count:,} vectors; give one for each")
+        raise DataError(f"{file}: {len(values):,} of {what!r}, and {count:,} vectors; give one for each")
     for number, value in enumerate(values, 1):
         if isinstance(value, bool) or not isinstance(value, (str, int, np.integer)) or value == "":
             said = "no" if value is None or value == "" else f"a {type(value).__name__} in place of a"
-            raise DataError(f"{file}: row {number:,} has {said} `{what}`; give each row one, as text or a whole number")
+            raise DataError(f"{file}: row {number:,} has {said} {what!r}; give each row one, as text or a whole number")
     return tuple(str(value) for value in values)
 
 

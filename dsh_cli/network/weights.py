@@ -72,8 +72,8 @@ def _take_from_hub(net: HashNet) -> Taken:
         net.backbone.load_state_dict(theirs.state_dict())
     except Exception as error:  # whatever a client, a mirror or a proxy raises
         raise WeightsError(
-            f"cannot fetch timm's weights of {name} ({reason(error)}); get the file elsewhere, and name it with "
-            "`weights` in place of `pretrained`"
+            f"cannot fetch timm's weights of {name} ({reason(error).partition('. ')[0]}); get the file elsewhere, and "
+            "name it with `weights`"
         ) from error
     finally:
         logging.set_verbosity(told)
@@ -105,8 +105,8 @@ def take_file(net: HashNet, path: str | Path) -> Taken:
             continue
         if name not in found:
             raise WeightsError(
-                f"{file} does not fit {net.config.backbone}: it has no {name!r}, and {len(found)} of the {len(wanted)} "
-                "tensors there must be; choose the `backbone` it was made for"
+                f"{file} does not fit {net.config.backbone}: it has {len(found)} of the {len(wanted)} tensors that are "
+                f"needed, and no {name!r}; choose the `backbone` it was made for"
             )
         if found[name].shape != tensor.shape:
             raise WeightsError(
@@ -178,6 +178,5 @@ def _download(url: str, file: Path) -> None:
             )
     except Exception as error:  # whatever a client, a mirror or a proxy raises
         raise WeightsError(
-            f"cannot download {url} ({error}); put that file at {file}, or name it with `weights` in place of "
-            "`pretrained`"
+            f"cannot download {url} ({error}); put that file at {file}, or name it with `weights`"
         ) from error

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dsh_cli.config import AUTO, OWN_BACKBONES, TIMM, VECTORS, Fit, Interpolation, ModelConfig, TrainConfig
 from dsh_cli.data.dataset import Skipped
 from dsh_cli.data.listing import UNLABELLED, list_pictures
+from dsh_cli.data.vectors import is_vectors
 from dsh_cli.errors import DataError, ImageError, UsageError
 from dsh_cli.files import written
 from dsh_cli.network.device import choose_device
@@ -168,6 +169,8 @@ def _listed(paths: Iterable[str], left_out: LeftOut) -> Iterator[_Row]:
         if os.path.isdir(path):
             for split, files in list_pictures(Path(path), left_out).parts.items():
                 yield from ((file, label, split) for file, label in files)
+        elif is_vectors(path):
+            raise UsageError(f"`paths` {path}: it holds vectors already, which dsh train takes as they are")
         else:
             yield os.path.abspath(path), UNLABELLED, "train"
 

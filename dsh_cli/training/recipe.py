@@ -48,6 +48,8 @@ _PER_CLASS = 4  # pictures of a class in a batch, where classes outnumber what a
 _WIDE = 32  # pixels
 
 
+_NO_BACKBONE = "`freeze`: vectors have no backbone that could learn; leave it out"
+
 # Fields of steps and classes, which methods without either have no use for.
 _OF_STEPS = (
     *("centers", "margin", "alpha", "epochs", "batch_size", "per_class", "optimizer", "schedule", "lr", "weight_decay"),
@@ -136,6 +138,8 @@ class Request:
         else:
             like = None if self.like is None else replace(Run.open(self.like).config, cache=TrainConfig.cache)
             config = changed(like or TrainConfig(), self.changes)
+        if config.freeze and is_vectors(config.data):
+            raise UsageError(_NO_BACKBONE)
         config.check()
         if run is None:
             _require_used(config)
@@ -403,7 +407,7 @@ def _backbone(config: TrainConfig, train: Dataset) -> str:
     if config.backbone not in (AUTO, VECTORS, TrainConfig.backbone):
         raise UsageError(f"`backbone` {config.backbone}: vectors have been through one already; leave it out")
     if config.freeze:
-        raise UsageError("`freeze`: vectors have no backbone that could learn; leave it out")
+        raise UsageError(_NO_BACKBONE)
     for name, plain in _OF_PICTURES.items():
         if getattr(config, name) not in plain:
             raise UsageError(f"`{name}` is of pictures, and {config.data} holds vectors; leave it out")

@@ -137,9 +137,18 @@ def test_what_a_model_does_not_take_is_told(
         ("index", "add", "i", good, "--labels", "folder", "--model", run): "files of vectors have labels of their own",
         ("evaluate", "--query", nameless, "--database", good, "--model", run): "has no labels, which say what is right",
         ("evaluate", "--query", good, "--database", photos, "--model", run): "the model takes vectors of 12 numbers",
+        ("features", good, "--backbone", "resnet18", "--out", "f.parquet"): "it holds vectors already",
+        ("train", good, "--freeze", "--out", "r"): "--freeze: vectors have no backbone that could learn; leave it out",
     }
     for command, expected in said.items():
         done = dsh(*command)
         assert done.exit_code in (1, 2) and expected in " ".join(done.stderr.split()), (command, done.stderr)
+    assert (
+        dsh("neighbors", narrow, "--model", run).stderr
+        == f"error: {narrow}: {said['hash', narrow, '--model', run]}; give such\n"
+    )
+    dsh_json("index", "add", "i", good, "--model", run)
+    verified = dsh("index", "verify", "i", "--model", run)
+    assert verified.exit_code == 0 and "its codes are of vectors" in verified.stderr
     some = dsh("hash", good, picture, "--model", run)
     assert some.exit_code == 1 and len(some.stdout.splitlines()) == 60

@@ -103,6 +103,12 @@ def test_a_row_that_is_no_vector_is_named(tmp_path: Path, name: str, kind: str) 
     array = values(kind)
     array[6] = 0
     refused(written(tmp_path / name, array), r"the vector of row 7 \(photos/6\.jpg\) is all zeros; take")
+    if kind != "f2":
+        array = values(kind)
+        array[1, 3] *= 1e9  # as a bit that was flipped makes it
+        refused(written(tmp_path / name, array), r"row 2 \(photos/1\.jpg\) has a number more than 1,000,000 times")
+        array[1, 3] /= 1e4
+        assert read_vectors(written(tmp_path / name, array)).values[1, 3] == np.float32(array[1, 3])
 
 
 def test_vectors_of_two_lengths_or_none_are_refused(tmp_path: Path) -> None:
@@ -120,28 +126,28 @@ def test_vectors_of_two_lengths_or_none_are_refused(tmp_path: Path) -> None:
 def test_what_holds_no_vectors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for file, said in (
         (written(tmp_path / "empty.npz", values(rows=0), path=[], label=[], split=[]), "holds no vectors"),
-        (parquet(tmp_path / "text.parquet", pa.array(["a"] * ROWS)), "its column `vector` is string, and no list of"),
+        (parquet(tmp_path / "text.parquet", pa.array(["a"] * ROWS)), "its column 'vector' is string, and no list of"),
         (parquet(tmp_path / "int.parquet", fixed(np.ones((ROWS, 2), int))), "and no list of float16"),
         (tmp_path / "none.parquet", "cannot be read"),
     ):
         refused(file, said)
     for name, array, said in (
-        ("int", np.ones((ROWS, 2), int), "its array `vectors` is 7 x 2 of int64, and not rows of floats"),
+        ("int", np.ones((ROWS, 2), int), "its array 'vectors' is 7 x 2 of int64, and not rows of floats"),
         ("flat", np.ones(ROWS), "is 7 of float64, and not rows"),
         ("object", np.array([[1.0], [2.0, 3.0]], object), "is 2 of object, and not rows of floats"),
     ):
         np.savez(tmp_path / f"{name}.npz", vectors=array)
         refused(tmp_path / f"{name}.npz", said)
     np.savez(tmp_path / "pandas.npz", vectors=values(), labels=np.array(["a"] * ROWS, object))
-    refused(tmp_path / "pandas.npz", r"`labels` is 7 of object, of Python; write it as text, such as with .astype")
+    refused(tmp_path / "pandas.npz", r"'labels' is 7 of object, of Python; write it as text, such as with .astype")
     np.savez(tmp_path / "one.npz", vectors=values(), labels=np.array("a"))
-    refused(tmp_path / "one.npz", "`labels` is one value of <U1, and not a row of texts")
+    refused(tmp_path / "one.npz", "'labels' is one value of <U1, and not a row of texts")
     np.save(tmp_path / "v.npy", values())
     (tmp_path / "v.npy").rename(tmp_path / "single.npz")
     refused(tmp_path / "single.npz", "cannot be read")
     refused(written(tmp_path / "tiny.npz", values("f8") * 1e-60), "is all zeros")
     np.savez(tmp_path / "other.npz", pictures=values())
-    refused(tmp_path / "other.npz", "has no column `vector`, but pictures")
+    refused(tmp_path / "other.npz", "has no column 'vector', but pictures")
     for name in ("v.parquet", "v.npz"):
         (tmp_path / name).write_bytes(b"PAR1 or so")
         refused(tmp_path / name, "cannot be read")
@@ -153,17 +159,17 @@ def test_what_holds_no_vectors_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("name", ["v.parquet", "v.npz"])
 def test_a_row_without_its_label_is_named(tmp_path: Path, name: str) -> None:
     labels = columns()["label"]
-    refused(written(tmp_path / name, values(), label=["", *labels[1:]]), "row 1 has no `label`; give each row one")
+    refused(written(tmp_path / name, values(), label=["", *labels[1:]]), "row 1 has no 'label'; give each row one")
     refused(written(tmp_path / name, values(), split=["train"] * 6 + ["other"]), "row 7 is of split 'other'")
     refused(
-        written(tmp_path / name, values(), label=np.linspace(0, 1, ROWS)), "row 1 has a float in place of a `label`"
+        written(tmp_path / name, values(), label=np.linspace(0, 1, ROWS)), "row 1 has a float in place of a 'label'"
     )
 
 
 def test_a_label_that_is_missing_and_arrays_of_two_lengths_are_named(tmp_path: Path) -> None:
     labels = columns()["label"]
-    refused(parquet(tmp_path / "v.parquet", fixed(values()), label=[*labels[:6], None]), "row 7 has no `label`")
-    refused(written(tmp_path / "v.npz", values(), label=labels[:6]), "6 of `label`, and 7 vectors; give one for each")
+    refused(parquet(tmp_path / "v.parquet", fixed(values()), label=[*labels[:6], None]), "row 7 has no 'label'")
+    refused(written(tmp_path / "v.npz", values(), label=labels[:6]), "6 of 'label', and 7 vectors; give one for each")
 
 
 def test_files_of_vectors_are_known_by_their_names() -> None:

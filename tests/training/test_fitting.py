@@ -79,6 +79,7 @@ def test_pictures_need_no_classes(loose: Path, tmp_path: Path) -> None:
     )
     assert Run.open(run).classes == () and Run.open(run).counts == {"train": 40, "validation": 0, "test": 0}
     assert "no classes" in dsh("table", "--model", run, "--format", "table").stdout
+    assert "no classes" in dsh("table", "--model", run, "--format", "plain").stderr
     table = dsh_json("table", "--model", run)
     assert table["classes"] == [] and table["split"] == "train" and len(table["bit_balance"]) == 8
     found = dsh("neighbors", loose / "07.png", "--model", run, "-k", 3, "--json", "--html", tmp_path / "page.html")
