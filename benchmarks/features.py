@@ -40,7 +40,7 @@ from _report import RESULTS, append
 from baseline import classifier
 from clipart import BACKBONE, FEATURES, LABELS, WEIGHTS
 from numpy.typing import NDArray
-from quality import WITHOUT
+from quality import WITHOUT as OF_QUALITY
 
 from dsh_cli import CodeSet, TrainConfig, evaluate, load_splits, train
 from dsh_cli.analysis.protocols import compared
@@ -54,6 +54,7 @@ from dsh_cli.network.encoding import Encoder
 from dsh_cli.training.recipe import settle
 from dsh_cli.training.start import deterministic
 
+WITHOUT = OF_QUALITY | {"with_features", "Features"}  # for no network here stays as it is: features are in a file
 SEEDS = (0, 1, 2)
 HELD_OUT = 8  # classes of 38
 AMONG: tuple[Among, ...] = ("seen", "unseen")
