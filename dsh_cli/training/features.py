@@ -142,6 +142,7 @@ class Features:
     def __init__(self, net: HashNet, config: Recipe, told: Callable[[Featured], None]) -> None:
         self.views = 2 if config.augment == "photos" or net.config.mirror else 1
         self.made = 0  # pictures that went through the backbone, mirror images among them
+        self._own: set[bytes] = set()  # by which these are known: a copy of one is not known from before
         self._memory = config.memory * 2**30
         self._encoder, self._width, self._told = Encoder(net), net.outputs, told
         self._cache = None
@@ -190,7 +191,8 @@ class Features:
         pictures = [np.ascontiguousarray(view) for view in (images, images[:, :, ::-1])[: self.views]]
         keys = [[hashlib.blake2b(picture, digest_size=16).digest() for picture in view] for view in pictures]
         found = self._cache.get([key for view in keys for key in view]) if self._cache is not None else {}
-        self._kept += sum(all(key in found for key in of_one) for of_one in zip(*keys, strict=True))
+        before = found.keys() - self._own
+        self._kept += sum(all(key in before for key in of_one) for of_one in zip(*keys, strict=True))
         missing = {
             key: (view, row) for view, of_view in enumerate(keys) for row, key in enumerate(of_view) if key not in found
         }
@@ -198,6 +200,7 @@ class Features:
             values = self._encoder.features(np.stack([pictures[view][row] for view, row in missing.values()]))
             made = dict(zip(missing, values, strict=True))
             self.made += len(made)
+            self._own |= made.keys()
             if self._cache is not None:
                 self._cache.put(made)
             found |= made

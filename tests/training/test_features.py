@@ -76,6 +76,20 @@ def test_features_are_made_once_and_never_again(
     assert made.map is not None and made.map > 0.5
 
 
+def test_copies_of_a_picture_are_not_known_from_before(
+    frozen: TrainConfig, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsh_cli.network.encoding._BATCH", 2)  # so that they come one after the other
+    for number in range(3):
+        shutil.copy(photos / "plum" / "0.png", photos / "plum" / f"copy{number}.png")
+    heard = Counted()
+    train(frozen, load_splits(frozen), str(tmp_path / "run"), listeners=[heard])
+    assert heard.told[-1].kept == 0 and heard.told[-1].made == 21
+    again = Counted()
+    train(frozen, load_splits(frozen), str(tmp_path / "again"), listeners=[again])
+    assert again.told[-1].kept == 21
+
+
 def test_without_a_cache_nothing_is_kept(frozen: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = features_made(monkeypatch)
     for name in ("a", "b"):
