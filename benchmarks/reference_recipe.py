@@ -24,7 +24,7 @@ from typing import cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _report import append
+from _report import append, hold_to_avx2, isa, number_format
 from torch import Tensor, nn
 
 from dsh_cli import TrainConfig, load_splits
@@ -32,7 +32,7 @@ from dsh_cli.analysis.retrieval import mean_average_precision
 from dsh_cli.codes.bits import binarize, pack
 from dsh_cli.codes.centers import drawn
 from dsh_cli.codes.sets import CodeSet
-from dsh_cli.config import ModelConfig
+from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits
 from dsh_cli.network.encoding import Encoder
@@ -109,9 +109,8 @@ def reference_steps(splits: Splits, seed: int, bits: int) -> Iterator[Net]:
             yield net
 
 
-def default_steps(splits: Splits, seed: int, bits: int) -> Iterator[Net]:
-    torch.manual_seed(seed)
-    config = settle(TrainConfig(bits=bits, seed=seed, device="cpu"), splits)
+def default_steps(splits: Splits, config: Recipe) -> Iterator[Net]:
+    torch.manual_seed(config.seed)
     net, _ = starting_network(config, model_config(config, splits), splits, None)
     net = net.to(memory_format=torch.channels_last)
     batches = make_batches(config, splits.train, torch.device("cpu"))
@@ -119,7 +118,8 @@ def default_steps(splits: Splits, seed: int, bits: int) -> Iterator[Net]:
     schedules = make_schedules(optimizers, config, len(batches) * config.epochs)
     seen = np.unique(splits.train.labels)
     assert config.smoothing is not None
-    objective = CenterObjective(seen, drawn(bits, len(seen), seed), config.smoothing, torch.device("cpu"))
+    centers = drawn(config.bits, len(seen), config.seed)
+    objective = CenterObjective(seen, centers, config.smoothing, torch.device("cpu"))
     net.train()
     for epoch in range(config.epochs):
         for images, labels in batches.epoch(epoch):
@@ -175,11 +175,17 @@ def main() -> None:
     parser.add_argument(
         "--limit", type=float, default=1800, help="seconds of training after which to give up, if before 40 epochs"
     )
+    parser.add_argument("--avx2", action="store_true", help="hold the processor to AVX2, and train in float32")
     arguments = parser.parse_args()
+    if arguments.avx2:
+        hold_to_avx2()
     ratios: dict[float, list[tuple[float, bool]]] = {target: [] for target in TARGETS}
     for seed in arguments.seeds:
-        splits = load_splits(TrainConfig(seed=seed))
-        ours, *_ = seconds_to(default_steps(splits, seed, arguments.bits), splits, 1.0, arguments.limit)
+        config = TrainConfig(bits=arguments.bits, seed=seed, device="cpu", amp=False if arguments.avx2 else None)
+        splits = load_splits(config)
+        recipe = settle(config, splits)
+        where = f"isa {isa()}, the default in {number_format(recipe.amp)}"
+        ours, *_ = seconds_to(default_steps(splits, recipe), splits, 1.0, arguments.limit)
         theirs, spent, last = seconds_to(reference_steps(splits, seed, arguments.bits), splits, 30.0, arguments.limit)
         for target in TARGETS:
             if target not in ours:
@@ -194,14 +200,14 @@ def main() -> None:
             append(
                 f"mnist, {arguments.bits} bits, seed {seed}, seconds to mAP {target:.2f}",
                 f"default {ours[target]:.1f} s, reference {reference}, "
-                f"ratio {'' if arrived else '>= '}{seconds / ours[target]:.1f}",
+                f"ratio {'' if arrived else '>= '}{seconds / ours[target]:.1f}; {where}",
             )
     for target, values in ratios.items():
         if values:
             bound = "" if all(arrived for _, arrived in values) else ">= "
             append(
                 f"mnist, {arguments.bits} bits, mean of seeds {arguments.seeds}, seconds to mAP {target:.2f}",
-                f"ratio reference / default {bound}{mean(ratio for ratio, _ in values):.1f}",
+                f"ratio reference / default {bound}{mean(ratio for ratio, _ in values):.1f}; {where}",
             )
 
 
