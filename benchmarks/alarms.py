@@ -223,6 +223,8 @@ def watched(kind: Kind, seed: int) -> Watched:
             best = min(1.0, 2**bits / len(shares))
             learned = ((found or 0.0) - chance) / (best - chance)
         except DshError as error:
+            if not hasattr(watch, "plan"):  # it did not begin
+                raise
             print(f"ended: {error}")
     return Watched(watch.plan.run.config, watch.plan.batches, watch.epochs, learned)
 

@@ -28,7 +28,7 @@ PARTS = {
     "CenterObjective.__call__": "loss",
     "Tensor.backward": "backward",
     "LRScheduler.__init__.<locals>.patch_track_step_called.<locals>.wrap_step.<locals>.wrapper": "step",
-    "_disable_dynamo.<locals>.inner": "step",  # zero_grad
+    "Module.zero_grad": "step",
     "Batches.epoch": "batches",
 }
 

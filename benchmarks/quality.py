@@ -46,11 +46,11 @@ from dsh_cli.training.events import TrainResult
 from dsh_cli.training.measuring import encode_dataset
 
 BEGINS = ("load_splits", "train")  # where every figure begins
-# What no figure depends on. Where the data comes from is held by checksums, what measures by tests against slow
-# references, and what keeps a run by tests that read it back; the recipe is compared by its values.
+# What no figure depends on. Where the data comes from is held by checksums, what encodes and measures by tests against
+# slow references, and what keeps a run by tests that read it back; the recipe is compared by its values.
 WITHOUT = frozenset(
     ("TrainConfig", "Recipe", "locate", "take_file", "take_pretrained", "Run", "created", "resumed", "reason")
-    + ("compared", "mean_average_precision", "class_table", "evaluate_run", "evaluate")
+    + ("encode_dataset", "compared", "mean_average_precision", "class_table", "evaluate_run", "evaluate")
     + ("Plan", "EpochStats", "TrainResult", "listening")
 )
 # What no cell takes: vectors, pictures without labels, features, networks of timm, codes that are fitted; and in which
@@ -58,7 +58,7 @@ WITHOUT = frozenset(
 NOT_TAKEN = frozenset(
     ("is_vectors", "read_vectors", "load_vectors", "unlabelled", "list_pictures", "with_features", "Features")
     + ("Featured", "timm_module", "timm_network", "timm_preset", "check_timm", "Pixels")
-    + ("settled_linear", "fitted", "LinearCodes", "pca", "itq", "rotation", "bfloat16_pays")
+    + ("settled_linear", "fitted", "LinearCodes", "pca", "itq", "rotation", "bfloat16_pays", "moments_of")
 )
 CIFAR = "cifar10-jpeg"
 # Epochs of the cells that are given more time than the default recipe takes, or less.
@@ -296,37 +296,47 @@ def _range(values: Sequence[float], form: str) -> str:
     return least if least == most else f"{least} to {most}"
 
 
-def against_plain(what: str, group: str, asked: float, seeds: int) -> Line:
-    """How much more hash centers come to than none, over the seeds that have both."""
-    kinds: list[Kind] = ["gpu", "best"]
-    centers, none = newest(group, kinds), newest(group, kinds, centers=False)
-    both = sorted(centers.keys() & none.keys())
-    if len(both) < seeds:
-        return Line(what, f"{asked:+.3f}", f"{len(both)} of {seeds} pairs measured", None)
-    mine, other = (mean(float(rows[seed]["mAP"]) for seed in both) for rows in (centers, none))
-    text = f"**{mine - other:+.4f}** ({mine:.4f}, {other:.4f} without)"
-    return Line(what, f"{asked:+.3f}", text, mine - other >= asked, [centers[seed] for seed in both])
+@dataclass(frozen=True)
+class AgainstNone:
+    """How much more hash centers are to come to than none, over so many seeds that have both."""
+
+    what: str
+    group: str
+    gain: float
+    seeds: int
+
+    def line(self) -> Line:
+        """What the rows have of it."""
+        kinds: list[Kind] = ["gpu", "best"]
+        centers, none = newest(self.group, kinds), newest(self.group, kinds, centers=False)
+        both = sorted(centers.keys() & none.keys())
+        asked = f"{self.gain:+.3f}"
+        if len(both) < self.seeds:
+            return Line(self.what, asked, f"{len(both)} of {self.seeds} pairs measured", None)
+        mine, other = (mean(float(rows[seed]["mAP"]) for seed in both) for rows in (centers, none))
+        text = f"**{mine - other:+.4f}** ({mine:.4f}, {other:.4f} without)"
+        return Line(self.what, asked, text, mine - other >= self.gain, [centers[seed] for seed in both])
 
 
-def lines() -> Iterator[Line]:
-    """The table, from the valid rows."""
+def wanted() -> Iterator[Asked | AgainstNone]:
+    """The lines of the table."""
     mnist, cifar = "MNIST, 8 bits: mAP", "CIFAR-10 JPEGs, {} bits: mAP"
     held = "MNIST, 8 bits, held to AVX2: mAP"
-    yield Asked(f"{held}, mean of 5 seeds", "mnist-8", 0.991, 60, 5, distance=4, seeds=5, kind="avx2").line()
-    yield Asked(f"{mnist}, mean of 5 seeds", "mnist-8", 0.990, 30, distance=4, seeds=5).line()
-    yield Asked(f"{mnist}, more epochs", "mnist-8-more", 0.9935, 75).line()
-    yield Asked(f"{mnist}, longer", "mnist-8-long", 0.9955, tflop=40).line()
+    yield Asked(f"{held}, mean of 5 seeds", "mnist-8", 0.991, 60, 5, distance=4, seeds=5, kind="avx2")
+    yield Asked(f"{mnist}, mean of 5 seeds", "mnist-8", 0.990, 30, distance=4, seeds=5)
+    yield Asked(f"{mnist}, more epochs", "mnist-8-more", 0.9935, 75)
+    yield Asked(f"{mnist}, longer", "mnist-8-long", 0.9955, tflop=40)
     for bits, score in ((12, 0.990), (48, 0.995)):
-        yield Asked(f"MNIST, {bits} bits: mAP@5000, 1,000 queries", f"mnist-{bits}", score, 600).line()
+        yield Asked(f"MNIST, {bits} bits: mAP@5000, 1,000 queries", f"mnist-{bits}", score, 600)
     fashion = "Fashion-MNIST, 8 bits: mAP, mean of 5 seeds"
-    yield Asked(fashion, "fashion-8", 0.870, FASHION_SECONDS, distance=4, seeds=5).line()
-    yield against_plain("Fashion-MNIST, 8 bits: mAP, hash centers against none", "fashion-8", -0.002, 5)
-    yield Asked(f"{cifar.format(12)}, protocol paper", "cifar-12", 0.85, tflop=350, distance=6).line()
+    yield Asked(fashion, "fashion-8", 0.870, FASHION_SECONDS, distance=4, seeds=5)
+    yield AgainstNone("Fashion-MNIST, 8 bits: mAP, hash centers against none", "fashion-8", -0.002, 5)
+    yield Asked(f"{cifar.format(12)}, protocol paper", "cifar-12", 0.85, tflop=350, distance=6)
     for bits, score in ((24, 0.86), (36, 0.865), (48, 0.87)):
-        yield Asked(f"{cifar.format(bits)}, protocol paper", f"cifar-{bits}", score, tflop=400).line()
-    yield Asked(f"{cifar.format(48)}, protocol cifar10-2", "cifar-48-cifar10-2", 0.945, tflop=400).line()
-    yield Asked(f"{cifar.format(48)}, protocol paper, soon", "cifar-48-soon", 0.77, SOON).line()
-    yield against_plain("CIFAR-10 JPEGs, 12 bits: mAP, hash centers against none", "cifar-12", 0.0, 1)
+        yield Asked(f"{cifar.format(bits)}, protocol paper", f"cifar-{bits}", score, tflop=400)
+    yield Asked(f"{cifar.format(48)}, protocol cifar10-2", "cifar-48-cifar10-2", 0.945, tflop=400)
+    yield Asked(f"{cifar.format(48)}, protocol paper, soon", "cifar-48-soon", 0.77, SOON)
+    yield AgainstNone("CIFAR-10 JPEGs, 12 bits: mAP, hash centers against none", "cifar-12", 0.0, 1)
 
 
 def unseen_lines() -> Iterator[str]:
@@ -358,7 +368,7 @@ def write_table() -> None:
     text = ["| what | asked | reached | TFLOP | measured on | |", "| --- | --- | --- | --- | --- | --- |"]
     text += [
         f"| {line.what} | {line.asked} | {line.reached} | {_tflop(line.rows)} | {_on(line.rows)} | {told[line.fine]} |"
-        for line in lines()
+        for line in (one.line() for one in wanted())
     ]
     unseen = list(unseen_lines())
     if unseen:
@@ -382,11 +392,13 @@ def main() -> None:
         hold_to_avx2()
     on_gpu = not arguments.avx2 and choose_device("auto").type != "cpu"
     here: Kind = "gpu" if on_gpu else "avx2" if isa() == "avx2" else "best"
+    timed = set() if arguments.busy else {one.group for one in wanted() if isinstance(one, Asked) and one.seconds}
     trainings: dict[TrainConfig, list[Cell]] = {}
     for cell in [] if arguments.table else cells():
         if arguments.only and cell.group not in arguments.only:
             continue
-        if (arguments.seeds and cell.config.seed not in arguments.seeds) or (cell.rows(here) and not arguments.again):
+        there = cell.rows(here, timed=cell.group in timed)
+        if (arguments.seeds and cell.config.seed not in arguments.seeds) or (there and not arguments.again):
             continue
         if cell.config.data == CIFAR and not Path(CIFAR).is_dir():
             print(f"{cell.name}: left out, there is no folder {CIFAR} here")

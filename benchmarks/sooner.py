@@ -30,9 +30,11 @@ DATA = "cifar10-jpeg"
 def trained(code: Path, epochs: int) -> tuple[float, float]:
     """Seconds of a training by the code of a folder, and the mAP it comes to."""
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--bits", "48", "--protocol", "paper", "--epochs", f"{epochs}", "--no-tensorboard"]
+        options = ["--bits", "48", "--protocol", "paper", "--epochs", f"{epochs}", "--device", "cpu"]
+        options += ["--out", f"{folder}/run", "--no-tensorboard", "--json", "--quiet"]
         done = subprocess.run(
-            [sys.executable, "-m", "dsh_cli", "train", DATA, *options, "--out", f"{folder}/run", "--json", "--quiet"],
+            # -P: not by the code of the current folder, which may be a clone of this repository
+            [sys.executable, "-P", "-m", "dsh_cli", "train", DATA, *options],
             env=os.environ | {"PYTHONPATH": str(code)},
             stdout=subprocess.PIPE,
             check=True,

@@ -56,7 +56,8 @@ PROTOCOLS: dict[str, Protocol] = {
 class TrainConfig:
     """One training, as asked for. `None` means: chosen from the data when the run starts.
 
-    The defaults are the recipe measured in `benchmarks/quality.py`; DSH is Liu et al., CVPR 2016.
+    The defaults are the recipe measured in `benchmarks/quality.py`, some of whose rows give it more epochs; DSH is Liu
+    et al., CVPR 2016.
     """
 
     data: str = "mnist"  # a named set, a folder with a folder per class, a CSV file of path,label, a file of vectors
@@ -124,8 +125,8 @@ class TrainConfig:
             (self.margin is None or 0 < self.margin < math.inf, f"`margin` {self.margin}: above 0 (default: 2 * bits)"),
             (self.alpha is None or 0 <= self.alpha < math.inf, f"`alpha` {self.alpha}: 0 or more (default: 0.01)"),
             (
-                self.smoothing is None or 0 < self.smoothing <= 0.5,
-                f"`smoothing` {self.smoothing}: above 0, 0.5 at most",
+                self.smoothing is None or 0 < self.smoothing < 0.5,  # at which of two classes neither is preferred
+                f"`smoothing` {self.smoothing}: above 0, below 0.5",
             ),
             (
                 self.epochs is None or self.epochs >= (1 if self.method == "dsh" else 0),

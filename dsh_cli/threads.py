@@ -13,13 +13,22 @@ from typing import TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_STAT = Path("/proc/stat")
+_STAT, _CORES = Path("/proc/stat"), Path("/sys/devices/system/cpu")
 _LOOK = 0.3  # seconds: thirty ticks of the system's clock
 
 
 def default_workers() -> int:
     """As many workers as this process may use processors."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores() -> int:
+    """Cores of the processors that this process may use: fewer, where two processors share one."""
+    told = _CORES if hasattr(os, "sched_getaffinity") else None
+    if told is None or not told.exists():
+        return default_workers()
+    named = (told / f"cpu{number}" / "topology" / "thread_siblings_list" for number in os.sched_getaffinity(0))
+    return len({name.read_text() if name.exists() else str(name) for name in named})
 
 
 def free_processors() -> int:
@@ -29,12 +38,14 @@ def free_processors() -> int:
     caller is to do nothing.
     """
     before = _ticks()
+    if not before:
+        return default_workers()
     time.sleep(_LOOK)
     share = 0.0
     for processor, (free, all_) in _ticks().items():
         passed = all_ - before[processor][1] if processor in before else 0
         share += (free - before[processor][0]) / passed if passed > 0 else 1
-    return max(1, round(share)) if before else default_workers()
+    return max(1, round(share))
 
 
 def _ticks() -> dict[int, tuple[int, int]]:

@@ -94,15 +94,15 @@ def test_pairs_with_and_without_centers_are_of_one_seed(quality: ModuleType) -> 
     for seed in range(5):
         measure(quality, "fashion-8", f"mAP 0.8{seed}, {BEST}", seed)
         measure(quality, "fashion-8 without centers", f"mAP 0.7{seed}, {BEST}", seed)
-    line = quality.against_plain("a", "fashion-8", -0.002, 5)
+    line = quality.AgainstNone("a", "fashion-8", -0.002, 5).line()
     assert line.fine and line.reached == "**+0.1000** (0.8200, 0.7200 without)"
-    assert quality.against_plain("a", "cifar-12", 0.0, 1).reached == "0 of 1 pairs measured"
+    assert quality.AgainstNone("a", "cifar-12", 0.0, 1).line().reached == "0 of 1 pairs measured"
 
 
 def test_rows_of_other_code_do_not_count(quality: ModuleType) -> None:
     measure(quality, "mnist-8", f"mAP 0.992, {AVX2}", code="01234567")
     assert quality.Asked("a", "mnist-8", 0.99, kind="avx2").line().reached == "0 of 1 measured"
-    assert all(line.fine is None for line in quality.lines())
+    assert all(line.fine is None for line in (one.line() for one in quality.wanted()))
 
 
 def test_it_starts_itself_anew_held_to_avx2_and_once(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

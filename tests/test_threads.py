@@ -14,6 +14,7 @@ from dsh_cli import threads
 from dsh_cli.config import TrainConfig
 from dsh_cli.data.splits import load_splits
 from dsh_cli.runs.run import Run
+from dsh_cli.show.progress import begins
 from dsh_cli.threads import default_workers, free_processors
 from dsh_cli.training import recipe, start
 from dsh_cli.training.events import Plan, Quiet, RunningLoss
@@ -79,6 +80,7 @@ def quiet_environment(monkeypatch: pytest.MonkeyPatch, processors: int, free: in
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: processors)
     monkeypatch.setattr(recipe, "default_workers", lambda: processors)
+    monkeypatch.setattr(recipe, "cores", lambda: processors)
     monkeypatch.setattr(recipe, "free_processors", lambda: free)
 
 
@@ -97,6 +99,52 @@ def test_an_environment_that_says_how_many_wins(name: str, monkeypatch: pytest.M
     quiet_environment(monkeypatch, 8, 1)
     monkeypatch.setenv(name, "8")
     assert settle(CONFIG, splits).threads == 8
+
+
+def test_of_processors_that_share_cores_pytorch_takes_one_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = load_splits(CONFIG)
+    for free, taken in ((8, 4), (5, 4), (2, 2)):
+        quiet_environment(monkeypatch, 8, free)
+        monkeypatch.setattr(recipe, "cores", lambda: 4)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+        assert settle(CONFIG, splits).threads == taken
+
+
+@pytest.mark.parametrize(("asked", "spared"), [(None, 1), (1, 0), (2, 0)])
+def test_what_is_left_to_others_is_told_where_nobody_asked_for_it(
+    asked: int | None, spared: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Told(Quiet):
+        def on_start(self, plan: Plan) -> None:
+            self.plan = plan
+
+    told, before = Told(), torch.get_num_threads()
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("cores", "default_workers"):
+        monkeypatch.setattr(recipe, name, lambda: 2)
+    monkeypatch.setattr(start, "default_workers", lambda: 2)
+    monkeypatch.setattr(recipe, "free_processors", lambda: 1)
+    torch.set_num_threads(2)
+    try:
+        train(replace(CONFIG, threads=asked), load_splits(CONFIG), str(tmp_path / "run"), listeners=[told])
+    finally:
+        torch.set_num_threads(before)
+    assert told.plan.spared == spared
+    said = [line for line in begins(told.plan) if "processors" in line]
+    assert said == ["computing on 1 of 2 processors, for others are busy (--threads has it otherwise)"] * spared
+
+
+def test_cores_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
+        (tmp_path / f"cpu{number}" / "topology").mkdir(parents=True)
+        (tmp_path / f"cpu{number}" / "topology" / "thread_siblings_list").write_text(siblings)
+    monkeypatch.setattr(threads, "_CORES", tmp_path)
+    for ours, found in (({0, 1, 2, 3}, 2), ({0, 2}, 1), ({1, 2}, 2), ({0, 9}, 2)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, ours=ours: ours)
+        assert threads.cores() == found
+    monkeypatch.setattr(threads, "_CORES", tmp_path / "none")
+    assert threads.cores() == 2
 
 
 def test_so_does_a_program_that_has_told_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,10 +219,12 @@ def train(
     lr: Annotated[
         float | None,
         option(
-            "Peak learning rate.", "0.12 of Muon, by the root of the batch less; 0.006 of the others", panel="Recipe"
+            "Peak learning rate.",
+            "0.12 of Muon, by the root of the batch less; 0.006 of the others, 0.003 on features",
+            panel="Recipe",
         ),
     ] = None,
-    weight_decay: Annotated[float | None, option("Weight decay.", "0.005", panel="Recipe")] = None,
+    weight_decay: Annotated[float | None, option("Weight decay.", "0.005, 0.1 on features", panel="Recipe")] = None,
     per_class: Annotated[
         int | None,
         option(

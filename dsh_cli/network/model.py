@@ -112,8 +112,11 @@ class HashNet(nn.Module):
         versioned._metadata = own._metadata
         return super().load_state_dict(versioned, strict, assign)
 
-    def require_size(self) -> None:
-        """Try the network on empty pictures of its size, if it takes such, without computing anything.
+    def require_size(self, side: int | None = None) -> None:
+        """Try the network on empty pictures, if it takes such, without computing anything.
+
+        Args:
+            side: theirs, if not that of the network.
 
         Raises:
             UsageError: they are too small for it.
@@ -123,11 +126,12 @@ class HashNet(nn.Module):
         tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
         config, training = self.config, self.training
-        pictures = torch.empty(2, config.channels, config.image_size, config.image_size, device="meta")
+        side = side or config.image_size
+        pictures = torch.empty(2, config.channels, side, side, device="meta")
         try:
             torch.func.functional_call(self.eval(), shapes, (pictures,))
         except RuntimeError as error:
-            raise _wrong_size(config.backbone, config.image_size, error) from error
+            raise _wrong_size(config.backbone, side, error) from error
         finally:
             self.train(training)
 

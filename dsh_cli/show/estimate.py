@@ -91,7 +91,8 @@ def _sooner(plan: Plan) -> str:
         ways.append("`backbone` small-resnet (less precise)")
     if config.epochs > 1:
         ways.append("fewer `epochs`")
-    if not config.amp and bfloat16_pays(config, plan.run.model.image_size):
+    head_alone = config.freeze or plan.run.model.of_vectors  # which is trained in float32 on purpose
+    if not config.amp and not head_alone and bfloat16_pays(config, plan.run.model.image_size):
         ways.append("`amp`")
     return " or ".join([", ".join(ways[:-1]), *ways[-1:]] if len(ways) > 1 else ways)
 

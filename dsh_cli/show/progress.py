@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dsh_cli.show.console import Console
-from dsh_cli.threads import default_workers
 from dsh_cli.training.events import EpochStats, Featured, Loss, Plan, Quiet, RunningLoss, TrainResult
 
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
@@ -62,7 +60,7 @@ class ProgressBar(Quiet):
             rate="",
             terms="",
         )
-        for line in _begins(plan):
+        for line in begins(plan):
             self.console.print(line, style="dim", soft_wrap=True)
         if plan.batches:  # which methods without steps have none of
             self.bar.start()
@@ -105,7 +103,7 @@ class Lines(Quiet):
 
     def on_start(self, plan: Plan) -> None:
         self.plan = plan
-        for line in _begins(plan):
+        for line in begins(plan):
             self.write(line)
 
     def on_epoch(self, stats: EpochStats) -> None:
@@ -121,16 +119,16 @@ def _featured_line(featured: Featured, seconds: float) -> str:
     return f"features of {featured.total:,} pictures: {rate}{known}"
 
 
-def _begins(plan: Plan) -> Iterator[str]:
+def begins(plan: Plan) -> Iterator[str]:
     """What is to be said of a training before its first batch."""
     if plan.weights is not None:
         yield str(plan.weights)
     if plan.objective:
         yield plan.objective
-    threads, processors = plan.run.config.threads, default_workers()
-    said = "OMP_NUM_THREADS" in os.environ  # by whoever runs it
-    if plan.device == "cpu" and not said and threads is not None and threads < processors:
-        yield f"computing on {threads} of {processors} processors (--threads has it otherwise)"
+    threads = plan.run.config.threads
+    if plan.device == "cpu" and plan.spared and threads is not None:
+        every = threads + plan.spared
+        yield f"computing on {threads} of {every} processors, for others are busy (--threads has it otherwise)"
     if plan.first_batch:
         yield f"going on in epoch {plan.first_epoch + 1}, after {plan.first_batch:,} of {plan.batches:,} batches"
 

@@ -14,11 +14,10 @@ from dsh_cli.config import Augment, Recipe
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.network.encoding import to_float
 from dsh_cli.pictures.reading import PictureFiles
-from dsh_cli.training.start import Part
+from dsh_cli.training.start import Part, shown_first
 
-_SHIFT = 0.075  # of the side, each way: up to 2 of 28 or of 32 pixels, each about as often
+_SHIFT = 0.075  # of the side, each way: up to 2 of 28 or of 32 pixels
 _TINT, _DEVIATION = 0.2, 0.25  # each way, of contrast and of brightness; usual deviation of a channel of photos
-_SMALL = 0.75  # of the side of pictures, in a training's first steps
 
 
 class Batches:
@@ -57,7 +56,7 @@ class Batches:
         self._notes: dict[str, bool] = {}  # what there is to report, and whether it was
         self.labels = torch.from_numpy(dataset.labels).to(device)
         # in even epochs, and the others in odd ones: both ways round as often, and sooner than by lot (Jordan, 2024)
-        self._mirrored = torch.rand(len(dataset), generator=torch.Generator().manual_seed(seed % 2**63)) < 0.5
+        self._mirrored = torch.rand(len(dataset), generator=torch.Generator().manual_seed(seed)) < 0.5
         self._features = None if dataset.features is None else torch.from_numpy(dataset.features)  # or on the disk
         self._held = torch.from_numpy(dataset.images).to(device) if isinstance(dataset.images, np.ndarray) else None
 
@@ -69,8 +68,8 @@ class Batches:
         if self._features is not None:
             return (self._features.shape[2],)
         side = self.dataset.image_size
-        if step < self.small_epochs * len(self):
-            side = round(_SMALL * side)
+        if step < int(self.small_epochs * len(self)):  # so that a training of one step sees the whole side
+            side = shown_first(side)
         return (self.dataset.channels, side, side)
 
     def epoch(self, number: int, part: Part | None = None) -> Iterator[tuple[Tensor, Tensor]]:

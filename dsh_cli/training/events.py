@@ -32,6 +32,7 @@ class Plan:
     first_batch: int = 0  # of the first epoch: as many as were done before
     operations: Sequence[int] = ()  # of a picture in each step of the whole training, forward and backward
     encoding: int = 0  # operations of the code of a picture
+    spared: int = 0  # threads that PyTorch would take more, whose processors are left to other programs
 
 
 @dataclass(frozen=True)

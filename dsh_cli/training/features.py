@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
-from torch import Tensor
 
 from dsh_cli.config import PIXELS, Recipe
 from dsh_cli.data.dataset import Dataset, in_order
@@ -31,13 +30,13 @@ from dsh_cli.pictures.reading import Intake
 from dsh_cli.threads import default_workers
 from dsh_cli.training.events import Featured, Listener
 from dsh_cli.training.room import room, room_for
+from dsh_cli.training.start import moments_of
 
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS checked_features "
     "(digest BLOB PRIMARY KEY, features BLOB NOT NULL, checksum INTEGER NOT NULL)"
 )
 _KEPT_AS = "<f4"
-_ROWS = 4096  # features whose squares are summed at once, in double precision
 _GREY, _WHITE = 128, 255  # of thumbnails of what is no picture
 
 
@@ -122,7 +121,8 @@ def with_features(
     found, notes = features.of(splits)
     if config.method == "dsh":  # the others take them as they are
         assert found.train.features is not None
-        net.dropout = Standardised(net.dropout.p, *_moments(found.train.features)).to(net.mean.device)
+        mean, deviation = moments_of(found.train.features)
+        net.dropout = Standardised(net.dropout.p, torch.from_numpy(mean).float(), deviation).to(net.mean.device)
     side, channels = splits.train.image_size, splits.train.channels
     return found, features.made * encoding_operations(net, (channels, side, side)) // net.views, notes
 
@@ -207,15 +207,6 @@ class Features:
         return np.array([[found[key] for key in of_one] for of_one in zip(*keys, strict=True)], np.float32).reshape(
             len(images), self.views, self._width
         )
-
-
-def _moments(features: NDArray[np.float32]) -> tuple[Tensor, float]:
-    """(d,) means of (n, views, d) features, and the deviation of all numbers from these, as `fit_normalisation`."""
-    mean = features.mean(axis=(0, 1), dtype=np.float64)
-    parts = (features[start : start + _ROWS] for start in range(0, len(features), _ROWS))
-    squares = sum(float(((part - mean) ** 2).sum()) for part in parts)
-    deviation = math.sqrt(squares / features.size)
-    return torch.from_numpy(mean.astype(np.float32)), deviation or 1.0
 
 
 def _thumbnails_of(dataset: Dataset) -> NDArray[np.uint8]:

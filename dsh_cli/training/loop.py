@@ -81,13 +81,14 @@ def train(
         require_known_loss(resume)
     recipe = resume.config if resume else settle(config, splits)
     model = resume.model if resume else model_config(recipe, splits)
+    spared = torch.get_num_threads() - recipe.threads if recipe.threads and config.threads is None else 0
     with _listening(listeners), deterministic(recipe.seed, recipe.threads):
         net, taken = starting_network(recipe, model, splits, resume)
         with resumed(resume.path) if resume else created(recipe, model, splits, out) as run:
             try:
                 if recipe.method != "dsh":
                     return fitted(run, net, taken, splits, device, listeners)
-                return _train(run, net, taken, splits, device, listeners, checkpoint_every)
+                return _train(run, net, taken, splits, device, listeners, checkpoint_every, max(0, spared))
             except DshError:
                 run.require_in_place()  # where its folder is gone, that is why a listener's file could not be written
                 raise
@@ -263,6 +264,7 @@ def _train(
     device: torch.device,
     listeners: Sequence[Listener],
     checkpoint_every: float | None,
+    spared: int,
 ) -> TrainResult:
     config = run.config
     net = net.to(device).to(memory_format=torch.channels_last)
@@ -297,6 +299,7 @@ def _train(
         part.batches if part else 0,
         [costs[shape] for shape in shapes],
         encoding_operations(net, batches.shape(steps)),
+        spared,
     )
     for listener in listeners:
         listener.on_start(plan)

@@ -17,7 +17,7 @@ from dsh_cli.codes.centers import Words, drawn, minimum_distance, offsets, why_n
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.errors import RunError
 from dsh_cli.runs.run import Run
-from dsh_cli.training.terms import choice_scale, choice_term, dsh_loss
+from dsh_cli.training.terms import choice_scale, choice_term, choices, dsh_loss
 
 _OFFSET, _FULL = 0.3, 12  # largest offset of a bit, and the distance between centers from which it is that large
 
@@ -86,12 +86,13 @@ class CenterObjective:
         largest = _OFFSET * min(1.0, distance / _FULL)
         self.seen = torch.from_numpy(seen).to(device)
         self.centers = torch.from_numpy(centers).to(device).float() * 2 - 1
+        self.targets = choices(self.centers, self.scale)
         self.offsets = torch.from_numpy(largest * offsets(centers)).to(device).float()  # (k,)
 
     def __call__(self, relaxed: Tensor, labels: Tensor) -> Terms:
         """The choice of a center, alone."""
         rows = torch.searchsorted(self.seen, labels)
-        choice = choice_term(relaxed, rows, self.centers, self.offsets, self.scale)
+        choice = choice_term(relaxed, self.targets[rows], self.centers, self.offsets, self.scale)
         return Terms(choice, {"choice": choice})
 
 

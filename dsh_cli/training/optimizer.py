@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,9 +14,9 @@ from dsh_cli.network.model import HashNet
 COUNTS = ("step",)  # see `moments`
 _STEP_AT = (0.6, 0.85)  # shares of the training at which the `step` schedule divides the rate by ten
 _MOMENTUM = 0.9  # of SGD, as in the DSH authors' released code
-# Rates of AdamW beside Muon, as shares of its: of biases, and of the hash layer, times its inputs, of which its outputs
-# are sums (Yang et al., *Tensor Programs V*, 2022).
-_BIASES, _HASH_LAYER = 0.08, 5.2
+# Rates of AdamW beside Muon, as shares of its: of biases, and of the hash layer and one before it, times its inputs, of
+# which its outputs are sums (Yang et al., *Tensor Programs V*, 2022).
+_BIASES, _LAYER = 0.08, 5.2
 _MUON_MOMENTUM, _ROUNDS = 0.6, 3  # Jordan's for airbench94_muon
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of x, x^3 and x^5, by Jordan et al., 2024
 
@@ -43,7 +42,7 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """Take one."""
         for group in self.param_groups:
             for weight in group["params"]:
@@ -59,7 +58,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """An (m, n) matrix with its singular values brought to between .7 and 1.2, or near: Newton-Schulz iteration."""
+    """An (m, n) matrix with its singular values brought near to 1, the small ones less so: Newton-Schulz iteration."""
     first, third, fifth = _NEWTON_SCHULZ
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x: Tensor = wide / (wide.norm() + 1e-7)
@@ -76,14 +75,13 @@ def make_optimizers(net: HashNet, config: Recipe) -> list[torch.optim.Optimizer]
         return [torch.optim.SGD(learning, config.lr, momentum=_MOMENTUM, weight_decay=config.weight_decay)]
     if config.optimizer == "adamw":
         return [torch.optim.AdamW(learning, config.lr, weight_decay=config.weight_decay, fused=True)]
-    of_dimensions = {number: [weight for weight in learning if weight.dim() == number] for number in (1, 2, 4)}
+    biases, layers, filters = ([weight for weight in learning if weight.dim() == number] for number in (1, 2, 4))
     rest = [
-        {"params": of_dimensions[1], "lr": _BIASES * config.lr},
-        {"params": of_dimensions[2], "lr": _HASH_LAYER * config.lr / net.hash_layer.in_features},
+        {"params": biases, "lr": _BIASES * config.lr},
+        *({"params": [layer], "lr": _LAYER * config.lr / layer.shape[1]} for layer in layers),
     ]
     beside = torch.optim.AdamW(rest, weight_decay=config.weight_decay, fused=True)
-    dtype = torch.bfloat16 if config.amp else None
-    return [Muon(of_dimensions[4], config.lr, dtype), beside] if of_dimensions[4] else [beside]
+    return [Muon(filters, config.lr, torch.bfloat16 if config.amp else None), beside]
 
 
 def make_schedules(optimizers: Sequence[torch.optim.Optimizer], config: Recipe, steps: int) -> list[LRScheduler]:

@@ -32,7 +32,7 @@ from dsh_cli.errors import RunError, UsageError
 from dsh_cli.network.presets import chosen, expecting
 from dsh_cli.pictures.cache import holds_pictures
 from dsh_cli.runs.run import Run, may_be_run
-from dsh_cli.threads import default_workers, free_processors
+from dsh_cli.threads import cores, default_workers, free_processors
 
 # By default, of features, which cost little, and of grey and of colour pictures: 2 epochs of MNIST, see
 # benchmarks/quality.py, and 8 of CIFAR-10, whose pictures are harder; so many at most.
@@ -136,8 +136,12 @@ class Request:
             kept = run.config.cache in ("auto", "off") or holds_pictures(run.config.cache)
             config: TrainConfig = run.config if kept else replace(run.config, cache=TrainConfig.cache)
         else:
-            like = None if self.like is None else replace(Run.open(self.like).config, cache=TrainConfig.cache)
-            config = changed(like or TrainConfig(), self.changes)
+            if self.like is None:
+                config = changed(TrainConfig(), self.changes)
+            else:
+                like = Run.open(self.like)
+                recipe = replace(like.config, cache=TrainConfig.cache)
+                config = changed(recipe, self.changes, len(like.classes) - recipe.hold_out_classes)
         if config.freeze and is_vectors(config.data):
             raise UsageError(_NO_BACKBONE)
         config.check()
@@ -191,19 +195,21 @@ def require_known_loss(run: Run) -> None:
         )
 
 
-def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+def changed(recipe: TrainConfig, changes: Mapping[str, Any], class_count: int | None = None) -> TrainConfig:
     """The defaults or a run's recipe with other values, as a request.
 
     What was chosen by a field is open again where that field has another value, unless it is given too: all that is of
     steps goes with the method; the margin with the bits; picture size, augmentation, epochs and batches with the data;
     optimizer, hidden layer, epochs and batches with the network, and with what of it learns, and rates with either of
-    these; the picture size with pretrained weights; bfloat16 with network, picture size, data and device. Whether there
-    are centers is open where any margin or alpha is given. Pretrained weights take the place of those of a file, and
-    the other way round. Paths become absolute, so that they are found again from anywhere.
+    these; epochs and batches with the kind of loss and the optimizer; Muon's rate and epochs with the batches; the
+    picture size with pretrained weights; bfloat16 with network, picture size, data and device. Whether there are
+    centers is open where any margin or alpha is given, and where bits decided it. Pretrained weights take the place of
+    those of a file, and the other way round. Paths become absolute, so that they are found again from anywhere.
 
     Args:
         recipe: what to change.
         changes: fields of `TrainConfig` and their values.
+        class_count: classes that the recipe's run was trained on.
 
     Raises:
         UsageError: there are no such weights.
@@ -230,8 +236,15 @@ def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
         leave_open("hidden", "dropout", "optimizer", "batch_size", "epochs")
     if differs("bits"):
         leave_open("margin")
-    if not {given.get("margin"), given.get("alpha")} <= {None}:
+        if class_count and bool(why_none(recipe.bits, class_count)) != bool(why_none(given["bits"], class_count)):
+            leave_open("centers", "alpha", "batch_size")
+    of_pairs = not {given.get("margin"), given.get("alpha")} <= {None}
+    if of_pairs:
         leave_open("centers")  # which these go without, even as a run has them that did not use them
+    pairs = given.get("centers", recipe.centers) == "none" or of_pairs
+    muon = given.get("optimizer", recipe.optimizer) == "muon"
+    if pairs != (recipe.centers == "none") or muon != (recipe.optimizer == "muon"):
+        leave_open("batch_size")
     if given.get("centers") == "auto" and differs("centers"):
         leave_open("margin", "alpha")
     if differs("data"):
@@ -242,6 +255,10 @@ def changed(recipe: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
         leave_open("optimizer", "batch_size", "epochs", "grow", "hidden", "dropout")
     if differs("backbone", "optimizer", "freeze"):
         leave_open("schedule", "lr", "weight_decay")
+    if differs("batch_size"):
+        leave_open("epochs", "per_class")
+        if muon:
+            leave_open("lr")
     if differs("pretrained") or (given.get("pretrained", recipe.pretrained) and differs("backbone")):
         leave_open("image_size")  # other weights have another
         leave_open("fit", "interpolation")
@@ -371,8 +388,9 @@ def _threads(config: TrainConfig) -> int:
     most = torch.get_num_threads()
     if config.threads is not None:  # of a run on a larger machine, maybe
         return min(config.threads, max(most, default_workers()))
-    said = "OMP_NUM_THREADS" in os.environ or "MKL_NUM_THREADS" in os.environ or most != default_workers()
-    if said or most == 1 or choose_device(config.device).type != "cpu":
+    # PyTorch takes a thread a core or a processor; any other number someone has told it
+    said = "OMP_NUM_THREADS" in os.environ or "MKL_NUM_THREADS" in os.environ
+    if said or most not in (cores(), default_workers()) or most == 1 or choose_device(config.device).type != "cpu":
         return most
     return min(most, free_processors())
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits
-from dsh_cli.errors import DataError, RunError, reason
+from dsh_cli.errors import DataError, RunError, UsageError, reason
 from dsh_cli.network.encoding import to_float
 from dsh_cli.network.model import Airbench, HashNet
 from dsh_cli.network.weights import Taken, take_file, take_pretrained
@@ -26,11 +27,17 @@ from dsh_cli.threads import default_workers
 from dsh_cli.training.optimizer import COUNTS, moments
 
 Optimizers = Sequence[torch.optim.Optimizer]
+_SMALL = 0.75  # of the side of pictures, in a training's first steps
 _SAMPLE = 2000  # pictures in files that mean and deviation are taken from
 _ROWS = 4096  # vectors whose squares are summed at once, in double precision
 _LEAST_DEVIATION = 1e-6  # of vectors that are all the same
 _AT_ONCE = 200  # pictures read at once
 _PATCHED, _PIXELS = 1000, 1000 * 128**2  # pictures whose patches the first layer is made from, and pixels, at most
+
+
+def shown_first(side: int) -> int:
+    """The side of pictures in a training's first steps, where they grow."""
+    return round(_SMALL * side)
 
 
 def starting_network(
@@ -39,6 +46,8 @@ def starting_network(
     """The network a training starts from, normalisation included, and what weights it took over."""
     net = HashNet(model)
     net.require_size()
+    if config.grow:
+        _require_small(net, model)
     taken = None
     if resume is None or not resume.begun:  # else all comes from its state
         if config.pretrained:
@@ -59,6 +68,22 @@ def starting_network(
     if config.freeze:
         net.freeze()
     return net, taken
+
+
+def _require_small(net: HashNet, model: ModelConfig) -> None:
+    """Refuse to let pictures grow that are too small at first.
+
+    Raises:
+        UsageError: they are.
+    """
+    side = shown_first(model.image_size)
+    try:
+        net.require_size(side)
+    except UsageError as error:
+        raise UsageError(
+            f"`grow` shows pictures of {model.image_size} pixels at {side} first, and {model.backbone} does not take "
+            "such; leave it out"
+        ) from error
 
 
 def _restore_weights(run: Run, net: HashNet) -> None:
@@ -96,12 +121,9 @@ def fit_normalisation(net: HashNet, dataset: Dataset, seed: int) -> None:
     """
     if dataset.width:
         assert dataset.features is not None
-        values = dataset.features[:, 0]
-        mean_of_each = values.mean(axis=0, dtype=np.float64)
+        mean_of_each, deviation_of_all = moments_of(dataset.features)
         net.mean.copy_(torch.from_numpy(mean_of_each))
-        parts = (values[start : start + _ROWS] for start in range(0, len(values), _ROWS))
-        squares = sum(float(((part - mean_of_each) ** 2).sum()) for part in parts)
-        net.std.fill_(max(math.sqrt(squares / max(1, values.size)), _LEAST_DEVIATION))
+        net.std.fill_(deviation_of_all)
         return
     pictures = dataset.images
     if not isinstance(pictures, np.ndarray):
@@ -115,6 +137,14 @@ def fit_normalisation(net: HashNet, dataset: Dataset, seed: int) -> None:
         planes = slice(channel, None, pictures.shape[3])  # all of them for grey pictures
         net.mean[planes] = mean
         net.std[planes] = max(deviation, 1 / 255)  # a set of one colour has none
+
+
+def moments_of(features: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
+    """(d,) means of (n, views, d) features or vectors, and the one deviation of all numbers from these, above 0."""
+    mean = features.mean(axis=(0, 1), dtype=np.float64)
+    parts = (features[start : start + _ROWS] for start in range(0, len(features), _ROWS))
+    squares = sum(float(((part - mean) ** 2).sum()) for part in parts)
+    return mean, max(math.sqrt(squares / max(1, features.size)), _LEAST_DEVIATION)
 
 
 def _sampled(dataset: Dataset, seed: int, most: int) -> Tensor:

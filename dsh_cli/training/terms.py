@@ -45,7 +45,7 @@ def pair_term(relaxed: Tensor, labels: Tensor, margin: float) -> Tensor:
     return 0.5 * cost.sum() / (n * (n - 1))  # every pair stands twice in the square: 1/2 L over n(n-1)/2 pairs
 
 
-def choice_term(relaxed: Tensor, labels: Tensor, centers: Tensor, offsets: Tensor, scale: float) -> Tensor:
+def choice_term(relaxed: Tensor, targets: Tensor, centers: Tensor, offsets: Tensor, scale: float) -> Tensor:
     """Mean cross-entropy of choosing among all centers, absent classes too, as one does who is on the own center.
 
     Logits are scaled inner products of outputs and centers, after Hoe et al., *One Loss for All: Deep Hashing with a
@@ -56,13 +56,17 @@ def choice_term(relaxed: Tensor, labels: Tensor, centers: Tensor, offsets: Tenso
 
     Args:
         relaxed: (B, k) outputs of the hash layer.
-        labels: (B,) rows of the centers.
+        targets: (B, C) what the own centers would choose, see `choices`.
         centers: (C, k) codes of +1 and -1, one for each class.
         offsets: (k,) added to the outputs, see `codes.centers.offsets`.
         scale: of inner products, see `choice_scale`.
     """
-    targets = torch.softmax(scale * centers @ centers.T, dim=1)  # (C, C)
-    return F.cross_entropy(scale * (relaxed + offsets) @ centers.T, targets[labels])
+    return F.cross_entropy(scale * (relaxed + offsets) @ centers.T, targets)
+
+
+def choices(centers: Tensor, scale: float) -> Tensor:
+    """(C, k) centers of +1 and -1 -> (C, C) with which probability one who is on each would choose each."""
+    return torch.softmax(scale * centers @ centers.T, dim=1)
 
 
 def choice_scale(class_count: int, distance: int, smoothing: float) -> float:

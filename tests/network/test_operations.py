@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -37,7 +38,7 @@ def test_the_small_resnet() -> None:
 
 
 def resnet9(side: int) -> int:
-    """The default network on grey pictures, 8 bits; it pools after the convolutions."""
+    """On grey pictures, 8 bits; it pools after the convolutions."""
     half, quarter = side // 2, side // 4
     first = convolved(1, 16, 3, side)
     stage1 = convolved(16, 16, 3, side) + 2 * convolved(16, 16, 3, half)
@@ -46,9 +47,39 @@ def resnet9(side: int) -> int:
     return 2 * first + 3 * (stage1 + stage2 + stage3 + 2 * 128 * 8)
 
 
-def test_the_default_network_on_pictures_of_its_size_and_of_another() -> None:
+def test_a_network_on_pictures_of_its_size_and_of_another() -> None:
     assert counted("resnet9", 8, 1, 28) == resnet9(28)
     assert counted("resnet9", 8, 1, 28, side=24) == resnet9(24)
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "stem", "learned"),
+    [
+        (
+            1,
+            28,
+            convolved(1, 18, 3, side=26),
+            convolved(18, 16, 3, side=26) + convolved(16, 16, 3, side=13)
+            + convolved(16, 32, 3, side=13) + convolved(32, 32, 3, side=6)
+            + convolved(32, 64, 3, side=6) + convolved(64, 64, 3, side=3) + 2 * 64 * 8,
+        ),
+        (
+            3,
+            32,
+            convolved(3, 24, 2, side=31),
+            convolved(24, 64, 3, side=31) + convolved(64, 64, 3, side=15)
+            + convolved(64, 256, 3, side=15) + convolved(256, 256, 3, side=7)
+            + convolved(256, 256, 3, side=7) + convolved(256, 256, 3, side=3) + 2 * 256 * 8,
+        ),
+    ],
+)  # fmt: skip
+def test_the_default_network_whose_first_layer_does_not_learn(
+    channels: int, size: int, stem: int, learned: int
+) -> None:
+    assert counted("airbench", 8, channels, size) == stem + 3 * learned
+    with torch.device("meta"):
+        net = HashNet(ModelConfig("airbench", 8, channels, size))
+    assert encoding_operations(net, (channels, size, size)) == stem + learned
 
 
 def resnet18_forward() -> int:

@@ -314,6 +314,8 @@ def test_pictures_are_smaller_in_the_first_half_of_a_training() -> None:
     whole = make_batches(replace(recipe, grow=False), dataset, device)
     sides = [images.shape[-1] for epoch in range(3) for images, _ in growing.epoch(epoch)]
     assert sides == [6, 6, 6, 8, 8, 8] == [growing.shape(step)[-1] for step in range(6)]
+    one_step = make_batches(replace(recipe, epochs=1, batch_size=1000), dataset, device)
+    assert [images.shape[-1] for images, _ in one_step.epoch(0)] == [8]  # for that is how codes are made
     (small, labels), (large, same) = next(growing.epoch(0)), next(whole.epoch(0))
     assert (labels == same).all()
     expected = torch.nn.functional.interpolate(large, size=(6, 6), mode="bilinear", antialias=True)

@@ -311,6 +311,15 @@ def test_a_diverged_run_keeps_its_last_good_state(
     assert all(tensor.isfinite().all() for tensor in run.load_state().values())
 
 
+def test_pictures_that_are_too_small_to_grow_are_refused(tmp_path: Path) -> None:
+    config = TrainConfig(data="digits", backbone="resnet9", grow=True, epochs=1, tensorboard=False)
+    with pytest.raises(
+        UsageError, match="`grow` shows pictures of 8 pixels at 6 first, and resnet9 does not take such"
+    ):
+        train(config, load_splits(config), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(splits: Splits, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

@@ -27,7 +27,7 @@ from dsh_cli.show.tensorboard import TensorBoard
 from dsh_cli.training.events import EpochStats, Loss, Plan, Quiet
 from dsh_cli.training.objective import CenterObjective, DshObjective, Objective, Terms, make_objective
 from dsh_cli.training.recipe import require_known_loss
-from dsh_cli.training.terms import choice_term, dsh_loss
+from dsh_cli.training.terms import choice_term, choices, dsh_loss
 from tests.support.values import there
 
 # Hash centers, or DSH
@@ -78,7 +78,8 @@ def test_the_loss_is_the_choice_of_a_center_alone(tmp_path: Path, digits: Datase
     terms = objective(relaxed, torch.tensor([0, 3, 3, 1, 0]))
     rows = torch.tensor([0, 2, 2, 1, 0])  # of the classes seen, the third of which is d
     scale = math.log(2 * 9) / (2 * 5)  # one of three centers is chosen with 9 to 1 by a picture on it
-    expected = choice_term(relaxed, rows, objective.centers, objective.offsets, scale)
+    targets = choices(objective.centers, scale)[rows]
+    expected = choice_term(relaxed, targets, objective.centers, objective.offsets, scale)
     assert (
         float(terms.total) == float(terms.named["choice"]) == pytest.approx(float(expected)) and len(terms.named) == 1
     )

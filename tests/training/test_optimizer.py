@@ -95,11 +95,11 @@ def test_muon_trains_the_convolutions_and_adamw_all_else() -> None:
     }
 
 
-def test_a_frozen_network_has_nothing_for_muon() -> None:
-    net = network()
-    net.freeze()
-    (beside,) = make_optimizers(net, Recipe(optimizer="muon"))
-    assert isinstance(beside, torch.optim.AdamW) and set(trained_by(beside)) == set(net.hash_layer.parameters())
+def test_each_layer_beside_muon_has_a_rate_by_its_inputs() -> None:
+    torch.manual_seed(0)
+    _, beside = make_optimizers(HashNet(ModelConfig("airbench", 8, 1, 16, hidden=32)), Recipe(optimizer="muon", lr=0.5))
+    rates = {tuple(group["params"][0].shape): group["lr"] for group in beside.param_groups[1:]}
+    assert rates == {(32, 64): 5.2 * 0.5 / 64, (8, 32): 5.2 * 0.5 / 32}
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])

@@ -11,7 +11,7 @@ import pytest
 
 from dsh_cli.config import Recipe, TrainConfig
 from dsh_cli.data.dataset import Dataset
-from dsh_cli.data.splits import Splits
+from dsh_cli.data.splits import Splits, load_splits
 from dsh_cli.errors import RunError, UsageError
 from dsh_cli.pictures.cache import PictureCache
 from dsh_cli.pictures.decode import Form
@@ -122,11 +122,13 @@ ALSO: dict[str, dict[str, Any]] = {  # what changes with a field that was given 
     },
     "bits": {"margin": None},
     "method": OF_STEPS | dict.fromkeys(("image_size", "augment", "mirror", "amp")),
-    "freeze": BATCHES | RATES | LAYERS | {"optimizer": None},
-    "margin": {"centers": None},
-    "alpha": {"centers": None},
+    "freeze": BATCHES | RATES | LAYERS | {"optimizer": None, "per_class": None},
+    "batch_size": {"epochs": None, "per_class": None},
+    "centers": BATCHES | {"per_class": None},
+    "margin": BATCHES | {"centers": None, "per_class": None},
+    "alpha": BATCHES | {"centers": None, "per_class": None},
     # the size is of pretrained weights
-    "backbone": BATCHES | RATES | PICTURES | LAYERS | {"optimizer": None, "grow": None, "amp": None},
+    "backbone": BATCHES | RATES | PICTURES | LAYERS | dict.fromkeys(("optimizer", "grow", "amp", "per_class")),
     "augment": {"mirror": None},
     "optimizer": RATES,
     "pretrained": PICTURES | {"amp": None, "grow": None},
@@ -181,7 +183,7 @@ def test_bfloat16_is_open_only_where_the_size_that_is_open_was_not_given() -> No
 
 def test_of_other_networks_than_pretrained_ones_the_picture_size_stays() -> None:
     plain = replace(RECIPE, pretrained=False)
-    open_then = BATCHES | RATES | LAYERS | {"optimizer": None, "grow": None, "amp": None}
+    open_then = BATCHES | RATES | LAYERS | dict.fromkeys(("optimizer", "grow", "amp", "per_class"))
     assert differences(changed(plain, {"backbone": "resnet9"}), plain) == {"backbone": "resnet9", **open_then}
     theirs = changed(plain, {"backbone": "resnet34", "pretrained": True})
     assert (theirs.image_size, theirs.amp) == (None, None)
@@ -196,6 +198,38 @@ def test_pretrained_weights_and_those_of_a_file_take_each_others_place(tmp_path:
     both = changed(RECIPE, {"pretrained": True, "weights": str(tmp_path)})
     with pytest.raises(UsageError, match="`pretrained` and `weights`"):
         both.check()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch_size": 500},
+        {"centers": "none"},
+        {"margin": 4.0},
+        {"alpha": 0.1},
+        {"optimizer": "adamw"},
+        {"backbone": "small-resnet"},
+        {"bits": 2},
+        {"bits": 48},
+        {"smoothing": 0.1, "epochs": 3},
+    ],
+)
+def test_like_a_run_of_the_defaults_is_as_they_are(changes: dict[str, Any]) -> None:
+    base = TrainConfig(data="digits", device="cpu", threads=1)
+    splits = load_splits(base)
+    like = changed(settle(base, splits), changes, 10)
+    assert settle(like, splits) == settle(changed(base, changes), splits)
+
+
+def test_what_bits_and_data_decided_they_decide_again() -> None:
+    base = TrainConfig(data="digits", device="cpu", threads=1)
+    splits = load_splits(base)
+    default = settle(base, splits)
+    two_bits = settle(replace(base, bits=2), splits)
+    assert two_bits.centers == "none"
+    assert settle(changed(two_bits, {"bits": 8}, 10), splits) == default
+    mnist = replace(default, data="mnist", batch_size=500, lr=0.12, epochs=2, image_size=28, grow=True)
+    assert settle(changed(mnist, {"data": "digits"}), splits) == default
 
 
 def test_the_defaults_are_changed_in_what_is_given_alone() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dsh_cli.codes.centers import drawn
-from dsh_cli.training.terms import choice_scale, choice_term, dsh_loss, pair_term, quantization_term
+from dsh_cli.training.terms import choice_scale, choice_term, choices, dsh_loss, pair_term, quantization_term
 
 
 def slow_dsh_loss(relaxed: Tensor, labels: Tensor, margin: float, alpha: float) -> float:
@@ -75,7 +75,9 @@ def test_the_choice_of_a_center_is_by_inner_products_of_moved_outputs() -> None:
     for output, label in zip((relaxed + offsets).tolist(), labels.tolist(), strict=True):
         wanted, found = probabilities(centers[label].tolist()), probabilities(output)
         total -= sum(target * math.log(value) for target, value in zip(wanted, found, strict=True))
-    assert float(choice_term(relaxed, labels, centers, offsets, 0.4)) == pytest.approx(total / 6, abs=1e-12)
+    assert float(choice_term(relaxed, choices(centers, 0.4)[labels], centers, offsets, 0.4)) == pytest.approx(
+        total / 6, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 10])
@@ -84,9 +86,9 @@ def test_a_picture_on_its_center_chooses_others_as_often_as_the_smoothing_says(c
     words = torch.eye(classes) if classes > 2 else torch.tensor([[0.0, 0.0], [1.0, 1.0]])
     centers = 2 * words - 1  # any two differ in two bits
     scale = choice_scale(classes, 2, 0.2)
-    chosen = torch.softmax(scale * centers @ centers.T, dim=1)
+    chosen = choices(centers, scale)
     assert chosen.diagonal().numpy() == pytest.approx(0.8, rel=1e-5)
-    cost = choice_term(centers, torch.arange(classes), centers, torch.zeros(centers.shape[1]), scale)
+    cost = choice_term(centers, chosen, centers, torch.zeros(centers.shape[1]), scale)
     assert float(cost) == pytest.approx(-0.8 * math.log(0.8) - 0.2 * math.log(0.2 / (classes - 1)), rel=1e-5)
 
 
@@ -99,9 +101,8 @@ def test_outputs_that_cost_least_are_the_centers_in_every_bit() -> None:
 
     def cost() -> Tensor:
         descent.zero_grad()
-        term = choice_term(
-            relaxed, torch.arange(10), centers, torch.zeros(8, dtype=torch.float64), choice_scale(10, 4, 0.2)
-        )
+        scale = choice_scale(10, 4, 0.2)
+        term = choice_term(relaxed, choices(centers, scale), centers, torch.zeros(8, dtype=torch.float64), scale)
         term.backward()  # type: ignore[no-untyped-call]
         return term
 
