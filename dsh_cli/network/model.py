@@ -265,10 +265,8 @@ def has_depthwise(backbone: str, image_size: int) -> bool:
 
 def _wrong_size(name: str, image_size: int, error: Exception) -> UsageError:
     reason = str(error).partition("\n")[0].rstrip(".!")
-    return UsageError(
-        f"`image_size` {image_size}: {name} does not take pictures of that size ({reason}); "
-        f"its own is `image_size` {preset(name).image_size}"
-    )
+    instead = "choose a larger one" if name in OWN_BACKBONES else f"its own is `image_size` {preset(name).image_size}"
+    return UsageError(f"`image_size` {image_size}: {name} does not take pictures of that size ({reason}); {instead}")
 
 
 class Airbench(nn.Module):

@@ -98,6 +98,13 @@ def test_sizes_a_network_does_not_take_are_refused(name: str, size: int, shapes_
         HashNet(ModelConfig(name, 8, 3, size)).require_size()
 
 
+def test_of_a_network_of_our_own_no_size_of_others_is_named(shapes_only: None) -> None:
+    net = HashNet(ModelConfig("resnet9", 8, 3, 8))
+    net.require_size()
+    with pytest.raises(UsageError, match="`image_size` 6: resnet9 does not take .*; choose a larger one"):
+        net.require_size(6)
+
+
 def test_trying_a_size_changes_nothing() -> None:
     net = HashNet(ModelConfig("resnet18", 8, 3, 32))
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
