@@ -30,7 +30,6 @@ Optimizers = Sequence[torch.optim.Optimizer]
 _SMALL = 0.75  # of the side of pictures, in a training's first steps
 _SAMPLE = 2000  # pictures in files that mean and deviation are taken from
 _ROWS = 4096  # vectors whose squares are summed at once, in double precision
-_LEAST_DEVIATION = 1e-6  # of vectors that are all the same
 _AT_ONCE = 200  # pictures read at once
 _PATCHED, _PIXELS = 1000, 1000 * 128**2  # pictures whose patches the first layer is made from, and pixels, at most
 
@@ -140,11 +139,13 @@ def fit_normalisation(net: HashNet, dataset: Dataset, seed: int) -> None:
 
 
 def moments_of(features: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
-    """(d,) means of (n, views, d) features or vectors, and the one deviation of all numbers from these, above 0."""
+    """(d,) means of (n, views, d) features or vectors, and the one deviation of all numbers from these, or 1."""
     mean = features.mean(axis=(0, 1), dtype=np.float64)
     parts = (features[start : start + _ROWS] for start in range(0, len(features), _ROWS))
     squares = sum(float(((part - mean) ** 2).sum()) for part in parts)
-    return mean, max(math.sqrt(squares / max(1, features.size)), _LEAST_DEVIATION)
+    deviation = math.sqrt(squares / max(1, features.size))
+    rounding = np.finfo(np.float32).eps * np.abs(mean).max(initial=0.0)  # within which they are all the same
+    return mean, deviation if deviation > rounding else 1.0
 
 
 def _sampled(dataset: Dataset, seed: int, most: int) -> Tensor:
