@@ -3,40 +3,32 @@ training on one core.
 
     python benchmarks/alarms.py                        # all, and a row of what they came to
     python benchmarks/alarms.py --only digits --seeds 0 1
-    python benchmarks/alarms.py --kept FOLDER          # keep what each epoch came to, and train only what is not there
 
-What is kept are codes of the validation pictures after each epoch, so that another rule of the alarm is measured on the
-same trainings. Whether a training has collapsed is told by its end alone, and by other pictures than those that the
-alarm sees: the mAP of its test pictures among its training pictures is no more than LITTLE of the way from that of a
-code that all share to the best there is: 1, or less where classes outnumber codes. It is missed where it is not told at
-the end at the latest, by an alarm or by an error. A false alarm is one of a training that came farther than WELL; what
-lies between is poor, such as one whose rate is so high that its codes part when the rate has fallen: either is right.
+A training has collapsed where the mAP of its test pictures among its training pictures is no more than LITTLE of the
+way from that of a code that all share to the best there is: 1, or less where classes outnumber codes. It is missed
+where neither an alarm nor an error tells it. A false alarm is one of a training that came farther than WELL; what lies
+between is poor, and either is right.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _report import append
 
-from dsh_cli import CodeSet, TrainConfig, load_splits, train
-from dsh_cli.config import ModelConfig, Recipe
+from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DshError
-from dsh_cli.runs.run import Run
 from dsh_cli.show.alarm import CollapseAlarm
-from dsh_cli.training.events import EpochStats, Loss, Plan, Quiet
 
 LITTLE, WELL = 0.05, 0.25
 ENDS = ("well", "poor", "collapsed", "ended in an error")
@@ -53,42 +45,16 @@ class Kind:
 
 @dataclass(frozen=True)
 class Watched:
-    """What the epochs of a training came to."""
+    """What a training came to, and what was said of it."""
 
-    config: Recipe
-    batches: int
-    epochs: list[EpochStats]
     learned: float  # share of what there is to learn, see above; not a number where it ended in an error
+    said: str  # the alarm or the error; nothing where there was none
 
     def end(self) -> str:
         """Which of `ENDS` it came to."""
         if math.isnan(self.learned):
             return "ended in an error"
         return "collapsed" if self.learned < LITTLE else "poor" if self.learned < WELL else "well"
-
-    def alarms(self) -> list[int]:
-        """After which epochs the alarm speaks."""
-        said: list[str] = []
-        epochs: list[int] = []
-        alarm = CollapseAlarm(said.append)
-        model = ModelConfig(self.config.backbone, self.config.bits, 1, self.config.image_size)
-        alarm.on_start(Plan(Run(Path(), self.config, model, (), "", "", {}, {}, {}), "cpu", self.batches, 0, 0))
-        for stats in self.epochs:
-            before = len(said)
-            alarm.on_epoch(stats)
-            epochs += [stats.epoch] * (len(said) - before)
-        return epochs
-
-
-class Watch(Quiet):
-    """Keeps the epochs of a training."""
-
-    def on_start(self, plan: Plan) -> None:
-        self.plan = plan
-        self.epochs: list[EpochStats] = []
-
-    def on_epoch(self, stats: EpochStats) -> None:
-        self.epochs.append(stats)
 
 
 def digits(seed: int) -> Splits:
@@ -211,45 +177,17 @@ KINDS: dict[str, Kind] = {
 
 def watched(kind: Kind, seed: int) -> Watched:
     """Train it."""
-    splits, watch = kind.splits(seed), Watch()
+    splits, said = kind.splits(seed), list[str]()
     config = replace(TrainConfig(data="digits", seed=seed, device="cpu", tensorboard=False), **kind.changes)
     shares = np.bincount(splits.train.labels) / len(splits.train)
-    learned = float("nan")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            found = train(config, splits, f"{folder}/run", listeners=[watch]).map
-            bits = watch.plan.run.config.bits
-            chance = float(shares[splits.test.labels].mean())
-            best = min(1.0, 2**bits / len(shares))
-            learned = ((found or 0.0) - chance) / (best - chance)
+            result = train(config, splits, f"{folder}/run", listeners=[CollapseAlarm(said.append, splits)])
         except DshError as error:
-            if not hasattr(watch, "plan"):  # it did not begin
-                raise
-            print(f"ended: {error}")
-    return Watched(watch.plan.run.config, watch.plan.batches, watch.epochs, learned)
-
-
-def keep(path: Path, done: Watched) -> None:
-    head = {
-        "config": asdict(done.config),
-        "batches": done.batches,
-        "learned": done.learned,
-        "maps": [stats.validation_map for stats in done.epochs],
-    }
-    codes = [stats.validation for stats in done.epochs]
-    np.savez(path, head=json.dumps(head), packed=[c.packed for c in codes], labels=[c.labels for c in codes])
-
-
-def kept(path: Path) -> Watched:
-    with np.load(path) as file:
-        head = json.loads(str(file["head"]))
-        codes = zip(file["packed"], file["labels"], head["maps"], strict=True)
-    config = Recipe(**head["config"])
-    epochs = [
-        EpochStats(number, Loss(0.0, {}, {}), 0.0, CodeSet(config.bits, packed, labels, (), ()), value)
-        for number, (packed, labels, value) in enumerate(codes, 1)
-    ]
-    return Watched(config, head["batches"], epochs, head["learned"])
+            return Watched(math.nan, str(error))
+    chance = float(shares[splits.test.labels].mean())
+    best = min(1.0, 2**result.run.config.bits / len(shares))
+    return Watched(((result.map or 0.0) - chance) / (best - chance), " ".join(said))
 
 
 def main() -> None:
@@ -257,24 +195,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="kinds whose name has this")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--kept", type=Path)
     given = parser.parse_args()
-    if given.kept:
-        given.kept.mkdir(parents=True, exist_ok=True)
     counts: Counter[tuple[str, bool]] = Counter()
     for seed in given.seeds:
         for name in (name for name in KINDS if given.only in name):
-            file = given.kept and given.kept / f"{name}, {seed}.npz"
-            if file and file.exists():
-                done = kept(file)
-            else:
-                done = watched(KINDS[name], seed)
-                if file:
-                    keep(file, done)
-            end, alarms = done.end(), done.alarms()
-            told = f"told after epoch {alarms[0]} of {done.config.epochs}" if alarms else "not told"
-            counts[end, bool(alarms)] += 1
-            print(f"{name}, seed {seed}: {end}, learned {done.learned:.3f}, {told}", flush=True)
+            done = watched(KINDS[name], seed)
+            counts[done.end(), bool(done.said)] += 1
+            print(f"{name}, seed {seed}: {done.end()}, learned {done.learned:.3f}. {done.said}", flush=True)
     kinds = sum(given.only in name for name in KINDS)
     append(
         f"the alarm of a collapse: {kinds} kinds of training{given.only and ', ' + given.only}, seeds {given.seeds}",

@@ -67,7 +67,9 @@ class Interrupted(DshError):
 
 
 class Terminated(Interrupted):
-    """SIGTERM during a training, as by a batch system or a service manager; the message says how to go on."""
+    """SIGTERM or SIGHUP during a training, as by a batch system, or a terminal that closes; the message says how to go
+    on.
+    """
 
     exit_code = 143
 

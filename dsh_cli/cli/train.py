@@ -21,6 +21,7 @@ from dsh_cli.config import (
     Schedule,
     TrainConfig,
 )
+from dsh_cli.errors import DshError
 from dsh_cli.show.console import Console
 
 if TYPE_CHECKING:
@@ -316,8 +317,12 @@ def train(
     from dsh_cli.training import loop
 
     splits = _read_data(config, quiet, new=unfinished is None)
-    listeners = _listeners(config, quiet)
-    show(trained(loop.train(config, splits, out, unfinished, listeners, checkpoint_every)), form)
+    listeners = _listeners(config, splits, quiet)
+    result = loop.train(config, splits, out, unfinished, listeners, checkpoint_every)
+    try:
+        show(trained(result), form)
+    except DshError as error:
+        raise DshError(f"{error}; {result.run.path} is finished: dsh info {result.run.path}") from error
 
 
 def _given(params: dict[str, Any]) -> dict[str, Any]:
@@ -354,7 +359,7 @@ def _read_data(config: TrainConfig, quiet: bool, new: bool) -> Splits:
     return splits
 
 
-def _listeners(config: TrainConfig, quiet: bool) -> list[Listener]:
+def _listeners(config: TrainConfig, splits: Splits, quiet: bool) -> list[Listener]:
     from dsh_cli.show import alarm, estimate, progress, tensorboard
 
     console = Console(stderr=True)
@@ -371,7 +376,7 @@ def _listeners(config: TrainConfig, quiet: bool) -> list[Listener]:
             progress.ProgressBar(console) if console.is_terminal else progress.Lines(say),
             estimate.Estimate(say),
         ]
-    chosen += [progress.Notes(warn), alarm.CollapseAlarm(warn)]
+    chosen += [progress.Notes(warn), alarm.CollapseAlarm(warn, splits)]
     if config.tensorboard:
         chosen.append(tensorboard.TensorBoard())
     return chosen

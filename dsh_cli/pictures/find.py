@@ -21,6 +21,7 @@ _OF_SYSTEMS = frozenset(
     ("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp", "$recycle.bin", "recycler")
     + ("system volume information", "found.000", "network trash folder", "temporary items", "__macosx", "lost+found")
 )
+_OF_RUN = {"config.json", "metrics.json", "splits.json"}  # in a run folder, whose pictures are of others
 
 
 class Kind(Enum):
@@ -96,12 +97,13 @@ def suffixes() -> frozenset[str]:
 class Search:
     """A search for picture files in a folder and below it, by suffix.
 
-    What is hidden is skipped, and so is what systems leave behind. Links to files are followed; those to folders too,
-    unless they lead to a place that the search comes to anyway or to one they lie in: no folder is taken twice.
+    What is hidden is skipped, and so is what systems leave behind, and run folders. Links to files are followed; those
+    to folders too, unless they lead to a place that the search comes to anyway or to one they lie in: no folder is
+    taken twice.
 
     Args:
         root: the folder.
-        left_out: told of what is passed over, other than what is hidden or a system's.
+        left_out: told of what is passed over, other than what is hidden, a system's or a run's.
     """
 
     def __init__(self, root: str | os.PathLike[str], left_out: LeftOut | None = None) -> None:
@@ -136,17 +138,20 @@ class Search:
             OSError: it cannot be listed.
         """
         folders, files = [], []
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.name.startswith("."):
-                    continue
-                if _is_folder(entry):
-                    if self._enters(entry, folder):
-                        folders.append(entry.path)
-                elif (suffix := os.path.splitext(entry.name)[1].lower()) in suffixes():
-                    files.append(entry.path)
-                elif self._left_out is not None:
-                    self._left_out.look_at(entry.path, suffix)
+        with os.scandir(folder) as scanned:
+            entries = sorted(scanned, key=lambda entry: entry.name)
+        if {entry.name for entry in entries} >= _OF_RUN:
+            return [], []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if _is_folder(entry):
+                if self._enters(entry, folder):
+                    folders.append(entry.path)
+            elif (suffix := os.path.splitext(entry.name)[1].lower()) in suffixes():
+                files.append(entry.path)
+            elif self._left_out is not None:
+                self._left_out.look_at(entry.path, suffix)
         return folders, files
 
     def _enters(self, entry: os.DirEntry[str], folder: str) -> bool:

@@ -4,86 +4,102 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dsh_cli.analysis.health import CodeHealth, code_health
+from dsh_cli.analysis.health import code_health
+from dsh_cli.analysis.protocols import compared
 from dsh_cli.analysis.retrieval import mean_average_precision
-from dsh_cli.codes.sets import CodeSet
-from dsh_cli.training.events import EpochStats, Plan, Quiet
+from dsh_cli.codes.sets import CodeSet, sample, taken
+from dsh_cli.config import UNSEEN, Recipe
+from dsh_cli.training.events import Quiet, TrainResult
+from dsh_cli.training.recipe import unusual
 
-_ENOUGH = 10  # validation pictures, below which their codes tell nothing
+if TYPE_CHECKING:
+    from dsh_cli.data.splits import Splits
+
 _COMMON = 0.5  # share of one code from which a set of more than two classes counts as collapsed
 _OWN = 0.6  # share of one class among the pictures of that code from which it is the code of that class
-_LITTLE = 0.1  # mAP above chance from which codes tell of classes, however few they are
-_DEVIATIONS, _ORDERS = 3, 20  # of the mAP by chance, from which they do too; orders of the labels that tell them
+_LITTLE = 0.1  # mAP
+_DEVIATIONS, _ORDERS = (
+    3,
+    20,
+)  # of the mAP by chance, from which codes tell of classes; orders of the labels that tell it
+_QUERIES = 1000  # whose labels are put in other orders, at most
 
 
 class CollapseAlarm(Quiet):
-    """Warns once when the codes of the validation pictures have fallen to few values, or tell nothing of classes.
+    """Warns when a training is finished and its codes have fallen to few values, or tell nothing of classes.
 
-    Codes that are few at first may part later. So it looks from half of the training on, and speaks where an epoch has
-    mended nothing of what the one before left, or where no epoch is left to mend it.
+    Not before: codes that are few may part as late as in the last epochs, when the rate has fallen. It looks at those
+    that are measured, and at those of the training pictures, whose every class is there.
+
+    Args:
+        warn: takes what is to be said.
+        splits: the data, by which settings are told that are not the default.
     """
 
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        self.warn = warn
-        self.raised = False
+    def __init__(self, warn: Callable[[str], None], splits: Splits) -> None:
+        self.warn, self.splits = warn, splits
 
-    def on_start(self, plan: Plan) -> None:
-        self.config = plan.run.config
-        self.before: CodeHealth | None = None  # after the epoch before, where there was something to warn of
-
-    def on_epoch(self, stats: EpochStats) -> None:
-        codes, epochs, lr = stats.validation, self.config.epochs, self.config.lr
-        if self.raised or len(codes) < _ENOUGH or stats.epoch < epochs / 2:
+    def on_end(self, result: TrainResult) -> None:
+        run = result.run
+        if not run.classes or run.config.method != "dsh":
             return
-        now, before = code_health(codes), self.before
-        found = _found(stats, now)
-        self.before = now if found else None
-        if found and (stats.epoch == epochs or (before and not _is_better(now, before))):
-            self.raised = True
-            self.warn(
-                f"collapse: after epoch {stats.epoch} of {epochs} the {len(codes)} validation pictures of "
-                f"{_class_count(codes)} classes {found}. Look whether the labels fit the pictures, or try `lr` "
-                f"{lr / 3:.2g}, a larger `batch_size` or more `epochs`"
-            )
+        found = _few(run.codes("train"), "training") or _by_chance(result)
+        if found:
+            self.warn(f"collapse: {found}. {_advice(run.config, self.splits)}")
 
 
-def _is_better(now: CodeHealth, before: CodeHealth) -> bool:
-    return now.distinct > before.distinct or now.largest_share < before.largest_share
-
-
-def _found(stats: EpochStats, health: CodeHealth) -> str:
-    """What is wrong with codes, in words, if anything: far fewer than classes, one of no class, or told by chance."""
-    codes, class_count = stats.validation, _class_count(stats.validation)
+def _few(codes: CodeSet, split: str) -> str:
+    """In words, if codes are far fewer than classes, or one of no class has most pictures."""
+    health, class_count = code_health(codes), len(np.unique(codes.labels))
     few = health.distinct == 1 or health.distinct < min(class_count, 2**codes.bits) / 2
-    if class_count > 1 and (few or (class_count > 2 and codes.bits > 1 and _is_crowded(codes, health))):
-        shared = "1 code" if health.distinct == 1 else f"{health.distinct} codes"
-        return f"share {shared}, and {health.largest_share:.0%} have the same"
-    if stats.validation_map is not None and _is_chance(codes, stats.validation_map):
-        return f"have codes that tell nothing of their class: mAP {stats.validation_map:.3f}, as by chance"
-    return ""
+    crowded = class_count > 2 and codes.bits > 1 and health.largest_share >= _COMMON and _of_no_class(codes)
+    if class_count < 2 or not (few or crowded):
+        return ""
+    shared = "1 code" if health.distinct == 1 else f"{health.distinct} codes"
+    same = "" if health.distinct == 1 else f", and {health.largest_share:.0%} have the same"
+    return f"the {len(codes):,} {split} pictures of {class_count:,} classes share {shared}{same}"
 
 
-def _class_count(codes: CodeSet) -> int:
-    return len(np.unique(codes.labels))
-
-
-def _is_crowded(codes: CodeSet, health: CodeHealth) -> bool:
-    """Whether most pictures have one code, and are of different classes."""
-    if health.largest_share < _COMMON:
-        return False
+def _of_no_class(codes: CodeSet) -> bool:
+    """Whether pictures of the most common code are of different classes."""
     _, places, counts = np.unique(codes.packed, axis=0, return_inverse=True, return_counts=True)
     of_one_code = codes.labels[places.ravel() == counts.argmax()]
     return bool(np.bincount(of_one_code).max() < _OWN * len(of_one_code))
 
 
-def _is_chance(codes: CodeSet, value: float) -> bool:
-    """Whether the mAP of codes is no better than if their labels were in another order."""
-    chance = mean_average_precision(replace(codes, packed=np.zeros_like(codes.packed)))  # that of all orders
-    if value >= chance + _LITTLE:
-        return False
+def _by_chance(result: TrainResult) -> str:
+    """In words, if the mAP of a run is no better than if its labels were in another order.
+
+    Nothing of so few pictures that those of another order may come to much more or less.
+    """
+    run, every = result.run, len(result.run.classes)
+    if result.map is None or result.map >= (1 / np.arange(1, every + 1)).sum() / every + _LITTLE:
+        return ""  # which a code a class comes to if a picture has any of them, or more
+    queries, database = compared(run.config.protocol, run.codes, UNSEEN in run.counts)
+    queries = taken(queries, sample(queries.labels, _QUERIES, 0))
     rng = np.random.default_rng(0)
-    others = [mean_average_precision(replace(codes, labels=rng.permutation(codes.labels))) for _ in range(_ORDERS)]
-    return value < chance + _DEVIATIONS * float(np.std(others))
+    found, *others = (
+        mean_average_precision(replace(queries, labels=labels), database)
+        for labels in (queries.labels, *(rng.permutation(queries.labels) for _ in range(_ORDERS)))
+    )
+    chance, doubt = float(np.mean(others)), _DEVIATIONS * float(np.std(others))
+    if doubt > _LITTLE or found >= chance + doubt:
+        return ""
+    return f"codes tell nothing of their classes: mAP {result.map:.3f}, and {chance:.3f} by chance"
+
+
+def _advice(config: Recipe, splits: Splits) -> str:
+    """What to try."""
+    usual = unusual(config, splits)
+    if not usual:
+        return "Look whether the labels fit the pictures, or try more `epochs`"
+    named = ", ".join(f"`{name}` {_said(getattr(config, name))} ({_said(value)})" for name, value in usual.items())
+    return f"Try the defaults, in brackets, of {named}; or look whether the labels fit the pictures"
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else f"{value}"

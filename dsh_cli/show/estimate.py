@@ -1,4 +1,4 @@
-"""How long a training will take, said once, when some of its steps have been timed."""
+"""How long a training will take: said when some of its steps have been timed, and anew where it comes otherwise."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
 from dsh_cli.show.views.shared import counted
-from dsh_cli.training.events import Plan, Quiet, RunningLoss
+from dsh_cli.training.events import EpochStats, Plan, Quiet, RunningLoss
 
 _SLOW = 2  # first steps, which are not timed: in these memory is found, and kernels are chosen
 _TIMED = 3.0  # seconds of steps that tell how fast it is
 _SHORT, _LONG = 15.0, 300.0  # seconds in all: below, nothing is said; above, what would be sooner
+_OTHERWISE, _LATE = 1.5, 60.0  # times as fast or slow as was said, and seconds left, for it to be said anew
 _FEWER = 2.0  # times fewer operations, from which on another network is worth its name
 
 
 class Estimate(Quiet):
     """Says how long a training will take, or what is left of one, and of a long one on a CPU what would be sooner.
 
-    Steps are weighed by their operations, so that one whose pictures grow is not thought shorter than it is.
+    Steps are weighed by their operations, so that one whose pictures grow is not thought shorter than it is. Where it
+    comes to go much faster or slower than was said, what is left is said anew after an epoch.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -30,34 +30,58 @@ class Estimate(Quiet):
         self.plan = plan
         self.began = time.monotonic()
         self.first = plan.first_epoch * plan.batches + plan.first_batch
-        self.work = np.cumsum([0.0, *plan.operations])  # of a picture in each of the steps before
-        self.timed_from: tuple[int, float] | None = None  # a step, and when it was done
-        self.told = not plan.operations
+        self.from_step, self.since = self.first, self.began  # a step, and when it was done
+        self.each = 0.0  # seconds of an operation of a whole batch, as last said
 
     def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None:
+        if self.each or not self.plan.operations:
+            return
         step, now = (epoch - 1) * self.plan.batches + done, time.monotonic()
-        if self.told or step < self.first + _SLOW or (self.timed_from and now < self.timed_from[1] + _TIMED):
+        few = self.plan.steps - self.first <= _SLOW  # which are all there is to tell it by
+        if step == self.first + _SLOW and not few:
+            self._time_from(step, loss)
+        if now - self.since < _TIMED or (step <= self.first + _SLOW and not few):
             return
         loss.mean()  # a GPU has done then what it was given
-        now = time.monotonic()
-        if self.timed_from is None:
-            self.timed_from = step, now
-            return
-        self.told = True
-        before, since = self.timed_from
-        each = (now - since) / (self.work[step] - self.work[before])  # seconds of an operation, for a whole batch
-        training = now - self.began + float(each * (self.work[-1] - self.work[step]))
-        seconds = training + float(each) * _encoding(self.plan) / self.plan.batch_size
+        self.each = self._seconds_each(step)
+        self._time_from(step, loss)
+        training = self.since - self.began + self._left(step)
+        seconds = training + self._codes(self.plan.first_epoch)
         if seconds >= _SHORT:
-            self.say(_said(self.plan, seconds, (len(self.work) - 1 - self.first) * self.plan.batch_size / training))
+            self.say(_said(self.plan, seconds, (self.plan.steps - self.first) * self.plan.batch_size / training))
         if seconds >= _LONG and (sooner := _sooner(self.plan)):
             self.say(f"sooner would be {sooner}")
 
+    def on_epoch(self, stats: EpochStats) -> None:
+        step = stats.epoch * self.plan.batches
+        if not self.each or step <= self.from_step:
+            return
+        each = self._seconds_each(step, self.plan.run.counts.get("validation", 0))
+        if not 1 / _OTHERWISE < each / self.each < _OTHERWISE:
+            self.each = each
+            seconds = self._left(step) + self._codes(stats.epoch)
+            if seconds >= _LATE:
+                self.say(f"about {_duration(seconds)} more, at the rate of this epoch")
+        self.from_step, self.since = step, time.monotonic()
 
-def _encoding(plan: Plan) -> int:
-    """Operations of all codes: of the validation pictures after each epoch, and of all at the end."""
-    counts, epochs = plan.run.counts, plan.run.config.epochs - plan.first_epoch
-    return plan.encoding * (sum(counts.values()) + epochs * counts.get("validation", 0))
+    def _time_from(self, step: int, loss: RunningLoss) -> None:
+        loss.mean()
+        self.from_step, self.since = step, time.monotonic()
+
+    def _seconds_each(self, step: int, coded: int = 0) -> float:
+        """Seconds of an operation of a whole batch since a step, in which so many pictures were encoded too."""
+        work = self.plan.work(step) - self.plan.work(self.from_step)
+        return (time.monotonic() - self.since) / (work + self.plan.encoding * coded / self.plan.batch_size)
+
+    def _left(self, step: int) -> float:
+        """Seconds of the steps after one."""
+        return self.each * (self.plan.work(self.plan.steps) - self.plan.work(step))
+
+    def _codes(self, epochs: int) -> float:
+        """Seconds of the codes: of the validation pictures after each epoch but so many, and of all at the end."""
+        counts, more = self.plan.run.counts, self.plan.run.config.epochs - epochs
+        pictures = sum(counts.values()) + more * counts.get("validation", 0)
+        return self.each * self.plan.encoding * pictures / self.plan.batch_size
 
 
 def _said(plan: Plan, seconds: float, rate: float) -> str:
@@ -107,4 +131,4 @@ def _times_small(plan: Plan) -> float:
     model = plan.run.model
     with torch.device("meta"):  # which draws no random numbers
         small = HashNet(replace(model, backbone="small-resnet"))
-    return plan.operations[-1] / training_operations(small, (model.channels, model.image_size, model.image_size))
+    return plan.operations[-1][1] / training_operations(small, (model.channels, model.image_size, model.image_size))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.show.console import Console
+from dsh_cli.show.views.shared import counted
 from dsh_cli.training.events import EpochStats, Featured, Loss, Plan, Quiet, RunningLoss, TrainResult
 
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
@@ -53,10 +56,10 @@ class ProgressBar(Quiet):
         self.epochs = plan.run.config.epochs
         self.started = time.monotonic()
         self.done_before = plan.batches * plan.first_epoch + plan.first_batch
-        self.task = self.bar.add_task(
+        self.task = self.bar.add_task(  # by operations, for steps may differ in them
             f"epoch {plan.first_epoch + 1}/{self.epochs}",
-            total=plan.batches * self.epochs,
-            completed=self.done_before,
+            total=plan.work(plan.steps),
+            completed=plan.work(self.done_before),
             rate="",
             terms="",
         )
@@ -68,16 +71,16 @@ class ProgressBar(Quiet):
             self.bar.stop()
 
     def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None:
-        completed = (epoch - 1) * self.plan.batches + done
+        step = (epoch - 1) * self.plan.batches + done
         now = time.monotonic()
         if now - self.read_at < _READ_EVERY:
-            self.bar.update(self.task, completed=completed)
+            self.bar.update(self.task, completed=self.plan.work(step))
             return
         self.read_at = now
-        rate = (completed - self.done_before) * self.plan.batch_size / (now - self.started)
+        rate = (step - self.done_before) * self.plan.batch_size / (now - self.started)
         self.bar.update(
             self.task,
-            completed=completed,
+            completed=self.plan.work(step),
             description=f"epoch {epoch}/{self.epochs}",
             rate=f"{rate:,.0f} img/s",
             terms=_terms(loss.mean(), self.narrow),
@@ -136,7 +139,9 @@ def begins(plan: Plan) -> Iterator[str]:
 def epoch_line(stats: EpochStats, plan: Plan, narrow: bool = False) -> str:
     """One epoch in one line, without the terms of the loss where there is no room."""
     config = plan.run.config
-    validation = "" if stats.validation_map is None else f"val. mAP {stats.validation_map:.3f}  "
+    validation = (
+        "" if stats.validation_map is None else f"val. mAP {stats.validation_map:.3f}{_few(stats.validation)}  "
+    )
     worth_it = stats.waited >= _WAITING and plan.batches * plan.batch_size >= _LONG * stats.images_per_second
     waiting = f", {stats.waited:.0%} waiting" if worth_it else ""
     return (
@@ -144,6 +149,12 @@ def epoch_line(stats: EpochStats, plan: Plan, narrow: bool = False) -> str:
         f"{_terms(stats.loss, narrow)}  "
         f"{validation}{stats.images_per_second:,.0f} img/s{waiting}"
     )
+
+
+def _few(codes: CodeSet) -> str:
+    """How many codes there are, where they are fewer than half the classes."""
+    found, classes = len(np.unique(codes.packed, axis=0)), len(np.unique(codes.labels))
+    return f" ({counted(found, 'code')})" if 2 * found < min(classes, 2**codes.bits) or found == 1 < classes else ""
 
 
 def _terms(loss: Loss, narrow: bool) -> str:

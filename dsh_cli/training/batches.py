@@ -63,12 +63,17 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels) // self.batch_size
 
+    @property
+    def small_steps(self) -> int:
+        """Steps of the training, its first, that see smaller pictures; none of a training of one step."""
+        return 0 if self._features is not None else int(self.small_epochs * len(self))
+
     def shape(self, step: int) -> tuple[int, ...]:
         """Of a picture, (channels, H, W), or of features, (d,), in a step of the training, counted from 0."""
         if self._features is not None:
             return (self._features.shape[2],)
         side = self.dataset.image_size
-        if step < int(self.small_epochs * len(self)):  # so that a training of one step sees the whole side
+        if step < self.small_steps:
             side = shown_first(side)
         return (self.dataset.channels, side, side)
 

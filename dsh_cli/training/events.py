@@ -30,9 +30,22 @@ class Plan:
     weights: Taken | None = None  # what the network starts from, if not from random weights
     objective: str = ""  # what is to be said of what is minimised, if anything
     first_batch: int = 0  # of the first epoch: as many as were done before
-    operations: Sequence[int] = ()  # of a picture in each step of the whole training, forward and backward
+    operations: Sequence[tuple[int, int]] = ()  # so many steps of so many each of a picture, forward and backward
     encoding: int = 0  # operations of the code of a picture
     spared: int = 0  # threads that PyTorch would take more, whose processors are left to other programs
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return self.batches * self.run.config.epochs
+
+    def work(self, step: int) -> int:
+        """Operations of a picture in all steps before one, counted from 0."""
+        done = 0
+        for count, each in self.operations:
+            taken = min(step, count)
+            done, step = done + taken * each, step - taken
+        return done
 
 
 @dataclass(frozen=True)
@@ -89,7 +102,9 @@ class EpochStats:
     loss: Loss
     images_per_second: float
     validation: CodeSet
-    validation_map: float | None  # tie-aware, validation against itself without self-matches; None if too small
+    validation_map: (
+        float | None
+    )  # tie-aware, validation against itself without self-matches; None if too small, or of one class
     waited: float = 0.0  # share of the epoch in which the network waited for its pictures, in [0, 1]
     notes: tuple[str, ...] = ()  # what the data had to report since the last epoch: unreadable pictures, a full cache
 

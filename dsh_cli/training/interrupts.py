@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM where a training can stop without losing anything."""
+"""Ctrl-C, SIGTERM and the end of a terminal, where a training can stop without losing anything."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 @contextmanager
 def held_back() -> Iterator[Callable[[], int]]:
-    """Hold Ctrl-C and SIGTERM back until the caller asks, by what is yielded, which came: its number, or 0.
+    """Hold Ctrl-C, SIGTERM and SIGHUP back until the caller asks, by what is yielded, which came: its number, or 0.
 
     A second Ctrl-C acts at once; who sends SIGTERM again has SIGKILL. Threads other than the main one never hear of
-    them, and where they are ignored, or SIGTERM is minded by someone else, it stays so.
+    them, and where they are ignored, as under `nohup`, or the last two are minded by someone else, it stays so.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
         if callable(signal.getsignal(signal.SIGINT)):
             before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
-        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-            before[signal.SIGTERM] = signal.SIG_DFL
+        for ending in _ENDING:
+            if signal.getsignal(ending) == signal.SIG_DFL:
+                before[ending] = signal.SIG_DFL
     came = 0
 
     def note(number: int, frame: FrameType | None) -> None:

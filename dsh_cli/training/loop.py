@@ -50,8 +50,8 @@ def train(
     """Train a network, or fit the map of a method without steps; save its run, and measure it.
 
     One seed and number of threads on one machine give identical weights, whether or not the training was interrupted in
-    between. It is saved after each epoch, and at Ctrl-C or SIGTERM after the batch that is under way, or the epoch
-    where all its batches are done; a second Ctrl-C ends it without.
+    between. It is saved after each epoch, and at Ctrl-C, SIGTERM or SIGHUP after the batch that is under way, or the
+    epoch where all its batches are done; a second Ctrl-C ends it without.
 
     Args:
         config: what to do; its open choices are made from the data, and saved.
@@ -68,7 +68,7 @@ def train(
             another process has it, or its folder was deleted, moved or replaced meanwhile.
         WeightsError: the weights to start from cannot be had, or do not fit. No run is made then.
         DshError: the loss or a weight is not finite. The run keeps the state that was saved last.
-        Interrupted: Ctrl-C, or SIGTERM (`Terminated`); the run stays, unfinished.
+        Interrupted: Ctrl-C, or SIGTERM or SIGHUP (`Terminated`); the run stays, unfinished.
     """
     require_minutes(checkpoint_every)
     device = choose_device(config.device)
@@ -141,14 +141,14 @@ class _Loop:
     costs: Mapping[tuple[int, ...], int]  # operations of a picture, or of its features, by the shape
     saved: str  # after what, in words; nothing if it is not yet
     saved_at: float
-    stopping: Callable[[], int]  # the number of what is to stop it: of Ctrl-C or SIGTERM, if either came
+    stopping: Callable[[], int]  # the number of what is to stop it: of Ctrl-C, SIGTERM or SIGHUP, if one came
     started: float = 0.0  # when the epoch under way would have been, had it not been interrupted
 
     def epoch(self, number: int, part: Part | None) -> RunningLoss:
         """Train for one epoch, numbered from 0, or for what a part of it leaves.
 
         Raises:
-            Interrupted: Ctrl-C or SIGTERM; what was trained is saved.
+            Interrupted: Ctrl-C, SIGTERM or SIGHUP; what was trained is saved.
         """
         config, loss = self.run.config, RunningLoss(self.objective.weights, self.device)
         # bfloat16 has the range of float32, so small gradients need no scaling as they do in float16.
@@ -216,7 +216,7 @@ class _Loop:
 
     def stopped(self) -> Interrupted:
         """What to raise where it was to stop, and all is saved."""
-        kind = Terminated if self.stopping() == signal.SIGTERM else Interrupted
+        kind = Interrupted if self.stopping() == signal.SIGINT else Terminated
         return kind(_stopped(self.run, self.saved))
 
     def require_finite(self, tensors: Iterable[Tensor], epoch: int, step: str) -> None:
@@ -275,10 +275,11 @@ def _train(
     steps = len(batches) * config.epochs
     optimizers = make_optimizers(net, config)
     schedules = make_schedules(optimizers, config, steps)
-    shapes = [batches.shape(step) for step in range(steps)]
-    costs = {shape: training_operations(net, shape) for shape in set(shapes)}
+    small = min(batches.small_steps, steps)
+    costs = {shape: training_operations(net, shape) for shape in {batches.shape(0), batches.shape(steps)}}
     started = time.perf_counter()
     objective = make_objective(run, splits.train, device)
+    objective.begin(net.hash_layer)
     prepared = time.perf_counter() - started
     begun = restore(run, net, optimizers, len(batches), 1 + len(objective.weights))
     first, part, seconds = begun.epochs, begun.part, begun.seconds
@@ -297,7 +298,7 @@ def _train(
         taken,
         objective.told,
         part.batches if part else 0,
-        [costs[shape] for shape in shapes],
+        [(count, costs[batches.shape(at)]) for at, count in ((0, small), (small, steps - small)) if count],
         encoding_operations(net, batches.shape(steps)),
         spared,
     )
@@ -338,7 +339,7 @@ def _train(
                 loss=mean,
                 images_per_second=len(batches) * batches.batch_size / elapsed,
                 validation=validation,
-                validation_map=mean_average_precision(validation) if _has_pairs(validation) else None,
+                validation_map=mean_average_precision(validation) if _tells(validation) else None,
                 waited=batches.waited / elapsed,
                 notes=batches.new_notes(),
             )
@@ -356,9 +357,10 @@ def _train(
     return result
 
 
-def _has_pairs(codes: CodeSet) -> bool:
-    """Whether two pictures are of one class, without which there is nothing to find."""
-    return bool((np.bincount(codes.labels) > 1).any())
+def _tells(codes: CodeSet) -> bool:
+    """Whether codes can be looked up in themselves: two are of one class, and not all are."""
+    counts = np.bincount(codes.labels)
+    return bool((counts > 1).any() and (counts > 0).sum() > 1)
 
 
 @contextmanager

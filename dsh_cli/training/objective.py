@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsh_cli.codes.bits import pack, unpack
 from dsh_cli.codes.bounds import class_distance_bound
@@ -42,6 +42,9 @@ class Objective(Protocol):
     told: str  # what is to be said of it before the first batch, if anything
     settings: tuple[str, ...]  # the fields of the recipe that shape the loss
 
+    def begin(self, hash_layer: nn.Linear) -> None:
+        """Set what of a new hash layer is to begin otherwise than by lot."""
+
     def __call__(self, relaxed: Tensor, labels: Tensor) -> Terms:
         """The loss of (B, k) outputs and their (B,) labels."""
 
@@ -54,6 +57,9 @@ class DshObjective:
     def __init__(self, margin: float, alpha: float, told: str = "") -> None:
         self.margin, self.alpha, self.told = margin, alpha, told
         self.weights: Mapping[str, float | None] = {"pair": None, "quantization": alpha}
+
+    def begin(self, hash_layer: nn.Linear) -> None:
+        """Nothing: it begins by lot."""
 
     def __call__(self, relaxed: Tensor, labels: Tensor) -> Terms:
         """Both terms of the loss."""
@@ -89,6 +95,16 @@ class CenterObjective:
         self.targets = choices(self.centers, self.scale)
         self.offsets = torch.from_numpy(largest * offsets(centers)).to(device).float()  # (k,)
 
+    def begin(self, hash_layer: nn.Linear) -> None:
+        """Set all to 0, so that outputs stay within what centers differ in, and the bias to what takes offsets back.
+
+        The loss sees of the offsets only what is a sum of centers, which in many bits is little of them: by itself
+        training would not come to the rest.
+        """
+        nn.init.zeros_(hash_layer.weight)
+        with torch.no_grad():
+            hash_layer.bias.copy_(-self.offsets)
+
     def __call__(self, relaxed: Tensor, labels: Tensor) -> Terms:
         """The choice of a center, alone."""
         rows = torch.searchsorted(self.seen, labels)
@@ -110,7 +126,8 @@ def make_objective(run: Run, dataset: Dataset, device: torch.device) -> Objectiv
     config, seen = run.config, np.unique(dataset.labels)
     if config.centers == "none":
         reason = why_none(config.bits, len(seen))
-        return DshObjective(config.margin, config.alpha, f"hash centers are off: {reason}" if reason else "")
+        pairs = f"the loss is over pairs, margin {config.margin:g}, alpha {config.alpha:g}"
+        return DshObjective(config.margin, config.alpha, f"hash centers are off: {reason or pairs}")
     assert config.smoothing is not None  # see `training.recipe.require_known_loss`
     packed = run.centers() if run.begun else None
     if packed is None and run.begun:

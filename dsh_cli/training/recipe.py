@@ -326,6 +326,29 @@ def settle(config: TrainConfig, splits: Splits) -> Recipe:
     return Recipe(**{**asdict(config), **choices})
 
 
+# Fields by which learning goes well or badly, and no others of the recipe are chosen.
+_SHAPING = (
+    *("lr", "weight_decay", "clip", "smoothing", "margin", "alpha", "dropout", "epochs", "batch_size", "per_class"),
+    *("schedule", "optimizer", "augment"),
+)
+
+
+def unusual(recipe: Recipe, splits: Splits) -> dict[str, Any]:
+    """The fields by which learning goes well or badly that are not as `settle` chooses them: what they would be.
+
+    Each by itself, all others of the recipe as they are; those of a loss that is not used are left out.
+    """
+    unused = ("margin", "alpha") if recipe.centers == "auto" else ("smoothing",)
+    found = {}
+    for name in _SHAPING:
+        usual = getattr(
+            settle(replace(TrainConfig(**asdict(recipe)), **{name: getattr(TrainConfig, name)}), splits), name
+        )
+        if name not in unused and usual != getattr(recipe, name):
+            found[name] = usual
+    return found
+
+
 def _settled_linear(config: TrainConfig, splits: Splits) -> Recipe:
     """The same of a method without steps: pictures as they are, and a backbone that stays as it is."""
     _require_used(config)
@@ -360,12 +383,15 @@ def _batch_size(dataset: Dataset, muon: bool, head_alone: bool, centers: Centers
 
 
 def bfloat16_pays(config: TrainConfig, image_size: int) -> bool:
-    """Whether bfloat16 is known to train sooner: on processors with instructions for it, see `benchmarks/LOG.md`."""
+    """Whether bfloat16 is known to train sooner: on processors with matrix units for it, see `benchmarks/LOG.md`.
+
+    Where one has vectors of it alone (avx512_bf16), float32 is sooner by far.
+    """
     from dsh_cli.network.device import choose_device, instructions
 
     if choose_device(config.device).type != "cpu":
         return False
-    if {"avx512_bf16", "amx_bf16"}.isdisjoint(instructions()):
+    if "amx_bf16" not in instructions():
         return False
     if config.backbone in OWN_BACKBONES:
         return True

@@ -58,9 +58,6 @@ def starting_network(
         if taken is None and isinstance(net.backbone, Airbench):
             most = min(_PATCHED, _PIXELS // model.image_size**2)
             net.backbone.whiten((to_float(_sampled(splits.train, config.seed, most)) - net.mean) / net.std)
-        if config.centers == "auto":  # so that outputs stay within what centers differ in, and bits are not by lot
-            torch.nn.init.zeros_(net.hash_layer.weight)
-            torch.nn.init.zeros_(net.hash_layer.bias)
     elif config.freeze:  # whose features are wanted before all else is restored
         _restore_weights(resume, net)
     net.dropout.p = config.dropout

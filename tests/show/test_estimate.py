@@ -1,26 +1,30 @@
 """How long a training will take: said once, and right where pictures grow."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from dsh_cli import TrainConfig
+from dsh_cli import CodeSet, TrainConfig
 from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.network.model import HashNet
 from dsh_cli.network.operations import training_operations
 from dsh_cli.runs.run import Run
 from dsh_cli.show import estimate
 from dsh_cli.show.estimate import Estimate
-from dsh_cli.training.events import Plan, RunningLoss
+from dsh_cli.training.events import EpochStats, Plan, RunningLoss
 from tests.support.commands import dsh
+from tests.support.runs import LOSS
 
 BATCHES, EPOCHS, SIZE = 295, 4, 200  # of MNIST
 COUNTS = {"train": 59_000, "validation": 1_000, "test": 10_000}
+CODES = CodeSet(8, np.zeros((1, 1), np.uint8), np.zeros(1, np.int64), (), ())
 MODEL = ModelConfig("resnet9", 8, 1, 28)
 
 
@@ -38,6 +42,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         first: tuple[int, int] = (0, 0),
         device: str = "cpu",
         encoding: int = 0,
+        slower: Mapping[int, float] | None = None,
         **changes: Any,
     ) -> list[str]:
         now, spoken, loss = 1000.0, list[str](), RunningLoss({}, torch.device("cpu"))
@@ -46,11 +51,15 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         run = Run(Path("run"), recipe(**changes), MODEL, (), "", "", COUNTS, {}, {})
         costs = operations or [100] * BATCHES * EPOCHS
         listener = Estimate(spoken.append)
-        listener.on_start(Plan(run, device, BATCHES, SIZE, first[0], None, "", first[1], costs, encoding))
+        stretches = [(len([*same]), cost) for cost, same in groupby(costs)]
+        listener.on_start(Plan(run, device, BATCHES, SIZE, first[0], None, "", first[1], stretches, encoding))
         began = first[0] * BATCHES + first[1]
         for step, cost in enumerate(costs[began:], began):
-            now += cost * seconds * (20 if step < began + 2 else 1)
-            listener.on_batch(step // BATCHES + 1, step % BATCHES + 1, loss)
+            epoch, done = step // BATCHES + 1, step % BATCHES + 1
+            now += cost * seconds * (20 if step < began + 2 else 1) * (slower or {}).get(epoch - 1, 1.0)
+            listener.on_batch(epoch, done, loss)
+            if done == BATCHES:
+                listener.on_epoch(EpochStats(epoch, LOSS, 1.0, CODES, None))
         return spoken
 
     return of
@@ -86,9 +95,24 @@ def test_of_a_resumed_training_what_is_left_counts(said: Callable[..., list[str]
     assert long.startswith("about 17 minutes more: ")
 
 
+def test_of_one_step_or_two_the_first_tells_it(said: Callable[..., list[str]]) -> None:
+    (two,) = said(0.9 / 100, first=(3, 293))  # which take 18 s each
+    assert two.startswith("about 35 seconds more: ")
+
+
+def test_what_is_left_is_said_anew_where_it_comes_otherwise(said: Callable[..., list[str]]) -> None:
+    times = said(0.22 / 100, slower={1: 2.0})
+    assert times == [
+        "about 4 minutes: 4 epochs of 59,000 pictures, 881 a second, then 70,000 codes",
+        "about 4 minutes more, at the rate of this epoch",  # two epochs of 130 s
+        "about 65 seconds more, at the rate of this epoch",  # one of 65 s
+    ]
+    assert len(said(0.2 / 100, slower={1: 1.4})) == 1
+    assert len(said(0.05 / 100, slower={2: 3.0})) == 1  # 45 s are left
+
+
 def test_short_trainings_say_nothing(said: Callable[..., list[str]]) -> None:
     assert not said(0.009 / 100)
-    assert not said(0.9 / 100, first=(3, 293))  # two steps are left
     assert said(0.015 / 100) == ["about 20 seconds: 4 epochs of 59,000 pictures, 12,917 a second, then 70,000 codes"]
 
 
@@ -111,7 +135,7 @@ def test_of_a_long_training_on_a_processor_it_says_what_would_be_sooner(said: Ca
 def test_bfloat16_is_named_where_the_processor_has_it_and_it_is_off(
     said: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, has: bool
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has})
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
         monkeypatch.delenv(name, raising=False)
     more = " or `amp`" if has else ""

@@ -30,7 +30,7 @@ from dsh_cli.network.model import Airbench, HashNet
 from dsh_cli.runs.run import Run
 from dsh_cli.show.tensorboard import TensorBoard
 from dsh_cli.training.events import EpochStats, Plan, Quiet, RunningLoss, TrainResult
-from dsh_cli.training.objective import CenterObjective, Terms
+from dsh_cli.training.objective import CenterObjective, Terms, make_objective
 from dsh_cli.training.recipe import bfloat16_pays, settle
 from dsh_cli.training.terms import choice_term
 from tests.support.commands import dsh, dsh_json, one_line_error
@@ -144,12 +144,14 @@ def test_bfloat16_trains_other_weights_and_makes_codes_in_float32(splits: Splits
     assert {str(array.dtype) for array in weights(run).values()} == {"float32", "int64"}
 
 
-def test_bfloat16_is_the_choice_where_the_processor_has_it(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    for has, taken in (({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_bf16": False}, False)):
+def test_bfloat16_is_the_choice_where_the_processor_has_matrix_units_for_it(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for has, taken in (({"avx512_bf16": True}, False), ({"amx_bf16": True}, True), ({"amx_bf16": False}, False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
         assert settle(CONFIG, splits).amp is taken
         assert settle(replace(CONFIG, amp=not taken), splits).amp is not taken
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     assert not settle(replace(CONFIG, backbone="resnet18"), splits).amp  # whose maps come to a pixel too soon
     for name, taken in (
         ("resnet18", True),
@@ -167,8 +169,7 @@ def test_clipped_steps_are_no_longer_than_asked(splits: Splits, tmp_path: Path) 
     run = train(config, splits, str(tmp_path / "run")).run
     torch.manual_seed(CONFIG.seed)
     net = HashNet(run.model)
-    torch.nn.init.zeros_(net.hash_layer.weight)
-    torch.nn.init.zeros_(net.hash_layer.bias)
+    make_objective(run, splits.train, torch.device("cpu")).begin(net.hash_layer)
     start = dict(net.named_parameters())
     end = weights(run)
     moved = sum(((end[name] - parameter.detach().numpy()) ** 2).sum() for name, parameter in start.items()) ** 0.5
@@ -329,7 +330,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(splits
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_ends_it_cleanly_and_the_run_can_go_on(tmp_path: Path, number: int, code: int) -> None:
     out = tmp_path / "run"
     # a shell starts background jobs with Ctrl-C ignored, and tests may run in one
@@ -460,8 +461,8 @@ def class_distance(packed: NDArray[np.uint8]) -> int:
     ("options", "told"),
     [
         ({"bits": 3}, "hash centers are off: 10 classes cannot have different codes of 3 bits"),
-        ({"margin": 16.0}, ""),
-        ({"alpha": 0.01}, ""),
+        ({"margin": 16.0}, "hash centers are off: the loss is over pairs, margin 16, alpha 0.01"),
+        ({"alpha": 0.01}, "hash centers are off: the loss is over pairs, margin 16, alpha 0.01"),
     ],
 )
 def test_where_hash_centers_cannot_apply_they_are_off_and_it_is_said(

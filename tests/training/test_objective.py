@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.codes.bits import unpack
@@ -95,6 +95,20 @@ def test_offsets_are_small_where_centers_are_close(
     assert objective.offsets.numpy() == pytest.approx(largest * offsets(words), abs=1e-6)
 
 
+def test_codes_have_the_offsets_that_the_loss_does_not_see(tmp_path: Path, digits: Dataset) -> None:
+    """Of 48 bits three centers span two directions: what the offsets have beside these no step would come to."""
+    objective, layer = centers_of(run_of(tmp_path / "run", 48), digits), nn.Linear(5, 48)
+    seen = torch.linalg.pinv(objective.centers) @ objective.centers @ objective.offsets
+    assert (objective.offsets - seen).norm() > 0.9 * objective.offsets.norm()
+    objective.begin(layer)
+    assert torch.equal(layer.bias, -objective.offsets) and not layer.weight.any()
+    layer.zero_grad()
+    objective(layer(torch.randn(30, 5)), torch.tensor([0, 1, 3] * 10)).total.backward()  # type: ignore[no-untyped-call]
+    assert layer.bias.grad is not None
+    unseen = objective.offsets - seen
+    assert abs(float(layer.bias.grad @ unseen)) < 1e-5 * float(layer.bias.grad.norm() * unseen.norm()) + 1e-9
+
+
 def test_which_class_has_which_center_is_drawn_by_the_seed(tmp_path: Path, digits: Dataset) -> None:
     found = [centers_of(run_of(tmp_path / str(seed), 48, seed=seed), digits).centers for seed in (3, 4)]
     again = centers_of(run_of(tmp_path / "again", 48, seed=3), digits).centers
@@ -129,7 +143,11 @@ def test_a_run_that_an_earlier_version_began_is_trained_anew(tmp_path: Path, dig
 
 
 @pytest.mark.parametrize(
-    ("bits", "told"), [(8, ""), (1, "hash centers are off: 3 classes cannot have different codes of 1 bits")]
+    ("bits", "told"),
+    [
+        (8, "hash centers are off: the loss is over pairs, margin 7, alpha 0.02"),
+        (1, "hash centers are off: 3 classes cannot have different codes of 1 bits"),
+    ],
 )
 def test_without_centers_the_loss_is_dsh(tmp_path: Path, digits: Dataset, bits: int, told: str) -> None:
     run = run_of(tmp_path / "run", bits, centers="none", margin=7.0, alpha=0.02)
@@ -148,6 +166,9 @@ def test_without_centers_the_loss_is_dsh(tmp_path: Path, digits: Dataset, bits: 
 
 class Other:
     """Draws outputs to 1; knows no classes."""
+
+    def begin(self, hash_layer: nn.Linear) -> None:
+        pass
 
     weights: Mapping[str, float | None] = {"pull": None, "size": 0.5}
     told = "another objective"

@@ -66,6 +66,7 @@ def small_first(monkeypatch: pytest.MonkeyPatch) -> None:
             yield images[:, :, :side, :side], labels
 
     monkeypatch.setattr(Batches, "shape", shape)
+    monkeypatch.setattr(Batches, "small_steps", 25)
     monkeypatch.setattr(Batches, "epoch", cropped)
 
 
@@ -78,7 +79,15 @@ def test_all_pictures_count_by_their_size_however_often_a_training_is_stopped(
     small, full = (operations(result.run, side) for side in (6, 8))
     assert small < full
     assert result.tflop == 64 * (25 * small + 15 * full) / 1e12 == Run.open(tmp_path / "run").metrics["tflop"]
-    assert list(listener.plan.operations) == 25 * [small] + 15 * [full]
+    plan = listener.plan
+    assert plan.operations == [(25, small), (15, full)] and plan.steps == 40
+    assert [plan.work(step) for step in (0, 1, 25, 26, 40)] == [
+        0,
+        small,
+        25 * small,
+        25 * small + full,
+        25 * small + 15 * full,
+    ]
 
 
 def test_pictures_that_cannot_be_read_do_not_count(
