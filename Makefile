@@ -4,10 +4,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WITHOUT ?= .venv-without
 DEMO := runs/demo
 JOBS ?= 2
 
-.PHONY: demo test check fix figures clean
+.PHONY: demo test check fix without figures clean
 
 demo: $(VENV)/installed
 	rm -rf $(DEMO)
@@ -31,6 +32,15 @@ fix: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/python -m tests.support.reference --fix
 
+# Codes without PyTorch: what without-torch.txt lists, and dsh alone. The tests of this use it where DSH_WITHOUT names it.
+without: $(WITHOUT)/installed
+
+$(WITHOUT)/installed: without-torch.txt pyproject.toml
+	$(PYTHON) -m venv $(WITHOUT)
+	$(WITHOUT)/bin/python -m pip install --quiet -r without-torch.txt
+	$(WITHOUT)/bin/python -m pip install --quiet --no-deps -e .
+	touch $@
+
 figures: $(DEMO)/metrics.json $(VENV)/installed-dev
 	$(BIN)/python benchmarks/figures.py $(DEMO)
 
@@ -38,7 +48,7 @@ $(DEMO)/metrics.json:
 	$(MAKE) demo
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) $(WITHOUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dsh needs Python 3.11 or later: make PYTHON=python3.12 ...")'

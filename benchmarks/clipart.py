@@ -37,7 +37,8 @@ from torch import Tensor
 
 from dsh_cli.config import ModelConfig
 from dsh_cli.errors import ImageError
-from dsh_cli.network.encoding import Encoder, form_of
+from dsh_cli.network.encoder import form_of
+from dsh_cli.network.encoding import TorchEncoder
 from dsh_cli.network.model import HashNet
 from dsh_cli.network.presets import preset
 from dsh_cli.network.weights import take_file
@@ -193,7 +194,7 @@ def compare(source: Path, weights: Path, paths: Sequence[str]) -> dict[str, floa
     whole.load_state_dict(safetensors.torch.load_file(weights))  # strict: no tensor is left over on either side
     with torch.inference_mode():
         ours = whole.eval()(torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.5))
-    mine = torch.from_numpy(Encoder(net).features(pictures))
+    mine = torch.from_numpy(TorchEncoder(net).features(pictures))
     return {
         "features": float((mine - features).abs().max()),
         "logits": float((ours - logits).abs().max()),
@@ -208,7 +209,7 @@ def write_features(listed: Sequence[tuple[str, str]], root: Path, weights: Path,
     Paths are relative to `root`: names alone, so that no training reads the drawings again for their thumbnails.
     """
     net, labels, failed = network(weights), dict(listed), dict[str, str]()
-    encoder, kept, vectors = Encoder(net), list[str](), list[NDArray[np.float32]]()
+    encoder, kept, vectors = TorchEncoder(net), list[str](), list[NDArray[np.float32]]()
     for start in range(0, len(listed), _AT_ONCE):
         pictures, read, unread = read_pictures(net, [path for path, _ in listed[start : start + _AT_ONCE]])
         vectors.append(encoder.features(pictures))

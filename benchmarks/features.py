@@ -50,7 +50,7 @@ from dsh_cli.codes.linear import LinearCodes, itq, pca, rotation
 from dsh_cli.codes.nearest import nearest
 from dsh_cli.config import Among
 from dsh_cli.data.splits import Splits
-from dsh_cli.network.encoding import Encoder
+from dsh_cli.network.encoding import TorchEncoder
 from dsh_cli.training.recipe import settle
 from dsh_cli.training.start import deterministic
 
@@ -197,7 +197,7 @@ def class_number(work: Work) -> Figures:
     recipe = settle(config, splits)
     started = time.perf_counter()
     with deterministic(recipe.seed, recipe.threads):
-        encoder = Encoder(classifier(recipe, splits))
+        encoder = TorchEncoder(classifier(recipe, splits))
     seconds = time.perf_counter() - started
     bits = number_bits(splits)
 

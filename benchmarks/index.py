@@ -22,9 +22,11 @@ from _report import append
 
 from dsh_cli import Run, TrainConfig, load_splits, train
 from dsh_cli.codes.nearest import nearest
+from dsh_cli.data.inputs import encode_files
 from dsh_cli.errors import ImageError
 from dsh_cli.index.index import Index, ReadyCodes
-from dsh_cli.network.encoding import Encoder, encode_files, form_of
+from dsh_cli.network.encoder import form_of
+from dsh_cli.network.encoding import TorchEncoder
 from dsh_cli.pictures import find
 from dsh_cli.pictures.reading import Intake
 from dsh_cli.threads import default_workers
@@ -113,7 +115,7 @@ def encoding(folder: str, model: str) -> None:
     """Decoding alone, the network alone, and both; in turn, and the median of each."""
     run = Run.open(model)
     net = run.load_model()
-    encoder = Encoder(net)
+    encoder = TorchEncoder(net)
     paths = list(find.find(folder))
     intake = Intake(form_of(run.model), default_workers())
     pictures = np.stack([picture for _, picture in intake.read(paths) if not isinstance(picture, ImageError)])

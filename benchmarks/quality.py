@@ -46,12 +46,13 @@ from dsh_cli.training.events import TrainResult
 from dsh_cli.training.measuring import encode_dataset
 
 BEGINS = ("load_splits", "train")  # where every figure begins
-# What no figure depends on. Where the data comes from is held by checksums, what encodes and measures by tests against
-# slow references, and what keeps a run by tests that read it back; the recipe is compared by its values.
+# What no figure depends on. Where the data comes from, and which files these are, is held by checksums and tests, what
+# encodes and measures by tests against slow references, and what keeps a run by tests that read it back; the recipe is
+# compared by its values.
 WITHOUT = frozenset(
     ("TrainConfig", "Recipe", "locate", "take_file", "take_pretrained", "Run", "created", "resumed", "reason")
     + ("encode_dataset", "compared", "mean_average_precision", "class_table", "evaluate_run", "evaluate")
-    + ("Plan", "EpochStats", "TrainResult", "listening")
+    + ("Plan", "EpochStats", "TrainResult", "listening", "close", "Search", "LeftOut", "Kind")
 )
 # What no cell takes: vectors, pictures without labels, features, networks of timm, codes that are fitted; and in which
 # numbers a network trains by default, for a row says in which it did.

@@ -35,7 +35,7 @@ from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits
-from dsh_cli.network.encoding import Encoder
+from dsh_cli.network.encoding import TorchEncoder
 from dsh_cli.network.model import HashNet
 from dsh_cli.training.batches import make_batches
 from dsh_cli.training.objective import CenterObjective
@@ -137,7 +137,7 @@ def measure(net: Net, queries: Dataset, database: Dataset) -> float:
     sets = []
     for part, n in ((queries, 2000), (database, 10_000)):
         assert isinstance(part.images, np.ndarray)  # MNIST is held in memory
-        packed = pack(binarize(Encoder(cast(HashNet, net)).relaxed(part.images[:n])))
+        packed = pack(binarize(TorchEncoder(cast(HashNet, net)).relaxed(part.images[:n])))
         sets.append(CodeSet(net.config.bits, packed, part.labels[:n], part.classes, ()))
     return mean_average_precision(*sets)
 

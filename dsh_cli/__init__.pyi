@@ -10,13 +10,13 @@ from .codes.bits import to_hex as to_hex
 from .codes.bounds import class_distance_bound as class_distance_bound
 from .codes.sets import CodeSet as CodeSet
 from .config import TrainConfig as TrainConfig
+from .data.inputs import encode as encode
+from .data.inputs import encode_files as encode_files
 from .data.splits import load_splits as load_splits
 from .errors import DshError as DshError
 from .index.index import Index as Index
 from .neighbors import Finder as Finder
 from .neighbors import split_database as split_database
-from .network.encoding import encode as encode
-from .network.encoding import encode_files as encode_files
 from .runs.folders import load as load
 from .runs.run import Run as Run
 from .training.loop import train as train

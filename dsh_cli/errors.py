@@ -60,6 +60,10 @@ class VersionGone(IndexStateError):
     """The version of an index that was read is gone, for it was replaced; the newest can be read."""
 
 
+class EngineError(DshError):
+    """What computes codes is not installed, or cannot be loaded."""
+
+
 class Interrupted(DshError):
     """Ctrl-C during a training; the message says how to go on."""
 

@@ -22,6 +22,7 @@ from dsh_cli.config import Fit, Rescore
 from dsh_cli.errors import DshError, UsageError, VersionGone
 from dsh_cli.index.origins import Folders, added_from
 from dsh_cli.pictures.find import LeftOut, expand
+from dsh_cli.runs.exported import Exported
 from dsh_cli.runs.run import Run
 from dsh_cli.words import natural, nfc
 
@@ -175,7 +176,7 @@ def _held(relaxed: NDArray[np.float16], scale: float) -> Callable[[NDArray[np.in
 
 def index_database(
     uri: str,
-    run: Run,
+    run: Run | Exported,
     labels: Sequence[str] = (),
     not_labels: Sequence[str] = (),
     relative_to: str = "",
@@ -298,11 +299,11 @@ class Search:
                 "`pool` is a multiple of `k`, without which all within `radius` are ordered anew; give both"
             )
 
-    def finder(self, run: Run, queries: Iterable[str] = ()) -> Finder:
+    def finder(self, run: Run | Exported, queries: Iterable[str] = ()) -> Finder:
         """What answers in this way for a run.
 
         Args:
-            run: whose codes these are.
+            run: whose codes these are; a model that was exported has no pictures, and needs an index.
             queries: those known before; a malformed code among them is refused before anything is looked up.
 
         Raises:
@@ -312,7 +313,10 @@ class Search:
         """
         self.check()
         outputs = self.rescore == "outputs"
+        if self.index is None and isinstance(run, Exported):
+            raise UsageError(f"{run.path} has no pictures to look in; name an `index`, or with `model` the run")
         if self.index is None:
+            assert isinstance(run, Run)
             database = split_database(run, self.split, self.label, self.not_label, outputs)
         else:
             base = self.relative_to or ""
@@ -326,7 +330,7 @@ class Finder:
     """Looks up queries in a database, and says what the run knows of them.
 
     Args:
-        run: whose codes these are; it knows the classes, and encodes pictures.
+        run: whose codes these are; it knows the classes, and encodes pictures. Or a model that was exported from it.
         database: what to look among.
         k: neighbours of each query, at most; None: `K`, or with a radius all within it.
         radius: bits from the query, at most; None: any.
@@ -341,7 +345,7 @@ class Finder:
 
     def __init__(
         self,
-        run: Run,
+        run: Run | Exported,
         database: Database,
         k: int | None = None,
         radius: int | None = None,
@@ -521,21 +525,23 @@ def parse_queries(texts: Iterable[str], bits: int, left_out: LeftOut | None = No
                 yield Query(path, True)
 
 
-def encoded(run: Run, queries: Iterable[Query], device: str = "auto", workers: int | None = None) -> Iterator[Query]:
+def encoded(
+    run: Run | Exported, queries: Iterable[Query], device: str = "auto", workers: int | None = None
+) -> Iterator[Query]:
     """Queries with the codes of their pictures, in order; those that cannot be read with an error.
 
     A file of vectors gives a query for each of its rows.
     """
-    net = None
+    encoder = None
     for pending, group in groupby(queries, lambda query: query.packed is None and query.error is None):
         if not pending:
             yield from group
             continue
         from dsh_cli.data.inputs import encode_paths
 
-        net = net or run.load_model(device)
-        for item in encode_paths(net, (query.name for query in group), workers):
-            query = Query(item.path, not net.config.of_vectors, item.packed, item.error, item.relaxed)
+        encoder = encoder or run.encoder(device)
+        for item in encode_paths(encoder, (query.name for query in group), workers):
+            query = Query(item.path, not run.model.of_vectors, item.packed, item.error, item.relaxed)
             if item.error is not None and _bare_code(item.path, run.model.bits):
                 query = replace(query, error=f"{item.error}; as a code it is written 0x{item.path}")
             yield query

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from dsh_cli.codes.bits import from_hex
+from dsh_cli.runs.run import Run
 from dsh_cli.threads import default_workers
 from tests.support import browser
 from tests.support.browser import Browser
@@ -49,6 +50,14 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = dsh(*DIGITS, "--bits", 8, "--out", out)
     assert result.exit_code == 0, result.stderr
     return out
+
+
+@pytest.fixture
+def digit_png(digits_run: Path, tmp_path: Path) -> Path:
+    """A picture that this run was tested on, in a file."""
+    pixels = Run.open(digits_run).thumbnails("test", [0])[0, :, :, 0]
+    Image.fromarray(pixels).save(tmp_path / "digit.png")
+    return tmp_path / "digit.png"
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from PIL import Image
 from dsh_cli.cli.shared import arguments
 from dsh_cli.codes.bits import parse
 from dsh_cli.config import ModelConfig
+from dsh_cli.data.inputs import encode_files
 from dsh_cli.errors import UsageError
 from dsh_cli.neighbors import parse_queries
-from dsh_cli.network.encoding import encode_files
 from dsh_cli.network.model import HashNet
 from dsh_cli.pictures.find import expand
 

@@ -23,8 +23,7 @@ from dsh_cli.pictures.find import LeftOut
 from dsh_cli.runs.run import Run
 
 if TYPE_CHECKING:
-    from dsh_cli.network.encoding import Encoded
-    from dsh_cli.network.model import HashNet
+    from dsh_cli.network.encoder import Encoded, Encoder
 
 FOLDERS = "folders"  # the protocol of two folders given
 
@@ -218,13 +217,13 @@ def evaluate_folders(
             )
     classes = tuple(sort_classes({label for part in parts for label in part.labels}))
     numbers = {label: number for number, label in enumerate(classes)}
-    net = run.load_model(device)
+    encoder = run.encoder(device)
     skipped: list[Skipped] = []
     encoded = []
     done, total = 0, sum(len(part.names) for part in parts)
     for part in parts:
         labels, packed, relaxed = [], [], []
-        for label, item in zip(part.labels, _encoded(net, part, workers), strict=True):
+        for label, item in zip(part.labels, _encoded(encoder, part, workers), strict=True):
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -240,7 +239,7 @@ def evaluate_folders(
                 f"none of the {len(part.names):,} pictures can be read ({skipped[-1].path}: {skipped[-1].error})"
             )
         outputs = np.stack(relaxed) if relaxed else None
-        encoded.append(CodeSet(net.config.bits, np.stack(packed), np.array(labels, np.int64), classes, (), outputs))
+        encoded.append(CodeSet(encoder.bits, np.stack(packed), np.array(labels, np.int64), classes, (), outputs))
     evaluation = evaluate(encoded[0], *encoded[1:], at=at, protocol=FOLDERS, rescore=rescore, pool=pool)
     return Measured(evaluation, tuple(skipped), left_out)
 
@@ -334,12 +333,12 @@ def _labelled(source: str, left_out: LeftOut) -> _Part:
     return _Part(source, [path for path, _ in listed], [label for _, label in listed])
 
 
-def _encoded(net: HashNet, part: _Part, workers: int | None) -> Iterable[Encoded]:
+def _encoded(encoder: Encoder, part: _Part, workers: int | None) -> Iterable[Encoded]:
     from dsh_cli.data.inputs import encode_paths, encode_rows
 
     if part.vectors is None:
-        return encode_paths(net, part.names, workers)
-    return encode_rows(net, part.source, part.vectors)
+        return encode_paths(encoder, part.names, workers)
+    return encode_rows(encoder, part.source, part.vectors)
 
 
 def _same(one: str, other: str) -> bool:

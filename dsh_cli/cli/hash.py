@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsh_cli.cli.shared import (
+    Coder,
     Form,
     Format,
     Json,
-    Model,
     Null,
     Quiet,
     Where,
@@ -20,7 +20,7 @@ from dsh_cli.cli.shared import (
     app,
     arguments,
     complain,
-    find_run,
+    find_model,
     flush,
     form_of,
     print_table,
@@ -32,7 +32,7 @@ from dsh_cli.cli.shared import (
 from dsh_cli.show.console import ascii_only
 
 if TYPE_CHECKING:
-    from dsh_cli.network.encoding import Encoded
+    from dsh_cli.network.encoder import Encoded
 
 
 @app.command(
@@ -44,7 +44,7 @@ def hash_pictures(
         list[str],
         typer.Argument(metavar="PATH", help="Picture files, folders of them, or - for a list on standard input."),
     ],
-    model: Model = None,
+    model: Coder = None,
     null: Null = False,
     device: Where = "auto",
     workers: Workers = None,
@@ -54,14 +54,14 @@ def hash_pictures(
 ) -> None:
     """Print the codes of pictures. One that cannot be read is reported, and the others go on."""
     form = form_of(form, as_json)
-    run = find_run(model, quiet)
+    coder = find_model(model, quiet)
 
     from dsh_cli.data.inputs import encode_paths
     from dsh_cli.pictures.find import LeftOut, expand
 
     left_out = LeftOut()
     found = expand(arguments(paths, null), left_out)
-    all_read = _show_all(encode_paths(run.load_model(device), found, workers), form, quiet)
+    all_read = _show_all(encode_paths(coder.encoder(device), found, workers), form, quiet)
     tell(left_out)
     if not all_read:
         raise typer.Exit(1)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsh_cli.cli.shared import (
+    Coder,
     Form,
     Format,
     Json,
-    Model,
     Null,
     Quiet,
     Where,
@@ -21,7 +21,7 @@ from dsh_cli.cli.shared import (
     app,
     arguments,
     complain,
-    find_run,
+    find_model,
     form_of,
     notice,
     option,
@@ -63,7 +63,7 @@ def add(
         list[str],
         typer.Argument(metavar="PATH", help="Picture files, folders of them, or - for a list on standard input."),
     ],
-    model: Model = None,
+    model: Coder = None,
     labels: Annotated[
         str | None,
         option(
@@ -91,7 +91,7 @@ def add(
 ) -> None:
     """Add pictures that are new, and update those that changed. One that cannot be read is reported, others go on."""
     form = form_of(form, as_json)
-    run = find_run(model, quiet)
+    run = find_model(model, quiet)
 
     from dsh_cli.index.index import Index
     from dsh_cli.show.views.shared import counted
@@ -170,7 +170,7 @@ def info(uri: _Index, form: Format = None, as_json: Json = False) -> None:
 @index.command(epilog="Example: [bold]dsh index verify pictures.lance --sample 1000[/]")
 def verify(
     uri: _Index,
-    model: Model = None,
+    model: Coder = None,
     sample: Annotated[
         int | None, option("So many pictures, at random; with 0 rows alone, which needs no run.", "all", min=0)
     ] = None,
@@ -197,7 +197,7 @@ def verify(
     The exit code is 1 while anything is wrong at the end, and 0 where all is well, or was mended.
     """
     form = form_of(form, as_json)
-    run = None if sample == 0 else find_run(model, quiet)
+    run = None if sample == 0 else find_model(model, quiet)
 
     from dsh_cli.index.index import Index
 

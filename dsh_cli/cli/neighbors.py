@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsh_cli.cli.shared import (
+    Coder,
     Form,
     Format,
     Json,
-    Model,
     Null,
     Quiet,
     Rescored,
@@ -22,7 +22,7 @@ from dsh_cli.cli.shared import (
     app,
     arguments,
     complain,
-    find_run,
+    find_model,
     form_of,
     notice,
     option,
@@ -52,7 +52,7 @@ def neighbors(
             "or - for a list on standard input.",
         ),
     ],
-    model: Model = None,
+    model: Coder = None,
     k: Annotated[
         int | None,
         option("Neighbours of each query.", "10; with --radius all within it", "-k", min=1),
@@ -106,7 +106,7 @@ def neighbors(
     of, without = tuple(label or ()), tuple(not_label or ())
     search = Search(split, index, of, without, k, radius, html, relative_to, tuple(pictures or ()), rescore, pool)
     search.check()
-    finder = search.finder(find_run(model, quiet), queries)
+    finder = search.finder(find_model(model, quiet), queries)
     if finder.database.note:
         complain(finder.database.note, "warning")
     if k is not None and k > len(finder.database):

@@ -9,7 +9,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dsh_cli.pictures.find import LeftOut
+    from dsh_cli.runs.exported import Exported
     from dsh_cli.runs.run import Run
     from dsh_cli.show.views.shared import View
 
@@ -35,6 +36,7 @@ _live: Console | None = None  # what has a live line on stderr, which others mus
 
 Form = Literal["table", "plain", "json"]
 
+_LEARNING = ("torch", "torchvision", "tensorboard", "tqdm", "onnx")  # not in without-torch.txt
 _STOPPED = 130  # exit code after Ctrl-C, as shells have it
 
 _WrongUsage: Any = typer.BadParameter.__base__  # of Typer's errors the one that any wrong word or option raises
@@ -85,6 +87,11 @@ class DshGroup(TyperGroup):
             sys.exit(1)
         except BrokenPipeError:
             _end_quietly()
+        except ModuleNotFoundError as error:
+            if error.name not in _LEARNING:
+                raise
+            complain(f"this takes PyTorch and more, and {error.name} is not installed: pip install dsh-cli")
+            sys.exit(1)
         except BaseException as error:
             if _is_interrupt(error):
                 complain("stopped by Ctrl-C")
@@ -147,6 +154,17 @@ def option(text: str, default: object, *names: str, panel: str | None = None, **
 Model = Annotated[
     str | None,
     option("Run folder.", "newest finished under runs/", "--model", "-m", metavar="RUN", envvar="DSH_MODEL"),
+]
+Coder = Annotated[
+    str | None,
+    option(
+        "Run folder, or an ONNX file that dsh export wrote.",
+        "newest finished under runs/",
+        "--model",
+        "-m",
+        metavar="RUN",
+        envvar="DSH_MODEL",
+    ),
 ]
 Format = Annotated[Form | None, option("How to print the result.", "table on a terminal, plain in a pipe", "--format")]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
@@ -257,10 +275,27 @@ def find_run(model: str | None, quiet: bool) -> Run:
     """The run asked for, or the newest, and then a notice of which."""
     from dsh_cli.runs import folders
 
+    if _is_file(model):
+        raise UsageError(f"`model` {model}: an exported model has no pictures to show; name the run it is of")
     run = folders.find_run(model)
     if model is None:
         notice(f"using {run.path}", quiet)
     return run
+
+
+def _is_file(model: str | None) -> bool:
+    """Whether a model is that of a file, and no run folder."""
+    return model is not None and model.endswith(".onnx") and not os.path.isdir(model)
+
+
+def find_model(model: str | None, quiet: bool) -> Run | Exported:
+    """What makes codes: the exported model asked for, else as `find_run`."""
+    if model is None or not _is_file(model):
+        return find_run(model, quiet)
+
+    from dsh_cli.runs.exported import Exported
+
+    return Exported.open(model)
 
 
 def form_of(form: Form | None, as_json: bool) -> Form:
@@ -344,7 +379,8 @@ def complain(text: str, kind: Literal["error", "warning"] = "error", live: Conso
     """A line on stderr that says what is wrong, by the console of a live line if there is one."""
     style = "bold red" if kind == "error" else "bold yellow"
     console = live or _live or Console(stderr=True)
-    console.print(Text.assemble((f"{kind}: ", style), console.shown(_said(text))), soft_wrap=True)
+    with suppress(OSError):  # of a terminal that was closed: nobody reads it
+        console.print(Text.assemble((f"{kind}: ", style), console.shown(_said(text))), soft_wrap=True)
 
 
 def tell(left_out: LeftOut) -> None:

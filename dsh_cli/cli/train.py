@@ -282,8 +282,8 @@ def train(
     amp: Annotated[
         bool | None,
         option(
-            "Train in bfloat16 where it is safe: sooner on GPUs, and on CPUs that compute in it.",
-            "on such CPUs, for networks without depthwise convolutions",
+            "Train in bfloat16 where it is safe: sooner on GPUs since Ampere, and on CPUs with AMX.",
+            "on these; on a CPU for networks without depthwise convolutions",
             "--amp/--no-amp",
             panel="Machine",
         ),

@@ -33,6 +33,7 @@ class Kind(Enum):
     UNNAMED = "picture not named as one", "pictures not named as such", "rename, as to .jpg"
     RAW = "camera raw file", "camera raw files", "export as JPEG or TIFF"
     LINK = "link back, or to a folder that is taken anyway", "links back, or to folders that are taken anyway", ""
+    RUN = "run folder of dsh, whose pictures are of others", "run folders of dsh, whose pictures are of others", ""
     DEAD = "link that leads nowhere", "links that lead nowhere", ""
 
 
@@ -103,7 +104,7 @@ class Search:
 
     Args:
         root: the folder.
-        left_out: told of what is passed over, other than what is hidden, a system's or a run's.
+        left_out: told of what is passed over, other than what is hidden or a system's.
     """
 
     def __init__(self, root: str | os.PathLike[str], left_out: LeftOut | None = None) -> None:
@@ -140,7 +141,9 @@ class Search:
         folders, files = [], []
         with os.scandir(folder) as scanned:
             entries = sorted(scanned, key=lambda entry: entry.name)
-        if {entry.name for entry in entries} >= _OF_RUN:
+        if folder != self.root and {entry.name for entry in entries} >= _OF_RUN:
+            if self._left_out is not None:
+                self._left_out.add(Kind.RUN, folder)
             return [], []
         for entry in entries:
             if entry.name.startswith("."):

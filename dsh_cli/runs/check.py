@@ -7,11 +7,13 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 from dsh_cli.errors import RunError
+from dsh_cli.network.onnx_encoding import LARGEST, has_engine
 from dsh_cli.runs.record import METRICS, digests_now, is_run_file, is_state, sweep_states, write_record
-from dsh_cli.runs.run import CENTERS, WEIGHTS, Run, codes_file
-from dsh_cli.runs.storage import Digest, check_tensors, read_json
+from dsh_cli.runs.run import CENTERS, ONNX, WEIGHTS, Run, codes_file
+from dsh_cli.runs.storage import Digest, check_tensors, read_bytes, read_json
 
 _SCRATCH = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # what `files.written` writes to
 
@@ -99,6 +101,12 @@ def _read(run: Run, name: str) -> None:
         RunError: it is missing or damaged.
     """
     digest = run.record.digest(name)
+    if name == ONNX:
+        if has_engine():
+            run.graph_encoder()
+        else:
+            read_bytes(run.path, name, digest, LARGEST)
+        return
     if name.endswith(".json"):
         read_json(run.path, name, digest)
         if name == run.names_file:
@@ -106,7 +114,8 @@ def _read(run: Run, name: str) -> None:
         return
     check_tensors(run.path, name, digest)
     if name == WEIGHTS:
-        run.load_model()
+        if find_spec("torch") is not None:  # else their digest must do
+            run.load_model()
     elif name == CENTERS:
         run.centers()
     elif name.startswith("codes/"):

@@ -82,7 +82,8 @@ def created(
         except BaseException as error:
             # by Ctrl-C a run is left to go on with, from its first epoch if need be
             failed = isinstance(error, DshError) and not isinstance(error, Interrupted)
-            if run.in_place and not _has_states(path) and (failed or not may_be_run(path)):
+            unfinished = not may_be_run(path) or not Run.open(path).finished
+            if run.in_place and not _has_states(path) and (failed or not may_be_run(path)) and unfinished:
                 _take_back(path)  # nothing half-written
             raise
 
@@ -102,14 +103,21 @@ def resumed(path: str | os.PathLike[str]) -> Iterator[Run]:
 
 
 def require_free(out: str | os.PathLike[str] | None) -> None:
-    """Refuse a place for a new run that holds something.
+    """Refuse a place for a new run that holds something, or that cannot be written to as far as can be told.
 
     Raises:
-        UsageError: it does.
+        UsageError: it does, or cannot.
     """
     if out is not None and not os.fspath(out):
         raise UsageError("`out` is empty; name a folder, or leave it out")
     if out is None or not os.path.lexists(out) or (os.path.isdir(out) and _is_free(os.listdir(out))):
+        above = Path(os.path.abspath(RUNS if out is None else out))
+        while not os.path.isdir(above) and above != above.parent:
+            above = above.parent
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise UsageError(
+                f"a run cannot be written in {above}; make it writable, or choose another folder with `out`"
+            )
         return
     resumable = False
     with contextlib.suppress(RunError):

@@ -16,6 +16,7 @@ from dsh_cli.runs.schema import require, shown
 from dsh_cli.runs.storage import (
     OR_ELSE,
     Digest,
+    digest_file,
     digest_of,
     digest_tensors,
     opened,
@@ -31,7 +32,7 @@ STATES = 2  # that are kept
 ALL_SPLITS = (*SPLITS, "database", UNSEEN)
 _STATE = re.compile(r"state(?:-([0-9]{1,15}))?\.safetensors")  # one without a number is of format 1
 _FILE = re.compile(
-    rf"(config|splits|codes/names)\.json|(model|centers|codes/({'|'.join(ALL_SPLITS)}))\.safetensors|{_STATE.pattern}"
+    rf"(config|splits|codes/names)\.json|model\.onnx|(model|centers|codes/({'|'.join(ALL_SPLITS)}))\.safetensors|{_STATE.pattern}"
 )
 
 # what it says, and of what type
@@ -173,6 +174,9 @@ def file_digest(run: Path, name: str) -> Digest:
     """
     if name.endswith(".json"):
         return read_json_and_digest(run, name)[1]
+    if name.endswith(".onnx"):
+        with opened(run, name) as file:
+            return digest_file(file)
     return digest_tensors(run, name, each=name.startswith("codes/"))
 
 

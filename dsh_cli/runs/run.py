@@ -3,6 +3,7 @@
     splits.json                names of the pictures of each split; written first
     config.json                what was asked, the classes, versions; with it the folder is a run
     model.safetensors          weights, and the normalisation
+    model.onnx                 the same as a graph for onnxruntime, where that was there when the run was finished
     state-<n>.safetensors      optimizer and epoch, while unfinished: the last two
     centers.safetensors        packed hash centers, one for each class, where the run has them
     codes/<split>.safetensors  packed codes, relaxed codes, labels, thumbnails
@@ -26,6 +27,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,10 +35,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed, is_packed
+from dsh_cli.codes.rescoring import scale_of
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import PROTOCOLS, UNSEEN, ModelConfig, Recipe
-from dsh_cli.errors import DISK_FULL, RunError, UsageError, reason
+from dsh_cli.errors import DISK_FULL, EngineError, RunError, UsageError, reason
 from dsh_cli.files import UNLINK
+from dsh_cli.network.onnx_encoding import INSTALL, LARGEST, OnnxEncoder, has_engine, is_cpu
+from dsh_cli.network.onnx_encoding import opened as opened_graph
 from dsh_cli.pictures import decode
 from dsh_cli.runs.record import (
     ALL_SPLITS,
@@ -51,7 +56,7 @@ from dsh_cli.runs.record import (
     sweep_states,
     write_record,
 )
-from dsh_cli.runs.schema import built, require, shown
+from dsh_cli.runs.schema import built, model_of, require, shown
 from dsh_cli.runs.storage import (
     Digest,
     Kind,
@@ -63,11 +68,13 @@ from dsh_cli.runs.storage import (
     file_of,
     json_bytes,
     opened,
+    read_bytes,
     read_json,
     read_json_and_digest,
     read_tensors,
     require_digest,
     write_arrays,
+    write_bytes,
     write_json,
     write_tensors,
 )
@@ -75,16 +82,18 @@ from dsh_cli.runs.storage import (
 if TYPE_CHECKING:
     import torch
 
+    from dsh_cli.network.encoder import Encoder
     from dsh_cli.network.model import HashNet
 
 LOCK = ".lock"  # in the folder of a run, while a process trains it
 FORMAT = 2  # of the run folder; a reader refuses a larger number
 _DIGESTS = 2  # format from which on there are digests
-_LARGEST = 1024  # pixels of the side of a picture, and so the largest network that is built
 # of a file that is gone, of one of which the disk has lost some, and of what is no file
 _LOST = (errno.ENOENT, errno.EIO, errno.EINVAL, errno.EISDIR)
 _GONE = ("center_weight",)  # fields of recipes of earlier versions
-WEIGHTS, CENTERS, NAMES = "model.safetensors", "centers.safetensors", "codes/names.json"
+WEIGHTS, ONNX, CENTERS, NAMES = "model.safetensors", "model.onnx", "centers.safetensors", "codes/names.json"
+GRAPH_FORMAT = 1  # of what an ONNX file says of itself; a reader refuses a larger number
+_TRIED = 32  # pictures whose codes are made both ways, when a run is finished
 _EPOCHS_DONE: dict[str, Kind] = {"epochs_done": ("I64", ())}  # in every state
 # what config.json says, and of what type
 _HEAD = {
@@ -199,7 +208,7 @@ class Run:
                 config=built(
                     Recipe, {name: value for name, value in head["config"].items() if name not in _GONE}, "config"
                 ),
-                model=_model(head["model"]),
+                model=model_of(head["model"]),
                 classes=tuple(head["classes"]),
                 created=head["created"],
                 source=head["source"],
@@ -317,6 +326,61 @@ class Run:
         net = HashNet(self.model)
         net.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
         return net.to(place).eval()
+
+    def encoder(self, device: str = "auto") -> Encoder:
+        """What makes the codes of the run: onnxruntime where it computes on the CPU and has the graph, else torch.
+
+        Raises:
+            UsageError: there is no such device.
+            RunError: the weights or the graph are missing or damaged.
+            EngineError: what it takes is not installed.
+        """
+        self._require_finished()
+        has_torch = find_spec("torch") is not None
+        if self.has_graph and is_cpu(device):
+            try:
+                return self.graph_encoder()
+            except EngineError:
+                if not has_torch:
+                    raise
+        if not has_torch:
+            why = f"{self.path} has no {ONNX}" if is_cpu(device) else f"`device` {device} is asked for"
+            raise EngineError(f"{why}, so that its codes take PyTorch, which is not installed: {INSTALL}")
+
+        from dsh_cli.network.encoding import TorchEncoder
+
+        return TorchEncoder(self.load_model(device))
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether there is a `model.onnx`."""
+        return ONNX in (self.digests or ())
+
+    def graph_encoder(self) -> OnnxEncoder:
+        """What makes codes by onnxruntime.
+
+        Raises:
+            RunError: `model.onnx` is missing, damaged, or of another model.
+            EngineError: onnxruntime is not installed, or cannot be loaded.
+        """
+        content = read_bytes(self.path, ONNX, self.record.digest(ONNX), LARGEST)
+        with damage_to(self.path, ONNX):
+            session, about = opened_graph(content)
+            require(about, {"model": dict[str, Any]}, "its metadata", ["model"])
+            if model_of(about["model"]) != self.model:
+                raise ValueError("it is of another model")
+            return OnnxEncoder(session, self.model, str(self.path / ONNX))
+
+    @property
+    def output_scale(self) -> float:
+        """The step in which outputs are kept in a byte, see `codes.rescoring`.
+
+        Raises:
+            RunError: the codes are missing or damaged.
+        """
+        relaxed = self.codes("train", "relaxed").relaxed
+        assert relaxed is not None
+        return scale_of(relaxed)
 
     def _shapes(self) -> Mapping[str, torch.Tensor]:
         """The weights that the network has, without values where that can be, so that they take no memory."""
@@ -518,7 +582,26 @@ class Run:
             digests[NAMES] = write_json(self.path, NAMES, names)
         counts = {split: len(of_split) for split, of_split in codes.items()}
         record = write_record(self.path, {"finished": True, **metrics, "counts": counts}, digests)
-        return dataclasses.replace(self, metrics=record.metrics, counts=counts, digests=record.digests)
+        done = dataclasses.replace(self, metrics=record.metrics, counts=counts, digests=record.digests)
+        return done._with_graph(net, codes["train"].thumbnails) if has_engine() else done
+
+    def _with_graph(self, net: HashNet, thumbnails: NDArray[np.uint8] | None) -> Run:
+        """With a `model.onnx`, if it comes to the same codes; else with a note that says why there is none.
+
+        It is made last, when nothing of the run can be lost any more.
+        """
+        about = {"format": GRAPH_FORMAT, "model": dataclasses.asdict(self.model), "fingerprint": self.fingerprint}
+        try:
+            from dsh_cli.network.onnx_export import compared, inputs_of, onnx_bytes, tried
+
+            content = onnx_bytes(net, about)
+            chosen = None if thumbnails is None else thumbnails[tried(self.model, len(thumbnails), _TRIED)]
+            if not (why := compared(net, content, inputs_of(net, chosen, _TRIED)).why_unlike):
+                digests = {**digests_now(self.path, self.record), ONNX: write_bytes(self.path, ONNX, content)}
+                return dataclasses.replace(self, digests=write_record(self.path, self.metrics, digests).digests)
+        except Exception as error:  # of PyTorch's exporter, of any kind: what was trained is saved, and can do without
+            why = reason(error)
+        return self.noting([f"no {ONNX} was made, so that codes take PyTorch: {why}"])
 
 
 def may_be_run(folder: Path) -> bool:
@@ -535,21 +618,6 @@ def may_be_run(folder: Path) -> bool:
 def codes_file(split: str) -> str:
     """The file of a run that has the codes of a split."""
     return f"codes/{split}.safetensors"
-
-
-def _model(values: Mapping[str, Any]) -> ModelConfig:
-    """The network that config.json says.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        model = built(ModelConfig, values, "model")
-    except TypeError as error:
-        raise ValueError(f"model: {error}") from error
-    if model.image_size > _LARGEST:
-        raise ValueError(f"model: image_size is {model.image_size}, above {_LARGEST}")
-    return model
 
 
 def _require_splits(counts: Mapping[str, int], config: Recipe) -> None:

@@ -8,7 +8,10 @@ from collections.abc import Collection, Mapping
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from dsh_cli.config import ModelConfig
+
 _Built = TypeVar("_Built")
+_LARGEST = 1024  # pixels of the side of a picture, and so the largest network that is built
 
 
 def require(values: Mapping[str, Any], kinds: Mapping[str, Any], where: str, required: Collection[str] = ()) -> None:
@@ -35,6 +38,21 @@ def built(kind: type[_Built], values: Mapping[str, Any], where: str) -> _Built:
         raise ValueError(f"{where}: {shown(unknown[0])} is unknown")
     require(values, hints, where)
     return kind(**values)
+
+
+def model_of(values: Mapping[str, Any]) -> ModelConfig:
+    """The network that a file says.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        model = built(ModelConfig, values, "model")
+    except TypeError as error:
+        raise ValueError(f"model: {error}") from error
+    if model.image_size > _LARGEST:
+        raise ValueError(f"model: image_size is {model.image_size}, above {_LARGEST}")
+    return model
 
 
 def shown(value: object) -> str:

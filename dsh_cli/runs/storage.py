@@ -199,6 +199,30 @@ def write_json(run: Path, name: str, content: object) -> str:
     return digest_of(data)
 
 
+# ONNX
+
+
+def read_bytes(run: Path, name: str, digest: Digest | None, most: int) -> bytes:
+    """All of a file of a run.
+
+    Raises:
+        RunError: it is missing or damaged, or its digest is another.
+    """
+    with opened(run, name) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise ValueError("it is larger than any of a run")
+        data = file.read(size)
+        require_digest(digest_of(data), digest if isinstance(digest, str) else None)
+        return data
+
+
+def write_bytes(run: Path, name: str, data: bytes) -> str:
+    """Write a file of a run, whole or not at all; returns its digest."""
+    with _place(run, name) as scratch:
+        scratch.write_bytes(data)
+    return digest_of(data)
+
+
 # Safetensors
 
 

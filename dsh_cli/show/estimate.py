@@ -31,6 +31,7 @@ class Estimate(Quiet):
         self.began = time.monotonic()
         self.first = plan.first_epoch * plan.batches + plan.first_batch
         self.from_step, self.since = self.first, self.began  # a step, and when it was done
+        self.coded = 0  # validation pictures that were encoded since
         self.each = 0.0  # seconds of an operation of a whole batch, as last said
 
     def on_batch(self, epoch: int, done: int, loss: RunningLoss) -> None:
@@ -39,12 +40,13 @@ class Estimate(Quiet):
         step, now = (epoch - 1) * self.plan.batches + done, time.monotonic()
         few = self.plan.steps - self.first <= _SLOW  # which are all there is to tell it by
         if step == self.first + _SLOW and not few:
-            self._time_from(step, loss)
+            loss.mean()
+            self._time_from(step)
         if now - self.since < _TIMED or (step <= self.first + _SLOW and not few):
             return
         loss.mean()  # a GPU has done then what it was given
         self.each = self._seconds_each(step)
-        self._time_from(step, loss)
+        self._time_from(step)
         training = self.since - self.began + self._left(step)
         seconds = training + self._codes(self.plan.first_epoch)
         if seconds >= _SHORT:
@@ -54,24 +56,24 @@ class Estimate(Quiet):
 
     def on_epoch(self, stats: EpochStats) -> None:
         step = stats.epoch * self.plan.batches
+        self.coded += self.plan.run.counts.get("validation", 0)
         if not self.each or step <= self.from_step:
             return
-        each = self._seconds_each(step, self.plan.run.counts.get("validation", 0))
+        each = self._seconds_each(step)
         if not 1 / _OTHERWISE < each / self.each < _OTHERWISE:
             self.each = each
             seconds = self._left(step) + self._codes(stats.epoch)
             if seconds >= _LATE:
                 self.say(f"about {_duration(seconds)} more, at the rate of this epoch")
-        self.from_step, self.since = step, time.monotonic()
+        self._time_from(step)
 
-    def _time_from(self, step: int, loss: RunningLoss) -> None:
-        loss.mean()
-        self.from_step, self.since = step, time.monotonic()
+    def _time_from(self, step: int) -> None:
+        self.from_step, self.since, self.coded = step, time.monotonic(), 0
 
-    def _seconds_each(self, step: int, coded: int = 0) -> float:
-        """Seconds of an operation of a whole batch since a step, in which so many pictures were encoded too."""
+    def _seconds_each(self, step: int) -> float:
+        """Seconds of an operation of a whole batch since a step, by what was trained and encoded since."""
         work = self.plan.work(step) - self.plan.work(self.from_step)
-        return (time.monotonic() - self.since) / (work + self.plan.encoding * coded / self.plan.batch_size)
+        return (time.monotonic() - self.since) / (work + self.plan.encoding * self.coded / self.plan.batch_size)
 
     def _left(self, step: int) -> float:
         """Seconds of the steps after one."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import numpy as np
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dsh_cli.codes.sets import CodeSet
+from dsh_cli.runs.run import Run
 from dsh_cli.show.console import Console
 from dsh_cli.show.views.shared import counted
 from dsh_cli.training.events import EpochStats, Featured, Loss, Plan, Quiet, RunningLoss, TrainResult
@@ -90,7 +92,8 @@ class ProgressBar(Quiet):
         self.console.print(epoch_line(stats, self.plan, self.narrow))
 
     def close(self) -> None:
-        self.bar.stop()
+        with suppress(OSError):  # of a terminal that was closed
+            self.bar.stop()
 
 
 class Lines(Quiet):
@@ -178,10 +181,10 @@ class Notes(Quiet):
     def __init__(self, warn: Callable[[str], None]) -> None:
         self.warn = warn
         self.told = 0
+        self.of_run: set[str] = set()
 
     def on_start(self, plan: Plan) -> None:
-        for note in plan.run.notes:
-            self.warn(note)
+        self._tell(plan.run)
 
     def on_epoch(self, stats: EpochStats) -> None:
         for note in stats.notes[: max(0, _NOTES - self.told)]:
@@ -190,6 +193,13 @@ class Notes(Quiet):
             self.warn("more of the same is not shown")
         self.told += len(stats.notes)
 
+    def _tell(self, run: Run) -> None:
+        for note in run.notes:
+            if note not in self.of_run:
+                self.warn(note)
+        self.of_run.update(run.notes)
+
     def on_end(self, result: TrainResult) -> None:
+        self._tell(result.run)
         if result.lost:
             self.warn(result.lost)

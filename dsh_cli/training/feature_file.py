@@ -20,7 +20,8 @@ from dsh_cli.data.vectors import is_vectors
 from dsh_cli.errors import DataError, ImageError, UsageError
 from dsh_cli.files import written
 from dsh_cli.network.device import choose_device
-from dsh_cli.network.encoding import Encoder, form_of
+from dsh_cli.network.encoder import form_of
+from dsh_cli.network.encoding import TorchEncoder
 from dsh_cli.network.model import HashNet
 from dsh_cli.network.presets import check_backbone, expecting, preset
 from dsh_cli.network.weights import take_file, take_pretrained
@@ -129,7 +130,7 @@ def make_features(
     left_out = LeftOut()
     listed = list(_listed(asked.paths, left_out))
     net = _network(asked).to(choose_device(device)).eval()
-    encoder = Encoder(net)
+    encoder = TorchEncoder(net)
     intake = Intake(form_of(net.config), workers or default_workers())
     skipped: list[Skipped] = []
     labels = sum(label != UNLABELLED for _, label, _ in listed)

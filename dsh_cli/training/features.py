@@ -21,7 +21,7 @@ from dsh_cli.data.dataset import Dataset, in_order
 from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DataError, ImageError
 from dsh_cli.files import expanded
-from dsh_cli.network.encoding import Encoder
+from dsh_cli.network.encoding import TorchEncoder
 from dsh_cli.network.model import HashNet, Standardised
 from dsh_cli.network.operations import encoding_operations
 from dsh_cli.pictures import decode
@@ -144,7 +144,7 @@ class Features:
         self.made = 0  # pictures that went through the backbone, mirror images among them
         self._own: set[bytes] = set()  # by which these are known: a copy of one is not known from before
         self._memory = config.memory * 2**30
-        self._encoder, self._width, self._told = Encoder(net), net.outputs, told
+        self._encoder, self._width, self._told = TorchEncoder(net), net.outputs, told
         self._cache = None
         if config.cache != "off" and config.backbone != PIXELS:  # which are there already
             own = user_cache_path("dsh") / "features"

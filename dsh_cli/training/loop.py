@@ -368,7 +368,7 @@ def _listening(listeners: Sequence[Listener]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(DshError):  # what ended the training is what is to be told
+        with suppress(DshError, OSError):  # what ended the training is what is to be told
             _close(listeners)
         raise
     _close(listeners)

@@ -18,7 +18,7 @@ from dsh_cli.config import UNSEEN
 from dsh_cli.data.dataset import Dataset, in_order
 from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DataError
-from dsh_cli.network.encoding import Encoder
+from dsh_cli.network.encoding import TorchEncoder
 from dsh_cli.network.model import HashNet
 from dsh_cli.pictures import decode
 from dsh_cli.runs.run import Run
@@ -40,7 +40,7 @@ def measured(run: Run, net: HashNet, splits: Splits, seconds: float, operations:
 
     Raises:
         DataError: none of those to train on can be read by now.
-        DivergedError: as in `Encoder.relaxed`.
+        DivergedError: as in `TorchEncoder.relaxed`.
     """
     codes = {split: encode_dataset(net, part) for split, part in splits.parts().items()}
     if not len(codes["train"]):
@@ -88,7 +88,7 @@ def encode_dataset(net: HashNet, dataset: Dataset) -> CodeSet:
     Thumbnails of pictures in files are kept in a file of their own while they are needed, so that memory does not
     grow with them; those of pictures in memory are the pictures themselves where these are no larger.
     """
-    encoder = Encoder(net)
+    encoder = TorchEncoder(net)
     if dataset.features is not None:
         return _of_features(encoder, dataset, dataset.features)
     rows, relaxed = [np.zeros(0, np.int64)], [np.zeros((0, net.config.bits), np.float32)]
@@ -113,7 +113,7 @@ def encode_dataset(net: HashNet, dataset: Dataset) -> CodeSet:
     )
 
 
-def _of_features(encoder: Encoder, dataset: Dataset, features: NDArray[np.float32]) -> CodeSet:
+def _of_features(encoder: TorchEncoder, dataset: Dataset, features: NDArray[np.float32]) -> CodeSet:
     """The same where the features are known."""
     outputs = encoder.of_features(features if encoder.mirror else features[:, :1])
     return CodeSet(

@@ -383,14 +383,18 @@ def _batch_size(dataset: Dataset, muon: bool, head_alone: bool, centers: Centers
 
 
 def bfloat16_pays(config: TrainConfig, image_size: int) -> bool:
-    """Whether bfloat16 is known to train sooner: on processors with matrix units for it, see `benchmarks/LOG.md`.
+    """Whether bfloat16 is known to train sooner: where there are matrix units for it, see `benchmarks/LOG.md`.
 
-    Where one has vectors of it alone (avx512_bf16), float32 is sooner by far.
+    They are in Nvidia's GPUs since Ampere, and in few processors. Where a processor has vectors of it alone
+    (avx512_bf16), float32 is sooner by far.
     """
+    import torch
+
     from dsh_cli.network.device import choose_device, instructions
 
-    if choose_device(config.device).type != "cpu":
-        return False
+    device = choose_device(config.device).type
+    if device != "cpu":
+        return device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if "amx_bf16" not in instructions():
         return False
     if config.backbone in OWN_BACKBONES:

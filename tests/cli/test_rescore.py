@@ -15,11 +15,11 @@ from dsh_cli import neighbors
 from dsh_cli.codes import rescoring
 from dsh_cli.codes.bits import hamming, parse
 from dsh_cli.config import TrainConfig
+from dsh_cli.data.inputs import encode_files
 from dsh_cli.data.splits import load_splits
 from dsh_cli.errors import UsageError
 from dsh_cli.index.index import Index
 from dsh_cli.neighbors import Answer, Finder, Search, split_database
-from dsh_cli.network.encoding import encode_files
 from dsh_cli.runs.run import Run
 from tests.support.commands import dsh, dsh_json, one_line_error
 from tests.support.values import in_memory, there

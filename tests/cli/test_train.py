@@ -1,12 +1,14 @@
 """Options of `dsh train`, and what they become."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -54,3 +56,13 @@ def test_of_runs_of_one_second_the_last_is_the_newest() -> None:
         small_run(Path("runs", f"x-{number}"))
     assert [Path(run["run"]).name for run in dsh_json("info")["runs"]] == ["x-1", "x-2", "x-9", "x-10"]
     assert dsh("table", "--format", "plain").stderr == "using runs/x-10\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_where_the_result_cannot_be_written_it_says_that_the_run_is_finished(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "dsh_cli", "train", "digits", "--epochs", "1", "--no-tensorboard", "--out", "run"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("error: cannot write the output: ")
+    assert last.endswith("; run is finished: dsh info run")

@@ -16,11 +16,11 @@ from PIL import Image
 
 from dsh_cli.codes.bits import pack
 from dsh_cli.codes.rescoring import quantised, scale_of
+from dsh_cli.data.inputs import encode_files
 from dsh_cli.errors import IndexStateError, UsageError
 from dsh_cli.index import schema, table
 from dsh_cli.index.index import Index, ReadyCodes
 from dsh_cli.neighbors import Answer, Search
-from dsh_cli.network.encoding import encode_files
 from dsh_cli.runs.run import Run
 from tests.support.commands import dsh, dsh_json, one_line_error
 from tests.support.values import there

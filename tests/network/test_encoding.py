@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import pack
 from dsh_cli.config import ModelConfig
-from dsh_cli.network.encoding import Encoder
+from dsh_cli.network.encoding import TorchEncoder
 from dsh_cli.network.model import HashNet
 
 
@@ -22,16 +22,16 @@ def _eight_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class Counting(Encoder):
+class Counting(TorchEncoder):
     """An encoder that notes with how many threads it computes."""
 
     def __init__(self) -> None:
         super().__init__(HashNet(ModelConfig("dsh-cnn", 8, 1, 16)))
         self.seen: set[int] = set()
 
-    def relaxed(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def relaxed(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         self.seen.add(torch.get_num_threads())
-        return super().relaxed(pictures)
+        return super().relaxed(inputs)
 
     def begun(self, workers: int) -> Generator[object, None, None]:
         """Codes without end, of which one was asked for."""
@@ -59,7 +59,7 @@ def test_workers_share_the_threads_and_others_keep_theirs() -> None:
 
 def test_elsewhere_than_on_a_processor_batches_come_in_turn_with_the_same_codes() -> None:
     torch.manual_seed(0)
-    encoder = Encoder(HashNet(ModelConfig("dsh-cnn", 64, 1, 16)))
+    encoder = TorchEncoder(HashNet(ModelConfig("dsh-cnn", 64, 1, 16)))
     encoder.at_once = 16
     rng = np.random.default_rng(0)
     pictures = np.stack([rng.integers(0, 3 * number + 1, (16, 16, 1), np.uint8) for number in range(70)])

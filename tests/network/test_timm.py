@@ -13,7 +13,7 @@ from PIL import Image
 
 from dsh_cli.config import ModelConfig, TrainConfig
 from dsh_cli.errors import UsageError, WeightsError
-from dsh_cli.network.encoding import Encoder
+from dsh_cli.network.encoding import TorchEncoder
 from dsh_cli.network.model import HashNet
 from dsh_cli.network.presets import check_backbone, chosen, expecting, file_of, preset
 from dsh_cli.network.weights import take_file, take_pretrained
@@ -145,7 +145,7 @@ def test_codes_are_those_of_the_network_folded_or_not() -> None:
         net = HashNet(ModelConfig(name, 16, 3, 64)).eval()
         with torch.no_grad():
             expected = net(pictures.permute(0, 3, 1, 2).float() / 255)
-        assert torch.allclose(torch.from_numpy(Encoder(net).relaxed(pictures.numpy())), expected, atol=1e-5)
+        assert torch.allclose(torch.from_numpy(TorchEncoder(net).relaxed(pictures.numpy())), expected, atol=1e-5)
         assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in net.folded().modules()), name
 
 

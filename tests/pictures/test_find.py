@@ -74,6 +74,16 @@ def test_what_systems_leave_behind_holds_no_pictures(tmp_path: Path) -> None:
     assert [*find(tmp_path / "a" / "@eaDir")]  # where it is asked for
 
 
+def test_pictures_of_a_run_are_not_its_users(tmp_path: Path) -> None:
+    put(tmp_path, "cat/1.jpg", "dog/2.jpg", "runs/a/map.png", "runs/a/tensorboard/sprite.png", "plan/3.jpg")
+    names = ("plan/metrics.json", "runs/a/config.json", "runs/a/metrics.json", "runs/a/splits.json")
+    put(tmp_path, *names, content=b"{}")
+    left_out = LeftOut()
+    assert below(tmp_path, left_out) == ["cat/1.jpg", "dog/2.jpg", "plan/3.jpg"]
+    assert left_out.lines() == [f"left out: 1 run folder of dsh, whose pictures are of others, {tmp_path}/runs/a"]
+    assert below(tmp_path / "runs") == [] and len(below(tmp_path / "runs" / "a")) == 2  # where it is named itself
+
+
 def test_what_is_left_out_by_its_name_is_told(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg", "photo", "scan.bak", "IMG_1.CR2", "IMG_2.nef")
     put(tmp_path, "notes.txt", "empty", ".hidden", content=b"")

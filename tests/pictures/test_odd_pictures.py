@@ -504,7 +504,7 @@ def test_a_read_only_folder(read_only: str, photos: Path) -> None:
 
 
 def test_files_that_vanish_between_listing_and_reading(tmp_path: Path, digits_run: Path) -> None:
-    from dsh_cli.network.encoding import encode_files
+    from dsh_cli.data.inputs import encode_files
     from dsh_cli.runs.run import Run
 
     for i in range(4):

@@ -1,5 +1,6 @@
 """Folders of runs, made by one process each: real processes race for them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from dsh_cli.runs import folders
 from dsh_cli.runs.folders import created, require_free, resumed
 from dsh_cli.runs.run import Run
 from dsh_cli.runs.storage import write_json
+from tests.support.commands import dsh, one_line_error
 
 RACER = """
 import sys, time
@@ -130,3 +132,13 @@ def test_a_run_that_was_finished_meanwhile_is_not_trained_anew(digits_run: Path)
     with refused, resumed(digits_run):
         pass
     assert {file: file.read_bytes() for file in digits_run.rglob("*") if file.is_file()} == before
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_data_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: os.fspath(path) != str(tmp_path) and access(path, mode))
+    for words in (["--out", tmp_path / "a" / "b"], []):
+        line = one_line_error(dsh("train", "no-such-data", *words), 2)
+        assert f"a run cannot be written in {tmp_path}; make it writable, or choose another folder with --out" in line

@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from dsh_cli import Run, TrainConfig, load_splits, train
+from dsh_cli.runs import storage
+from dsh_cli.runs.check import check
+from tests.support.commands import dsh
+
 # One process that begins a run or goes on with it, in place of a training: epoch n has the weights n. It is forked for
 # each place to be killed at, for torch takes seconds to import.
 WRITER = """
@@ -21,6 +26,9 @@ from dsh_cli.network.model import HashNet
 from dsh_cli.runs.check import check
 from dsh_cli.runs.folders import created, require_free, resumed
 from dsh_cli.runs.run import Run
+
+import dsh_cli.runs.run
+dsh_cli.runs.run.has_engine = lambda: False  # the graph is made when the run is finished, see below
 
 EPOCHS = 4
 RECIPE, MODEL = Recipe(data="d", image_size=8, epochs=EPOCHS, margin=16.0), ModelConfig("small-resnet", 8, 1, 8)
@@ -122,3 +130,22 @@ def test_a_writer_killed_at_any_change_leaves_a_run_that_ends_the_same(tmp_path:
     assert said["differs"] == []
     # 3 files to begin with, centers, 4 states, weights, 3 of codes, names, each with metrics.json, and what goes again
     assert said["places"] >= 60 and said["begun anew"] >= 6 and said["finished"] >= 2
+
+
+def test_a_writer_killed_before_the_graph_is_named_leaves_a_whole_run_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digit_png: Path
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def write_bytes(run: Path, name: str, data: bytes) -> str:
+        storage.write_bytes(run, name, data)
+        raise Killed
+
+    monkeypatch.setattr("dsh_cli.runs.run.write_bytes", write_bytes)
+    config = TrainConfig(data="digits", epochs=1, device="cpu", tensorboard=False)
+    with pytest.raises(Killed):
+        train(config, load_splits(config), str(tmp_path / "run"))
+    run, found = Run.open(tmp_path / "run"), check(tmp_path / "run")
+    assert run.finished and not run.has_graph and found.damaged == {} and found.strays == ("model.onnx",)
+    assert dsh("hash", digit_png, "--model", run.path).exit_code == 0

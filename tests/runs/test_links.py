@@ -54,7 +54,7 @@ def linked(path: Path, target: Path) -> None:
         ("config.json", ["info"]),
         ("metrics.json", ["info"]),
         ("splits.json", ["embed", "--method", "pca", "-m"]),
-        ("model.safetensors", ["hash", "a.png", "-m"]),
+        ("model.onnx", ["hash", "a.png", "-m"]),
         ("codes/test.safetensors", ["table", "-m"]),
         ("codes", ["table", "-m"]),
     ],

@@ -32,6 +32,7 @@ def test_what_a_run_holds(run: Path) -> None:
         "centers.safetensors",
         "config.json",
         "metrics.json",
+        "model.onnx",
         "model.safetensors",
         "splits.json",
         "test.safetensors",
@@ -50,7 +51,9 @@ def test_a_moved_run_needs_nothing_else(run: Path, tmp_path: Path) -> None:
     assert len(dsh_json("table", "--model", moved)["classes"]) == 10
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "metrics.json", "codes/test.safetensors"])
+@pytest.mark.parametrize(
+    "file", ["model.onnx", "model.safetensors", "config.json", "metrics.json", "codes/test.safetensors"]
+)
 @pytest.mark.parametrize("harm", ["missing", "truncated", "empty", "pickle"])
 def test_harmed_runs_get_one_clear_line(run: Path, file: str, harm: str) -> None:
     path = run / file
@@ -59,9 +62,8 @@ def test_harmed_runs_get_one_clear_line(run: Path, file: str, harm: str) -> None
         path.unlink()
     else:
         path.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "pickle": pickle.dumps({})}[harm])
-    command = "hash" if file == "model.safetensors" else "table"
-    arguments = [os.devnull] if command == "hash" else []
-    line = one_line_error(dsh(command, *arguments, "--model", run), 1)
+    asked = {"model.onnx": ["hash", os.devnull], "model.safetensors": ["export", "--onnx", "m.onnx", "--quiet"]}
+    line = one_line_error(dsh(*asked.get(file, ["table"]), "--model", run), 1)
     assert str(run) in line and "dsh train" in line
 
 
@@ -75,7 +77,9 @@ def test_weights_of_another_network_are_refused(run: Path) -> None:
     head = json.loads((run / "config.json").read_text())
     head["model"]["bits"] = 9
     edit(run / "config.json", model=head["model"])
-    assert "does not fit config.json: 'hash_layer.weight'" in one_line_error(dsh("hash", "x.png", "--model", run), 1)
+    assert "it is of another model" in one_line_error(dsh("hash", "x.png", "--model", run), 1)
+    with pytest.raises(RunError, match=r"does not fit config.json: 'hash_layer.weight'"):
+        Run.open(run).load_model()
 
 
 @pytest.mark.parametrize(

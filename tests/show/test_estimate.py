@@ -59,6 +59,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             now += cost * seconds * (20 if step < began + 2 else 1) * (slower or {}).get(epoch - 1, 1.0)
             listener.on_batch(epoch, done, loss)
             if done == BATCHES:
+                now += encoding * COUNTS["validation"] / SIZE * seconds
                 listener.on_epoch(EpochStats(epoch, LOSS, 1.0, CODES, None))
         return spoken
 

@@ -17,7 +17,7 @@ from PIL import Image
 from dsh_cli import TrainConfig, encode, load_splits, train
 from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DataError, Interrupted, UsageError
-from dsh_cli.network.encoding import Encoder, to_float
+from dsh_cli.network.encoding import TorchEncoder, to_float
 from dsh_cli.network.model import HashNet
 from dsh_cli.runs.run import Run
 from dsh_cli.training.events import EpochStats, Featured, Plan, Quiet
@@ -49,13 +49,13 @@ def frozen(photos: Path, tmp_path: Path) -> TrainConfig:
 def features_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures went through a backbone, a number a call, from now on."""
     counts: list[int] = []
-    own = Encoder.features
+    own = TorchEncoder.features
 
-    def counting(self: Encoder, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def counting(self: TorchEncoder, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         counts.append(len(pictures))
         return own(self, pictures)
 
-    monkeypatch.setattr(Encoder, "features", counting)
+    monkeypatch.setattr(TorchEncoder, "features", counting)
     return counts
 
 
@@ -79,7 +79,7 @@ def test_features_are_made_once_and_never_again(
 def test_copies_of_a_picture_are_not_known_from_before(
     frozen: TrainConfig, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dsh_cli.network.encoding._BATCH", 2)  # so that they come one after the other
+    monkeypatch.setattr("dsh_cli.network.encoder._BATCH", 2)  # so that they come one after the other
     for number in range(3):
         shutil.copy(photos / "plum" / "0.png", photos / "plum" / f"copy{number}.png")
     heard = Counted()
@@ -144,8 +144,10 @@ def test_how_large_features_are_changes_nothing(
 ) -> None:
     config = replace(frozen, hidden=hidden, epochs=20, cache="off")
     plain = train(config, load_splits(config), str(tmp_path / "plain")).run
-    own = Encoder.features
-    monkeypatch.setattr(Encoder, "features", lambda self, pictures: own(self, pictures) * np.float32(scale) + scale)
+    own = TorchEncoder.features
+    monkeypatch.setattr(
+        TorchEncoder, "features", lambda self, pictures: own(self, pictures) * np.float32(scale) + scale
+    )
     found = train(config, load_splits(config), str(tmp_path / "scaled")).run
     relaxed, expected = (there(run.codes("train", "relaxed").relaxed).astype(float) for run in (found, plain))
     assert np.abs(expected).mean() > 0.1 and np.abs(relaxed - expected).max() < 0.02

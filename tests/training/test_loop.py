@@ -25,7 +25,7 @@ from dsh_cli.codes.centers import offsets
 from dsh_cli.config import Centers, ModelConfig
 from dsh_cli.data.splits import Splits
 from dsh_cli.errors import DivergedError, DshError, Interrupted, RunError, UsageError
-from dsh_cli.network.encoding import Encoder, to_float
+from dsh_cli.network.encoding import TorchEncoder, to_float
 from dsh_cli.network.model import Airbench, HashNet
 from dsh_cli.runs.run import Run
 from dsh_cli.show.tensorboard import TensorBoard
@@ -162,6 +162,14 @@ def test_bfloat16_is_the_choice_where_the_processor_has_matrix_units_for_it(
         assert bfloat16_pays(replace(CONFIG, backbone=name), 64) is taken, name
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_is_the_choice_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
+    monkeypatch.setattr("dsh_cli.network.device.choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has and not including_emulation)
+    assert bfloat16_pays(replace(CONFIG, device="cuda", backbone="mobilenet_v2"), 64) is has
+    assert not bfloat16_pays(replace(CONFIG, device="mps"), 64)
+
+
 def test_clipped_steps_are_no_longer_than_asked(splits: Splits, tmp_path: Path) -> None:
     lr, clip, steps = 0.1, 1e-3, 20
     config = replace(CONFIG, epochs=1, optimizer="sgd", schedule="constant", lr=lr, weight_decay=0.0, clip=clip)
@@ -282,11 +290,11 @@ def test_outputs_that_run_away_where_no_loss_shows_it_end_in_the_same_sentence(
 
 def test_a_network_whose_outputs_are_no_numbers_gives_no_codes(small: HashNet, tmp_path: Path) -> None:
     pictures = np.zeros((3, 16, 16, 1), np.uint8)
-    Encoder(small).relaxed(pictures)
+    TorchEncoder(small).relaxed(pictures)
     for value in (math.nan, math.inf, 1e5):
         torch.nn.init.constant_(small.hash_layer.bias, value)
         with pytest.raises(DivergedError, match="has diverged; train again with a smaller `lr`"):
-            Encoder(small).relaxed(pictures)
+            TorchEncoder(small).relaxed(pictures)
 
 
 @pytest.mark.parametrize("spoiled", ["loss", "gradient"])
@@ -333,9 +341,10 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(splits
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_ends_it_cleanly_and_the_run_can_go_on(tmp_path: Path, number: int, code: int) -> None:
     out = tmp_path / "run"
-    # a shell starts background jobs with Ctrl-C ignored, and tests may run in one
+    # a shell starts background jobs with Ctrl-C ignored, and nohup all with SIGHUP; tests may run in either
     script = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from dsh_cli.cli import app; app()"
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL); from dsh_cli.cli import app; app()"
     )
     command = [sys.executable, "-c", script, "train", "digits", "--epochs", "4000", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -505,7 +514,7 @@ def test_photos_have_codes_of_both_ways_round(photos: Path, tmp_path: Path) -> N
     run = train(config, splits, str(tmp_path / "run")).run
     assert run.model.mirror and Run.open(run.path).model == run.model
     pictures = in_memory(splits.test)
-    outputs = Encoder(load(run.path)).relaxed(np.concatenate([pictures, pictures[:, :, ::-1]]))
+    outputs = TorchEncoder(load(run.path)).relaxed(np.concatenate([pictures, pictures[:, :, ::-1]]))
     assert outputs[: len(pictures)] == pytest.approx(outputs[len(pictures) :], abs=1e-4)
     assert there(run.codes("test", "relaxed").relaxed) == pytest.approx(outputs[: len(pictures)], abs=1e-2)
     plain = train(replace(config, augment="none"), splits, str(tmp_path / "plain")).run
@@ -541,3 +550,15 @@ def test_an_unfinished_run_of_an_earlier_version_is_trained_anew(splits: Splits,
     said = one_line_error(dsh("train", "--resume", run), 1)
     assert "begun by an earlier version" in said and said.endswith(f"train anew with: dsh train --like {run}")
     dsh_json("train", "--like", run, "--epochs", 1, "--out", tmp_path / "anew", "--quiet")
+
+
+def test_validation_pictures_of_one_class_are_measured_by_nothing(splits: Splits, tmp_path: Path) -> None:
+    of_one = splits.validation.take(splits.validation.labels == 3)
+    keep: list[EpochStats] = []
+
+    class Keep(Quiet):
+        def on_epoch(self, stats: EpochStats) -> None:
+            keep.append(stats)
+
+    train(replace(CONFIG, epochs=1), replace(splits, validation=of_one), str(tmp_path / "run"), listeners=[Keep()])
+    assert [stats.validation_map for stats in keep] == [None] and len(keep[0].validation) > 1

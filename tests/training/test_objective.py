@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dsh_cli import TrainConfig, load_splits, train
 from dsh_cli.codes.bits import unpack
 from dsh_cli.codes.centers import construct, minimum_distance, offsets
+from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import ModelConfig, Recipe
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.data.splits import Splits
@@ -28,6 +29,7 @@ from dsh_cli.training.events import EpochStats, Loss, Plan, Quiet
 from dsh_cli.training.objective import CenterObjective, DshObjective, Objective, Terms, make_objective
 from dsh_cli.training.recipe import require_known_loss
 from dsh_cli.training.terms import choice_term, choices, dsh_loss
+from tests.support.runs import LOSS
 from tests.support.values import there
 
 # Hash centers, or DSH
@@ -230,3 +232,20 @@ def test_a_line_says_the_loss_as_the_sum_of_its_terms(digits_run: Path, loss: Lo
     assert said in epoch_line(stats, plan)
     assert "=" not in epoch_line(stats, plan, narrow=True)
     assert Console(width=80).measure(epoch_line(stats, plan, narrow=True)).maximum < 80
+
+
+@pytest.mark.parametrize(
+    ("codes", "labels", "said"),
+    [
+        ([7] * 4, [0, 1, 2, 3], " (1 code)"),
+        ([7, 7, 7, 9], [0, 0, 1, 1], ""),
+        ([7] * 4, [0] * 4, ""),
+        ([1, 1, 2, 2, 2, 2], [*range(6)], " (2 codes)"),
+        ([1, 2, 3, 3, 3, 3], [*range(6)], ""),
+    ],
+)
+def test_a_line_says_how_few_codes_there_are(codes: list[int], labels: list[int], said: str) -> None:
+    made = CodeSet(8, np.array(codes, np.uint8)[:, None], np.array(labels), (), ())
+    run = Run(Path(), Recipe(epochs=2), ModelConfig("dsh-cnn", 8, 1, 8), (), "", "", {}, {}, {})
+    line = epoch_line(EpochStats(1, LOSS, 10.0, made, 0.25), Plan(run, "cpu", 2, 5, 0))
+    assert line.endswith(f"val. mAP 0.250{said}  10 img/s")

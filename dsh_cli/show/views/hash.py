@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from dsh_cli.show.views.shared import field, json_line, lines_table
 
 if TYPE_CHECKING:
-    from dsh_cli.network.encoding import Encoded
+    from dsh_cli.network.encoder import Encoded
 
 
 def hashed_line(item: Encoded, ascii: bool = False) -> str:

@@ -217,6 +217,7 @@ def test_pictures_in_files_are_square_in_the_way_the_network_takes_them(
     fit: str, side: int, files: Path, digits_run: Path, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(digits_run, tmp_path / "copied"))
+    (run / "model.onnx").unlink()  # which is of the network as it was
     edit(run / "config.json", model=json.loads((run / "config.json").read_text())["model"] | {"fit": fit})
     line = [files / "2.png", "--model", run, "--index", "pictures", "-k", 4, "--pictures", files]
     found = [pixels(image) for image in page_of(*line).all("img") if image["alt"].endswith("2.png")]
