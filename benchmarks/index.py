@@ -22,7 +22,6 @@ from _report import append
 
 from dsh_cli import Run, TrainConfig, load_splits, train
 from dsh_cli.codes.nearest import nearest
-from dsh_cli.data.inputs import encode_files
 from dsh_cli.errors import ImageError
 from dsh_cli.index.index import Index, ReadyCodes
 from dsh_cli.network.encoder import form_of
@@ -114,15 +113,14 @@ def look_up_and_ready_codes() -> None:
 def encoding(folder: str, model: str) -> None:
     """Decoding alone, the network alone, and both; in turn, and the median of each."""
     run = Run.open(model)
-    net = run.load_model()
-    encoder = TorchEncoder(net)
+    encoder, alone = run.encoder(), TorchEncoder(run.load_model())  # which has all threads for one batch
     paths = list(find.find(folder))
     intake = Intake(form_of(run.model), default_workers())
     pictures = np.stack([picture for _, picture in intake.read(paths) if not isinstance(picture, ImageError)])
     ways: dict[str, Callable[[str], object]] = {
         "decoding": lambda scratch: sum(1 for _ in intake.read(paths)),
-        "network": lambda scratch: encoder.relaxed(pictures),
-        "both": lambda scratch: sum(1 for _ in encode_files(net, paths)),
+        "network": lambda scratch: alone.relaxed(pictures),
+        "both": lambda scratch: sum(1 for _ in encoder.encode_files(paths)),
         "index": lambda scratch: Index.open(tempfile.mkdtemp(dir=scratch)).add(run, [folder]),
     }
     took: dict[str, list[float]] = {name: [] for name in ways}
