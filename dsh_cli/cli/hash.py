@@ -42,7 +42,11 @@ if TYPE_CHECKING:
 def hash_pictures(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH", help="Picture files, folders of them, or - for a list on standard input."),
+        typer.Argument(
+            metavar="PATH",
+            help="Picture files, folders of them, files of vectors where the run is of such, or - for a list on "
+            "standard input.",
+        ),
     ],
     model: Coder = None,
     null: Null = False,

@@ -61,7 +61,11 @@ def add(
     uri: _Index,
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH", help="Picture files, folders of them, or - for a list on standard input."),
+        typer.Argument(
+            metavar="PATH",
+            help="Picture files, folders of them, files of vectors where the run is of such, or - for a list on "
+            "standard input.",
+        ),
     ],
     model: Coder = None,
     labels: Annotated[

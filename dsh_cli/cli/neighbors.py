@@ -48,8 +48,8 @@ def neighbors(
         list[str],
         typer.Argument(
             metavar="QUERY",
-            help="Picture files, folders of them, codes such as 0xf7 or 0b1111_0111 (a file of that name goes first), "
-            "or - for a list on standard input.",
+            help="Picture files, folders of them, files of vectors where the run is of such, codes such as 0xf7 or "
+            "0b1111_0111 (a file of that name goes first), or - for a list on standard input.",
         ),
     ],
     model: Coder = None,
