@@ -12,7 +12,7 @@ import numpy as np
 
 from dsh_cli.analysis.classes import class_table
 from dsh_cli.codes.bits import from_hex
-from dsh_cli.codes.sets import CodeSet
+from dsh_cli.codes.sets import CodeSet, taken
 from dsh_cli.errors import DshError, UsageError
 from dsh_cli.files import written
 from dsh_cli.runs.exported import SUFFIX, Exported, about
@@ -58,7 +58,8 @@ def export(run: Run, file: str | os.PathLike[str], tell: Callable[[str], object]
         raise UsageError(
             f"`onnx` {path or repr('')}: name a file that ends in {SUFFIX}, by which it is known as a model"
         )
-    if may_be_run(Path(os.path.realpath(path)).parent):
+    folder = Path(os.path.realpath(path)).parent
+    if may_be_run(folder) or (folder.name == "codes" and may_be_run(folder.parent)):
         raise UsageError(f"`onnx` {path}: its folder is that of a run, whose files are its own; choose another place")
     tell("reading the run")
     net, split = run.load_model(), run.shown_split
@@ -85,8 +86,10 @@ def export(run: Run, file: str | os.PathLike[str], tell: Callable[[str], object]
 
 
 def _class_codes(run: Run) -> CodeSet:
-    """The code of each class that the run was trained on."""
-    rows = class_table(run.codes("train"), "train").classes
-    labels = [number for number, row in enumerate(rows) if row.code is not None]
-    packed = from_hex([rows[label].code or "" for label in labels], run.model.bits)
-    return CodeSet(run.model.bits, packed, np.array(labels, np.int64), run.classes, ())
+    """Of the pictures that the run was trained on, those that have the code of their class."""
+    codes = run.codes("train")
+    if not run.classes:
+        return taken(codes, np.zeros(0, np.int64))
+    rows = class_table(codes, "train").classes
+    wanted = from_hex([row.code or "0" * -(-codes.bits // 4) for row in rows], codes.bits)
+    return taken(codes, np.flatnonzero((codes.packed == wanted[codes.labels]).all(axis=1) & (codes.labels >= 0)))

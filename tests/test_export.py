@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 from rich.console import Console
 
 from dsh_cli import Run, TrainConfig, load_splits, train
+from dsh_cli.analysis.classes import class_table, nearest_classes
+from dsh_cli.codes.bits import Packed, pack
 from dsh_cli.errors import DshError, RunError, UsageError
 from dsh_cli.export import Export, export
-from dsh_cli.network.onnx_encoding import ABOUT
+from dsh_cli.network.onnx_encoding import ABOUT, digest_of
 from dsh_cli.network.onnx_export import Compared, Differing
 from dsh_cli.runs.check import check
 from dsh_cli.runs.exported import Exported
@@ -66,10 +69,10 @@ def test_hash_gives_the_same_codes_by_file_and_by_run(digits_run: Path, exported
 def test_a_file_knows_the_classes_and_the_model(digits_run: Path, exported: Path) -> None:
     run, there = Run.open(digits_run), Exported.open(exported)
     assert (there.fingerprint, there.model, there.classes) == (run.fingerprint, run.model, run.classes)
-    table = {
-        row["label"]: row["code"] for row in dsh_json("table", "--model", digits_run, "--split", "train")["classes"]
-    }
-    assert dict(zip(there.classes, there.class_codes.hex, strict=True)) == table
+    rows = dsh_json("table", "--model", digits_run, "--split", "train")["classes"]
+    names, labels = there.classes, there.class_codes.labels.tolist()
+    found = Counter(zip((names[label] for label in labels), there.class_codes.hex, strict=True))
+    assert found == {(row["label"], row["code"]): round(row["exact"] * row["count"]) for row in rows}
     assert there.output_scale == run.output_scale
 
 
@@ -93,7 +96,7 @@ def test_where_pictures_are_asked_for_it_names_the_run(exported: Path, digit_png
     assert looked.exit_code == 2 and "has no pictures to look in; name an --index" in looked.stderr
     for command in (["table"], ["evaluate"], ["embed", "--out", "x.png"], ["export", "--onnx", "y.onnx"]):
         told = dsh(*command, "--model", exported)
-        assert told.exit_code == 2 and "an exported model has no pictures to show; name the run" in told.stderr, command
+        assert told.exit_code == 2 and "an exported model is no run, which is wanted here" in told.stderr
     told = dsh("hash", digit_png, "--model", exported, "--device", "cuda")
     assert told.exit_code == 2 and "an exported model computes on the CPU" in told.stderr
 
@@ -112,8 +115,9 @@ def test_what_cannot_be_exported_says_why(digits_run: Path, tmp_path: Path) -> N
 def changes(content: bytes, **told: Any) -> bytes:
     """The same file with something else said in it."""
     made = onnx.load_model_from_string(content)
-    about = json.loads(made.metadata_props[0].value)
-    onnx.helper.set_model_props(made, {ABOUT: json.dumps(about | told)})
+    about = json.loads(made.metadata_props[0].value) | told
+    about["digest"] = digest_of(content[: about["graph_bytes"]], about)
+    onnx.helper.set_model_props(made, {ABOUT: json.dumps(about)})
     found: bytes = made.SerializeToString()
     return found
 
@@ -126,7 +130,9 @@ def changes(content: bytes, **told: Any) -> bytes:
         ({"model": {}}, "model: "),
         ({"model": {"backbone": "dsh-cnn", "bits": 10**9, "channels": 1, "image_size": 8}}, "no such network"),
         ({"classes": ["a"]}, "is no class"),
-        ({"class_codes": {"0": "xyz"}}, "a code of 8 bits has 2 hex digits"),
+        ({"on_class_codes": {}}, "on_class_codes does not fit class_codes"),
+        ({"on_class_codes": {str(digit): -1 for digit in range(10)}}, "on_class_codes does not fit class_codes"),
+        ({"class_codes": {"0": "xyz"}, "on_class_codes": {"0": 1}}, "a code of 8 bits has 2 hex digits"),
         ({"output_scale": None}, "output_scale"),
         ({"fingerprint": None}, "fingerprint is None"),
         ({"fingerprint": "0"}, "output_scale or fingerprint is none"),
@@ -148,16 +154,35 @@ def test_a_file_that_is_none_is_refused(exported: Path, tmp_path: Path, digit_pn
     file.write_bytes(exported.read_bytes()[:5000] if content is None else content)
     told = dsh("hash", digit_png, "--model", file)
     assert told.exit_code == 1 and told.stderr.count("\n") == 1
-    assert (
-        f"{file} is no exported model, or damaged (" in told.stderr and "make it again with: dsh export" in told.stderr
-    )
+    assert f"{file} is no exported model, or damaged (" in told.stderr and "; export its run again" in told.stderr
     told = dsh("hash", digit_png, "--model", tmp_path / "gone.onnx")
     assert told.exit_code == 1 and "gone.onnx cannot be read (no such file or directory)" in told.stderr
 
 
 def test_the_graph_of_a_run_is_no_exported_model(digits_run: Path, digit_png: Path) -> None:
     told = dsh("hash", digit_png, "--model", digits_run / "model.onnx")
-    assert told.exit_code == 1 and "it is the graph of a run; name the run" in told.stderr
+    assert told.exit_code == 1 and "is the graph of a run; name the run itself" in told.stderr
+
+
+def test_a_bit_that_flipped_anywhere_in_a_file_is_told(exported: Path, tmp_path: Path) -> None:
+    content, rng, file = exported.read_bytes(), np.random.default_rng(0), tmp_path / "m.onnx"
+    for place in rng.integers(8 * len(content), size=60).tolist():
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        file.write_bytes(changed)
+        with pytest.raises(RunError, match="is no exported model, or damaged"):
+            Exported.open(file)
+
+
+def test_of_classes_equally_near_both_name_the_same(digits_run: Path, tmp_path: Path) -> None:
+    dsh_json(*DIGITS, "--bits", 2, "--epochs", 1, "--out", "few")  # four codes of ten classes
+    export(Run.open("few"), "few.onnx")
+    codes: Packed = pack([[0, 0], [0, 1], [1, 0], [1, 1]])
+    (of_run, of_file) = (
+        class_table(model.codes("train"), "train") for model in (Run.open("few"), Exported.open("few.onnx"))
+    )
+    assert nearest_classes(codes, of_run) == nearest_classes(codes, of_file)
+    assert any(found.tied for found in nearest_classes(codes, of_run))
 
 
 def test_a_run_folder_may_be_called_so(digits_run: Path, digit_png: Path) -> None:
@@ -190,8 +215,21 @@ def test_damage_to_it_is_told(digits_run: Path, tmp_path: Path, digit_png: Path)
     assert [*check(copied).damaged] == ["model.onnx"]
     told = dsh("hash", digit_png, "--model", copied)
     assert told.exit_code == 1 and "model.onnx is damaged" in told.stderr
+    assert f"make it anew with: dsh info {copied} --verify --repair" in told.stderr
     (copied / "model.onnx").unlink()
     assert dsh("info", copied, "--verify").exit_code == 1
+    assert dsh("info", copied, "--verify", "--repair").exit_code == 0 and not check(copied).damaged
+    assert dsh_json("hash", digit_png, "--model", copied) == dsh_json("hash", digit_png, "--model", digits_run)
+
+
+def test_a_run_that_has_none_is_given_one(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as without:
+        without.setattr("dsh_cli.runs.run.has_engine", lambda: False)
+        dsh_json(*DIGITS, "--epochs", 1, "--out", "run")
+    assert not Run.open("run").has_graph and not dsh_json("info", "run", "--verify")["verified"]["damaged"]
+    assert not Run.open("run").has_graph
+    dsh_json("info", "run", "--verify", "--repair")
+    assert Run.open("run").has_graph and not check("run").damaged
 
 
 def test_a_run_without_it_takes_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digit_png: Path) -> None:

@@ -276,7 +276,7 @@ def find_run(model: str | None, quiet: bool) -> Run:
     from dsh_cli.runs import folders
 
     if _is_file(model):
-        raise UsageError(f"`model` {model}: an exported model has no pictures to show; name the run it is of")
+        raise UsageError(f"`model` {model}: an exported model is no run, which is wanted here; name the one it is of")
     run = folders.find_run(model)
     if model is None:
         notice(f"using {run.path}", quiet)

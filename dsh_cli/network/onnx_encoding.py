@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes.util
+import hashlib
 import json
 import os
 import platform
@@ -64,6 +65,8 @@ def opened(content: bytes) -> tuple[InferenceSession, dict[str, Any]]:
     try:
         import onnxruntime
     except ImportError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # of which its initialisation makes this
+            raise
         raise EngineError(f"onnxruntime cannot be loaded ({reason(error)}): pip install onnxruntime") from error
 
     onnxruntime.set_default_logger_severity(4)  # what goes wrong is told by the errors it raises
@@ -76,6 +79,24 @@ def opened(content: bytes) -> tuple[InferenceSession, dict[str, Any]]:
     except Exception as error:  # each of its own, and of no common kind
         _refuse(error)
     return session, _about(session.get_modelmeta().custom_metadata_map)
+
+
+def digest_of(graph: bytes, about: Mapping[str, Any]) -> str:
+    """32 hex digits that change with any bit of a file: of its graph, and of what it says but for the digest itself."""
+    said = {name: value for name, value in about.items() if name != "digest"}
+    return hashlib.blake2b(graph + json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def require_whole(content: bytes, about: Mapping[str, Any]) -> None:
+    """Check a file against the digest that it carries. What it says stands behind the graph, whose size it names.
+
+    Raises:
+        ValueError: it has changed since it was written, or has no digest.
+    """
+    size = about.get("graph_bytes")
+    graph = content[:size] if isinstance(size, int) and 0 < size <= len(content) else b""
+    if about.get("digest") != digest_of(graph, about):
+        raise ValueError("it has changed since it was written")
 
 
 class OnnxEncoder(Encoder):
@@ -99,7 +120,7 @@ class OnnxEncoder(Encoder):
         try:
             return self.both(inputs)[0]
         except ValueError as error:
-            raise DshError(f"{self._name} is damaged ({error}); make it again with: dsh export") from error
+            raise DshError(f"{self._name} is damaged ({error}); export its run again") from error
 
     def both(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """(n, H, W, channels) pictures or (n, d) vectors -> (n, k) outputs, and (n, ceil(k / 8)) codes of the graph.
@@ -134,7 +155,7 @@ def _about(metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         about = json.loads(metadata[ABOUT])
     except KeyError as error:
-        raise ValueError("it says nothing of the model it is; make one with: dsh export") from error
+        raise ValueError("it says nothing of the model it is") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"what it says of itself is no JSON ({reason(error)})") from error
     if not isinstance(about, dict):

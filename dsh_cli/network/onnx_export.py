@@ -22,7 +22,7 @@ from dsh_cli.errors import DshError, EngineError, reason
 from dsh_cli.network.encoder import NEAR_ZERO
 from dsh_cli.network.encoding import TorchEncoder, to_float
 from dsh_cli.network.model import HashNet
-from dsh_cli.network.onnx_encoding import ABOUT, INPUT, INSTALL, LARGEST, OUTPUTS, OnnxEncoder, opened
+from dsh_cli.network.onnx_encoding import ABOUT, INPUT, INSTALL, LARGEST, OUTPUTS, OnnxEncoder, digest_of, opened
 
 _OPSET = 17  # of 2022: the first with layer normalisation in one step
 _BITS = 8  # in a byte
@@ -98,8 +98,12 @@ def onnx_bytes(net: HashNet, about: Mapping[str, Any]) -> bytes:
             raise DshError(f"{model.backbone} cannot be exported to ONNX: {reason(error)[:300]}") from error
     made = onnx.load_model_from_string(written.getvalue())
     made.producer_name = "dsh"
-    onnx.helper.set_model_props(made, {ABOUT: json.dumps(about)})
+    graph: bytes = made.SerializeToString()
+    said = {**about, "graph_bytes": len(graph)}
+    onnx.helper.set_model_props(made, {ABOUT: json.dumps(said | {"digest": digest_of(graph, said)})})
     content: bytes = made.SerializeToString()
+    if not content.startswith(graph):  # for the digest; fields are written in the order of their numbers
+        raise ValueError("onnx writes what is said of a model before its graph")
     return content
 
 

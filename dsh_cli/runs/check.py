@@ -33,8 +33,8 @@ def check(path: str | os.PathLike[str], repair: bool = False) -> Checked:
 
     Args:
         path: the run folder.
-        repair: whether to record digests in a run of format 1 that has none and is whole, and to take away states that
-            are not of the run.
+        repair: whether to record digests in a run of format 1 that has none and is whole, to take away states that are
+            not of the run, and to make `model.onnx` anew where it is damaged or was never made.
 
     Raises:
         RunError: there is no run, its `config.json` or `metrics.json` is damaged, or it cannot be repaired because
@@ -47,10 +47,19 @@ def check(path: str | os.PathLike[str], repair: bool = False) -> Checked:
         run = Run.open(path)
         sweep_states(run.path, run.record)
         found = _checked(run)
+        if run.finished and run.digests is not None and found.damaged.keys() <= {ONNX} and _can_make_graphs():
+            if found.damaged or not run.has_graph:
+                run.graph_made_anew()
+                found = _checked(Run.open(path))
+            return found
         if run.digests is not None or found.damaged:
             return found
         write_record(run.path, run.metrics or {"finished": False, "epochs_done": 0}, digests_now(run.path, run.record))
         return _checked(Run.open(path))
+
+
+def _can_make_graphs() -> bool:
+    return has_engine() and find_spec("torch") is not None and find_spec("onnx") is not None
 
 
 def _checked(run: Run) -> Checked:

@@ -17,7 +17,7 @@ from dsh_cli.config import ModelConfig
 from dsh_cli.errors import RunError, UsageError, reason
 from dsh_cli.files import open_regular
 from dsh_cli.network.encoder import Encoder
-from dsh_cli.network.onnx_encoding import LARGEST, OnnxEncoder, is_cpu, opened
+from dsh_cli.network.onnx_encoding import LARGEST, OnnxEncoder, is_cpu, opened, require_whole
 from dsh_cli.runs.run import GRAPH_FORMAT, Run
 from dsh_cli.runs.schema import model_of, require, shown
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 SUFFIX = ".onnx"
-_AGAIN = "make it again with: dsh export"
+_AGAIN = "export its run again"
+_MOST = 10_000_000  # pictures of a class
 # what the file says of itself, and of what type
 _ABOUT = {
     "format": int,
@@ -33,6 +34,7 @@ _ABOUT = {
     "fingerprint": str,
     "classes": list[str],
     "class_codes": dict[str, str],
+    "on_class_codes": dict[str, int],
     "output_scale": float,
 }
 
@@ -46,7 +48,7 @@ class Exported:
     fingerprint: str  # of the run
     classes: tuple[str, ...]
     output_scale: float
-    class_codes: CodeSet  # of each class that the run was trained on, its code
+    class_codes: CodeSet  # of each class, its code, as often as training pictures have it
     session: InferenceSession = field(repr=False, compare=False)
     counts: Mapping[str, int] = field(default_factory=dict)  # it has no pictures
 
@@ -74,6 +76,9 @@ class Exported:
             if not content:
                 raise ValueError("it is empty, or far too large")
             session, about = opened(content)
+            if "classes" not in about and "fingerprint" in about:
+                raise RunError(f"{file} is the graph of a run; name the run itself")
+            require_whole(content, about)
             return cls._of(file, session, about)
         except ValueError as error:
             raise RunError(f"{file} is no exported model, or damaged ({error}); {_AGAIN}") from error
@@ -83,15 +88,17 @@ class Exported:
         require(about, _ABOUT, "its metadata", ("format", "model", "fingerprint"))
         if about["format"] > GRAPH_FORMAT:
             raise ValueError(f"it has format {shown(about['format'])}, newer than {GRAPH_FORMAT}; upgrade dsh")
-        if "classes" not in about:
-            raise ValueError("it is the graph of a run; name the run")
         require(about, _ABOUT, "its metadata", _ABOUT)
         if not about["output_scale"] > 0 or not re.fullmatch("[0-9a-f]{16}", about["fingerprint"]):
             raise ValueError("its metadata: output_scale or fingerprint is none")
         model, classes, codes = model_of(about["model"]), tuple(about["classes"]), about["class_codes"]
         if unknown := sorted(codes.keys() - set(classes)):
             raise ValueError(f"its metadata: {shown(unknown[0])} is no class")
+        counts = about["on_class_codes"]
         labels = [number for number, name in enumerate(classes) if name in codes]
+        if counts.keys() != codes.keys() or not all(0 < count <= _MOST for count in counts.values()):
+            raise ValueError("its metadata: on_class_codes does not fit class_codes")
+        times = [counts[classes[number]] for number in labels]
         try:
             packed = from_hex([codes[classes[number]] for number in labels], model.bits)
         except UsageError as error:
@@ -102,7 +109,9 @@ class Exported:
             fingerprint=about["fingerprint"],
             classes=classes,
             output_scale=about["output_scale"],
-            class_codes=CodeSet(model.bits, packed, np.array(labels, np.int64), classes, ()),
+            class_codes=CodeSet(
+                model.bits, np.repeat(packed, times, axis=0), np.repeat(np.array(labels, np.int64), times), classes, ()
+            ),
             session=session,
         )
 
@@ -121,7 +130,7 @@ class Exported:
             raise RunError(f"{self.path} is damaged ({error}); {_AGAIN}") from error
 
     def codes(self, split: str) -> CodeSet:
-        """The code of each class, in place of those of the training pictures."""
+        """The code of each class, as often as it has pictures, in place of those of all training pictures."""
         assert split == "train"
         return self.class_codes
 
@@ -131,17 +140,19 @@ def about(run: Run, class_codes: CodeSet) -> dict[str, Any]:
 
     Args:
         run: the run.
-        class_codes: the code of each class, as the run's table of its training pictures has it.
+        class_codes: of its training pictures those that have the code of their class.
     """
     from dataclasses import asdict
 
-    names = [run.classes[label] for label in class_codes.labels.tolist()]
+    labels, first, counts = np.unique(class_codes.labels, return_index=True, return_counts=True)
+    names = [run.classes[label] for label in labels.tolist()]
     return {
         "format": GRAPH_FORMAT,
         "model": asdict(run.model),
         "fingerprint": run.fingerprint,
         "classes": list(run.classes),
-        "class_codes": dict(zip(names, to_hex(class_codes.packed, run.model.bits), strict=True)),
+        "class_codes": dict(zip(names, to_hex(class_codes.packed[first], run.model.bits), strict=True)),
+        "on_class_codes": dict(zip(names, counts.tolist(), strict=True)),
         "output_scale": run.output_scale,
         "data": os.path.basename(run.config.data),
         "created": run.created,

@@ -302,12 +302,15 @@ class Run:
             UsageError: there is no such device.
             RunError: the weights are missing, damaged, or not those of this network.
         """
+        self._require_finished()
+        if find_spec("torch") is None:
+            raise EngineError(f"the network takes PyTorch, which is not installed: {INSTALL}; its codes may do without")
+
         import torch
 
         from dsh_cli.network.device import choose_device
         from dsh_cli.network.model import HashNet
 
-        self._require_finished()
         place = choose_device(device) if isinstance(device, str) else device
         try:
             shapes = self._shapes()
@@ -345,7 +348,10 @@ class Run:
                     raise
         if not has_torch:
             why = f"{self.path} has no {ONNX}" if is_cpu(device) else f"`device` {device} is asked for"
-            raise EngineError(f"{why}, so that its codes take PyTorch, which is not installed: {INSTALL}")
+            raise EngineError(
+                f"{why}, so that its codes take PyTorch, which is not installed: {INSTALL}; or, where it is, "
+                f"dsh export writes a file that does without"
+            )
 
         from dsh_cli.network.encoding import TorchEncoder
 
@@ -584,6 +590,10 @@ class Run:
         record = write_record(self.path, {"finished": True, **metrics, "counts": counts}, digests)
         done = dataclasses.replace(self, metrics=record.metrics, counts=counts, digests=record.digests)
         return done._with_graph(net, codes["train"].thumbnails) if has_engine() else done
+
+    def graph_made_anew(self) -> Run:
+        """A finished run, held by this process, with a `model.onnx`, or a note that says why there is none."""
+        return self._with_graph(self.load_model(), self.codes("train", "thumbnails").thumbnails)
 
     def _with_graph(self, net: HashNet, thumbnails: NDArray[np.uint8] | None) -> Run:
         """With a `model.onnx`, if it comes to the same codes; else with a note that says why there is none.

@@ -104,6 +104,8 @@ def _unreadable(path: Path, error: OSError) -> RunError:
 def _or_again(run: Path, name: str) -> str:
     if name in ("config.json", "metrics.json"):  # without which no other can be like it
         return "bring it back from a copy, or train again with: dsh train"
+    if name.endswith(".onnx"):
+        return f"make it anew with: dsh info {run} `verify` `repair`"
     return f"bring it back from a copy, or train again with: dsh train --like {run}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from dsh_cli.export import Export
@@ -29,7 +30,7 @@ def exported(made: Export) -> View:
         "file": f"{printable(made.file)}, {made.size / 1e6:.1f} MB",
         "codes": f"{made.bits} bits; {_agreement(made)}",
         "outputs": f"differ from those of PyTorch by {found.largest:.2g} at most",
-        "next": f"dsh hash PICTURE --model {printable(made.file)}",
+        "next": f"dsh hash PICTURE --model {printable(shlex.quote(made.file))}",
     }
     lines = [*plain_record(record), *(("differing", *one.values()) for one in differing)]
     return View(lambda width: pairs_table(rows), lines, record | {"differing": differing})

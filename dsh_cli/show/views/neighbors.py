@@ -97,7 +97,7 @@ def calibration(answer: Answer) -> str:
     if answer.predicted is None:
         return ""
     if known is None:
-        return "calibration: this run has no held-out pictures to tell what a distance means"
+        return "calibration: there are no held-out pictures here to tell what a distance means"
     distances = [neighbor.distance for neighbor in answer.neighbors]
     ends = dict.fromkeys(end(distances) for end in (min, max) if distances)
     told: list[str] = []
