@@ -27,8 +27,9 @@ from dsh_cli.runs.check import check
 from dsh_cli.runs.folders import created, require_free, resumed
 from dsh_cli.runs.run import Run
 
-import dsh_cli.runs.run
-dsh_cli.runs.run.has_engine = lambda: False  # the graph is made when the run is finished, see below
+import dsh_cli.runs.check, dsh_cli.runs.run
+# the graph is made when the run is finished, see below
+dsh_cli.runs.check.has_engine = dsh_cli.runs.run.has_engine = lambda: False
 
 EPOCHS = 4
 RECIPE, MODEL = Recipe(data="d", image_size=8, epochs=EPOCHS, margin=16.0), ModelConfig("small-resnet", 8, 1, 8)
