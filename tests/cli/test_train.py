@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, fields, replace
@@ -66,3 +67,22 @@ def test_where_the_result_cannot_be_written_it_says_that_the_run_is_finished(tmp
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 1 and last.startswith("error: cannot write the output: ")
     assert last.endswith("; run is finished: dsh info run")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
+def test_a_terminal_that_closes_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
+    import pty
+
+    out, (ours, theirs) = tmp_path / "run", pty.openpty()
+    script = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); from dsh_cli.cli import app; app()"
+    words = ["train", "digits", "--epochs", "4000", "--no-tensorboard", "--out", str(out)]
+    command = [sys.executable, "-c", script, *words]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    while not list(out.glob("state-*")):
+        assert process.poll() is None
+        os.read(ours, 65536)  # or it would wait for whoever shows it
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)  # as the system does to whom the terminal is theirs
+    assert process.wait(timeout=60) == 143
+    assert Run.open(out).metrics["finished"] is False and Run.open(out).begun

@@ -338,7 +338,9 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(splits
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (getattr(signal, "SIGHUP", 1), 143)]
+)
 def test_a_signal_ends_it_cleanly_and_the_run_can_go_on(tmp_path: Path, number: int, code: int) -> None:
     out = tmp_path / "run"
     # a shell starts background jobs with Ctrl-C ignored, and nohup all with SIGHUP; tests may run in either
