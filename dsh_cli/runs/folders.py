@@ -82,8 +82,8 @@ def created(
         except BaseException as error:
             # by Ctrl-C a run is left to go on with, from its first epoch if need be
             failed = isinstance(error, DshError) and not isinstance(error, Interrupted)
-            unfinished = not may_be_run(path) or not Run.open(path).finished
-            if run.in_place and not _has_states(path) and (failed or not may_be_run(path)) and unfinished:
+            lost = failed and not _is_finished(path)
+            if run.in_place and not _has_states(path) and (lost or not may_be_run(path)):
                 _take_back(path)  # nothing half-written
             raise
 
@@ -203,6 +203,14 @@ def _has_states(path: Path) -> bool:
         return any(map(is_state, os.listdir(path)))
     except OSError:
         return True
+
+
+def _is_finished(path: Path) -> bool:
+    """Whether a folder is a run that came to its end; not one that cannot be read, for what ended it is to be told."""
+    try:
+        return Run.open(path).finished
+    except RunError:
+        return False
 
 
 def _take_back(path: Path) -> None:
