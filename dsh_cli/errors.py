@@ -78,6 +78,12 @@ class Terminated(Interrupted):
     exit_code = 143
 
 
+class LostProcess(Interrupted):
+    """Another of several processes that train together has ended; the message says how to go on."""
+
+    exit_code = 1
+
+
 _NO_MEMORY = re.compile(
     r"(?:can't|unable to|cannot|tried to) allocate|bad_alloc|out of memory|start new thread|failed to map segment", re.I
 )

@@ -9,7 +9,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
@@ -23,6 +23,7 @@ from dsh_cli.errors import DISK_FULL, DshError, UsageError, lacking_memory, lack
 from dsh_cli.pictures import guesses
 from dsh_cli.show.console import Console, ascii_only, ready
 from dsh_cli.show.views.shared import printable
+from dsh_cli.speaking import launched, may_speak, telling
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -184,7 +185,7 @@ def _tell_guesses(ctx: typer.Context, quiet: bool) -> bool:
 
     guesses.take()  # of whatever this process read before
     ctx.call_on_close(tell)
-    return quiet
+    return quiet or not may_speak()
 
 
 Quiet = Annotated[
@@ -215,11 +216,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def main(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Set up what all commands share."""
+    if launched() and ctx.invoked_subcommand != "train":
+        raise UsageError(f"torchrun starts several processes, and dsh {ctx.invoked_subcommand} is one; run it alone")
     # What Pillow warns of is an error anyway (size), or does not touch the pixels (metadata).
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -376,11 +380,15 @@ def notice(text: str, quiet: bool, live: Console | None = None) -> None:
 
 
 def complain(text: str, kind: Literal["error", "warning"] = "error", live: Console | None = None) -> None:
-    """A line on stderr that says what is wrong, by the console of a live line if there is one."""
+    """A line on stderr that says what is wrong, by the console of a live line if there is one.
+
+    Of several processes one says it.
+    """
     style = "bold red" if kind == "error" else "bold yellow"
     console = live or _live or Console(stderr=True)
-    with suppress(OSError):  # of a terminal that was closed: nobody reads it
-        console.print(Text.assemble((f"{kind}: ", style), console.shown(_said(text))), soft_wrap=True)
+    with telling() if kind == "error" else nullcontext(may_speak()) as is_mine, suppress(OSError):
+        if is_mine:  # to a terminal that was closed, and nobody reads, maybe
+            console.print(Text.assemble((f"{kind}: ", style), console.shown(_said(text))), soft_wrap=True)
 
 
 def tell(left_out: LeftOut) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from dsh_cli.cli.shared import Format, Json, Quiet, app, complain, default_note, form_of, notice, option, show, status
 from dsh_cli.config import (
+    DATASETS,
     MAX_BITS,
     Augment,
     Centers,
@@ -309,16 +310,23 @@ def train(
     form = form_of(form, as_json)
 
     from dsh_cli.show.views.train import trained
+    from dsh_cli.training.processes import joined
     from dsh_cli.training.recipe import Request
 
-    config, unfinished = Request(_given(ctx.params), out, like, resume, checkpoint_every).opened()
-    _require_possible(config, out, resume)
+    with joined() as processes:
+        config, unfinished = processes.by_first(Request(_given(ctx.params), out, like, resume, checkpoint_every).opened)
+        processes.by_first(lambda: _require_possible(config, out, resume))
 
-    from dsh_cli.training import loop
+        from dsh_cli.training import loop
 
-    splits = _read_data(config, quiet, new=unfinished is None)
-    listeners = _listeners(config, splits, quiet)
-    result = loop.train(config, splits, out, unfinished, listeners, checkpoint_every)
+        if config.data in DATASETS:  # which may have to be downloaded
+            splits = processes.after_first(lambda: _read_data(config, quiet, new=unfinished is None))
+        else:
+            splits = _read_data(config, quiet, new=unfinished is None)
+        listeners = _listeners(config, splits, quiet) if processes.is_first else []
+        result = loop.train(config, splits, out, unfinished, listeners, checkpoint_every)
+    if not processes.is_first:
+        return
     try:
         show(trained(result), form)
     except DshError as error:

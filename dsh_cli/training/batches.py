@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from dsh_cli.config import Augment, Recipe
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.network.encoding import to_float
 from dsh_cli.pictures.reading import PictureFiles
+from dsh_cli.training.processes import ALONE, Processes
 from dsh_cli.training.start import Part, shown_first
 
 _SHIFT = 0.075  # of the side, each way: up to 2 of 28 or of 32 pixels
@@ -26,7 +28,7 @@ class Batches:
     Pictures come as (B, channels, H, W) float in [0, 1], channels last in memory, features as (B, d).
 
     Every batch is full (a set smaller than one batch is one batch): what is left over waits for another
-    epoch's shuffle.
+    epoch's shuffle. Of several processes each has its share of every batch, varied as it would be for one alone.
 
     With `per_class` > 0, so many pictures of a class come together (P x K sampling: Hermans et al., *In Defense of
     the Triplet Loss*, 2017), so that a batch has pairs of one class however many classes there are. In the first
@@ -42,6 +44,7 @@ class Batches:
         device: torch.device,
         per_class: int = 0,
         small_epochs: float = 0,
+        processes: Processes = ALONE,
     ) -> None:
         self.dataset = dataset
         self.batch_size = min(batch_size, len(dataset))
@@ -50,6 +53,7 @@ class Batches:
         self.device = device
         self.per_class = per_class
         self.small_epochs = small_epochs
+        self.processes = processes
         self.read = 0  # batches of the epoch under way, those of too few readable pictures included
         self.waited = 0.0  # seconds of this epoch the caller waited for batches
         self.rng = torch.Generator()  # of this epoch
@@ -80,7 +84,7 @@ class Batches:
     def epoch(self, number: int, part: Part | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch, or those after a part of it: pictures, or features, and their (B,) labels.
 
-        Pictures that cannot be read are left out; a batch that comes to fewer than two is dropped.
+        Pictures that cannot be read are left out; a batch is dropped of which a process comes to fewer than two.
         """
         # On the CPU whatever the device, so that every machine sees the same order.
         rng = self.rng = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
@@ -94,9 +98,9 @@ class Batches:
             self._notes.update(dict.fromkeys(part.notes, False))
         asked = time.perf_counter()
         left = order[: len(self) * self.batch_size].view(-1, self.batch_size)[self.read :]
-        for inputs, rows, mirrored in self._read(left, self._mirrored ^ bool(number % 2)):
+        for inputs, rows, mirrored, places in self._read(left, self._mirrored ^ bool(number % 2)):
             if self._features is None:
-                inputs = augment(inputs, self.augment, rng, mirrored)
+                inputs = augment(inputs, self.augment, Lots(rng, self.batch_size, places), mirrored)
                 side = self.shape(number * len(self) + self.read - 1)[-1]
                 if side != self.dataset.image_size:
                     inputs = F.interpolate(inputs, size=(side, side), mode="bilinear", antialias=True)
@@ -120,35 +124,44 @@ class Batches:
             self._notes.setdefault(cache.problem, False)
         return tuple(note for note, told in self._notes.items() if not told)
 
-    def _read(self, batches: Tensor, mirrored: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Pictures as (B, H, W, channels) uint8 and their rows, on the device; and which are to be mirrored.
+    def _read(self, batches: Tensor, mirrored: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Pictures as (b, H, W, channels) uint8, their rows, which are to be mirrored, and their places in the batch.
 
-        Or features as (B, d), of the mirror image where that is wanted, and there.
+        Or features as (b, d), of the mirror image where that is wanted, and there.
         """
+        places = torch.arange(self.batch_size)[self.processes.share(self.batch_size)]
+        batches = batches[:, places]
         if self._features is not None:
             both = self._features.shape[1] > 1
             for rows, turned in zip(batches, mirrored[batches], strict=True):
                 self.read += 1
-                yield self._features[rows, turned.long() * both].to(self.device), rows.to(self.device), turned
+                yield self._features[rows, turned.long() * both].to(self.device), rows.to(self.device), turned, places
             return
         if self._held is not None:
             for rows, turned in zip(batches.to(self.device), mirrored[batches], strict=True):
                 self.read += 1
-                yield self._held[rows], rows, turned
+                yield self._held[rows], rows, turned, places
             return
-        for batch in self.dataset.read(batches.numpy()):
+        for planned, batch in zip(batches, self.dataset.read(batches.numpy()), strict=True):
             self.read += 1
             for skip in batch.skipped:
                 self._notes.setdefault(f"{skip.path}: {skip.error}; left out", False)
-            if len(batch.rows) > 1:
+            (lacking,) = self.processes.most(2 - len(batch.rows))
+            if lacking <= 0:
                 rows = torch.from_numpy(batch.rows)
-                yield torch.from_numpy(batch.images).to(self.device), rows.to(self.device), mirrored[rows]
+                images, there = torch.from_numpy(batch.images).to(self.device), torch.isin(planned, rows)
+                yield images, rows.to(self.device), mirrored[rows], places[there]
 
 
-def make_batches(config: Recipe, dataset: Dataset, device: torch.device) -> Batches:
+def make_batches(
+    config: Recipe,
+    dataset: Dataset,
+    device: torch.device,
+    processes: Processes = ALONE,
+) -> Batches:
     """The batches of a recipe."""
     small = config.epochs / 2 if config.grow else 0
-    return Batches(dataset, config.batch_size, config.augment, config.seed, device, config.per_class, small)
+    return Batches(dataset, config.batch_size, config.augment, config.seed, device, config.per_class, small, processes)
 
 
 def _together(order: Tensor, labels: Tensor, per_class: int, rng: torch.Generator) -> Tensor:
@@ -163,7 +176,20 @@ def _together(order: Tensor, labels: Tensor, per_class: int, rng: torch.Generato
     return by_class[torch.randperm(int(begins.sum()), generator=rng)[group_of].argsort(stable=True)]
 
 
-def augment(pictures: Tensor, kind: Augment, rng: torch.Generator, mirrored: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Lots:
+    """Random numbers of a batch, of which some pictures take theirs: the same whoever takes the others."""
+
+    rng: torch.Generator
+    count: int  # pictures of the batch
+    places: Tensor  # (b,) of these among them
+
+    def uniform(self, reach: float, *shape: int) -> Tensor:
+        """(b, ...) numbers up to `reach` each way."""
+        return (torch.rand((self.count, *shape), generator=self.rng)[self.places] * 2 - 1) * reach
+
+
+def augment(pictures: Tensor, kind: Augment, lots: Lots, mirrored: Tensor) -> Tensor:
     """(B, H, W, channels) uint8 pictures, each varied at random, as (B, channels, H, W) float in [0, 1].
 
     `digits`: shift by whole pixels, edges reflected. `photos`: also mirror those of which (B,) `mirrored` says so, and
@@ -172,23 +198,22 @@ def augment(pictures: Tensor, kind: Augment, rng: torch.Generator, mirrored: Ten
     if kind == "none":
         return to_float(pictures)
     if kind == "digits":
-        return to_float(_shifted(pictures, torch.zeros_like(mirrored), rng))
-    images = to_float(_shifted(pictures, mirrored, rng))
-    return _tinted(images, rng) if images.shape[1] > 1 else images
+        return to_float(_shifted(pictures, torch.zeros_like(mirrored), lots))
+    images = to_float(_shifted(pictures, mirrored, lots))
+    return _tinted(images, lots) if images.shape[1] > 1 else images
 
 
-def _tinted(images: Tensor, rng: torch.Generator) -> Tensor:
+def _tinted(images: Tensor, lots: Lots) -> Tensor:
     """Vary contrast about middle grey, and each channel of (B, channels, H, W) by a share of the usual deviation."""
-    count, channels, _, _ = images.shape
-    contrast = 1 + _uniform(_TINT, (count, 1, 1, 1), rng).to(images.device)
-    shift = _uniform(_TINT * _DEVIATION, (count, channels, 1, 1), rng).to(images.device)
+    contrast = 1 + lots.uniform(_TINT, 1, 1, 1).to(images.device)
+    shift = lots.uniform(_TINT * _DEVIATION, images.shape[1], 1, 1).to(images.device)
     return torch.addcmul(shift + 0.5 * (1 - contrast), images, contrast).clamp_(0, 1)
 
 
-def _shifted(pictures: Tensor, mirrored: Tensor, rng: torch.Generator) -> Tensor:
+def _shifted(pictures: Tensor, mirrored: Tensor, lots: Lots) -> Tensor:
     """Mirror some of (B, H, W, channels) pictures, and shift each by whole pixels: bytes are moved, none computed."""
     count, side, _, channels = pictures.shape
-    shift = (_uniform(_SHIFT, (count, 2), rng) * side).round().long()
+    shift = (lots.uniform(_SHIFT, 2) * side).round().long()
     places = torch.arange(side)
     across = places + shift[:, :1]  # (B, W)
     across = _reflected(torch.where(mirrored[:, None], side - 1 - across, across), side)
@@ -203,7 +228,3 @@ def _reflected(places: Tensor, side: int) -> Tensor:
     """Places up to a side beyond the edges, back inside: -1 is 0 again, and -2 is 1."""
     places = torch.where(places < 0, -1 - places, places)
     return torch.where(places >= side, 2 * side - 1 - places, places)
-
-
-def _uniform(reach: float, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-    return (torch.rand(shape, generator=rng) * 2 - 1) * reach

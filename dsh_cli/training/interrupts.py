@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -18,13 +19,13 @@ def held_back() -> Iterator[Callable[[], int]]:
     A second Ctrl-C acts at once; who sends SIGTERM again has SIGKILL. Threads other than the main one never hear of
     them, and where they are ignored, as under `nohup`, or the last two are minded by someone else, it stays so.
     """
-    before = {}
+    before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         if callable(signal.getsignal(signal.SIGINT)):
             before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
         for ending in _ENDING:
-            if signal.getsignal(ending) == signal.SIG_DFL:
-                before[ending] = signal.SIG_DFL
+            if (found := signal.getsignal(ending)) in (signal.SIG_DFL, signal.default_int_handler):  # see `processes`
+                before[ending] = found
     came = 0
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -40,6 +41,7 @@ def held_back() -> Iterator[Callable[[], int]]:
         yield lambda: came
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is note:  # and nobody has come to mind it meanwhile
+                signal.signal(number, handler)
     if came:  # since the caller last asked
         signal.raise_signal(came)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import signal
 import time
@@ -9,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -16,15 +18,24 @@ from torch import Tensor
 
 from dsh_cli.analysis.retrieval import mean_average_precision
 from dsh_cli.codes.sets import CodeSet
-from dsh_cli.config import TrainConfig
+from dsh_cli.config import ModelConfig, Recipe, TrainConfig
 from dsh_cli.data.splits import Splits
-from dsh_cli.errors import DataError, DivergedError, DshError, Interrupted, RunError, Terminated
+from dsh_cli.errors import (
+    DataError,
+    DivergedError,
+    DshError,
+    Interrupted,
+    LostProcess,
+    RunError,
+    Terminated,
+    UsageError,
+)
 from dsh_cli.network.device import choose_device
 from dsh_cli.network.model import HashNet
 from dsh_cli.network.operations import encoding_operations, training_operations
 from dsh_cli.network.weights import Taken
 from dsh_cli.runs.folders import created, resumed
-from dsh_cli.runs.run import Run
+from dsh_cli.runs.run import Run, may_be_run
 from dsh_cli.training.batches import Batches, make_batches
 from dsh_cli.training.events import EpochStats, Listener, Plan, RunningLoss, TrainResult
 from dsh_cli.training.features import with_features
@@ -33,6 +44,7 @@ from dsh_cli.training.interrupts import held_back
 from dsh_cli.training.measuring import encode_dataset, measured
 from dsh_cli.training.objective import Objective, make_objective
 from dsh_cli.training.optimizer import make_optimizers, make_schedules
+from dsh_cli.training.processes import Processes, joined
 from dsh_cli.training.recipe import model_config, require_known_loss, require_minutes, settle
 from dsh_cli.training.start import Part, Standing, deterministic, generators, restore, starting_network, state_of
 
@@ -53,6 +65,9 @@ def train(
     between. It is saved after each epoch, and at Ctrl-C, SIGTERM or SIGHUP after the batch that is under way, or the
     epoch where all its batches are done; a second Ctrl-C ends it without.
 
+    Where `torchrun` has started several processes, see `training.processes`, all call this alike, and are given the
+    same. The first alone has listeners and touches the run; the data all must have.
+
     Args:
         config: what to do; its open choices are made from the data, and saved.
         splits: from `load_splits(config)`.
@@ -63,44 +78,125 @@ def train(
 
     Raises:
         UsageError: `out` is taken, the device is not there, the backbone is not one, or not for such pictures, the
-            minutes are not above 0, or the run to go on with was finished meanwhile.
+            minutes are not above 0, or the run to go on with was finished meanwhile; or there are several processes,
+            and the method takes no steps, or its batches are too small for them.
         RunError: the pictures are not those the run began with, its hash centers are gone, an earlier version began it,
             another process has it, or its folder was deleted, moved or replaced meanwhile.
         WeightsError: the weights to start from cannot be had, or do not fit. No run is made then.
         DshError: the loss or a weight is not finite. The run keeps the state that was saved last.
         Interrupted: Ctrl-C, or SIGTERM or SIGHUP (`Terminated`); the run stays, unfinished.
+        LostProcess: another of several processes has ended; the run stays, unfinished.
     """
     require_minutes(checkpoint_every)
-    device = choose_device(config.device)
-    if resume is not None and resume.names() != splits.names():
+    with joined() as processes:
+        device = processes.place(choose_device(config.device))
+        _require_alike(processes, splits)
+        recipe, model = processes.by_first(lambda: _asked(config, splits, resume))
+        _require_shareable(processes, recipe, splits)
+        listeners = listeners if processes.is_first else ()
+        spared = torch.get_num_threads() - recipe.threads if recipe.threads and config.threads is None else 0
+        around = _Around(processes, device, listeners, checkpoint_every, max(0, spared))
+        with _listening(listeners), deterministic(recipe.seed, recipe.threads):
+            net, taken = starting_network(recipe, model, splits, resume, processes)
+            with ExitStack() as held:
+                run = processes.by_first(
+                    lambda: held.enter_context(resumed(resume.path) if resume else created(recipe, model, splits, out))
+                )
+                with _told_of(run, processes):
+                    if recipe.method != "dsh":
+                        return fitted(run, net, taken, splits, device, listeners)
+                    return _train(run, net, taken, splits, around)
+
+
+@dataclass(frozen=True)
+class _Around:
+    """What a training happens in."""
+
+    processes: Processes
+    device: torch.device
+    listeners: Sequence[Listener]
+    checkpoint_every: float | None  # minutes
+    spared: int  # threads, see `Plan`
+
+
+def _asked(config: TrainConfig, splits: Splits, resume: Run | None) -> tuple[Recipe, ModelConfig]:
+    """The recipe, with every open choice made, and the network.
+
+    Raises:
+        RunError: there is a run to go on with, and its pictures are others, or its loss is no longer known.
+    """
+    if resume is None:
+        recipe = settle(config, splits)
+        return recipe, model_config(recipe, splits)
+    if resume.names() != splits.names():
         raise RunError(
             f"the pictures of {resume.config.data} are not those {resume.path} began with; "
             f"train anew with: dsh train --like {resume.path}"
         )
-    if resume is not None:
-        require_known_loss(resume)
-    recipe = resume.config if resume else settle(config, splits)
-    model = resume.model if resume else model_config(recipe, splits)
-    spared = torch.get_num_threads() - recipe.threads if recipe.threads and config.threads is None else 0
-    with _listening(listeners), deterministic(recipe.seed, recipe.threads):
-        net, taken = starting_network(recipe, model, splits, resume)
-        with resumed(resume.path) if resume else created(recipe, model, splits, out) as run:
-            try:
-                if recipe.method != "dsh":
-                    return fitted(run, net, taken, splits, device, listeners)
-                return _train(run, net, taken, splits, device, listeners, checkpoint_every, max(0, spared))
-            except DshError:
-                run.require_in_place()  # where its folder is gone, that is why a listener's file could not be written
-                raise
-            except KeyboardInterrupt as interrupt:
-                kept = Run.open(run.path)
-                if kept.finished:
-                    raise Interrupted(
-                        f"stopped when all was trained: {run.path} is finished; what listens to the training, such as "
-                        "TensorBoard, may lack its end"
-                    ) from interrupt
-                done = kept.metrics.get("epochs_done", 0)
-                raise Interrupted(_stopped(run, f"{done} of {run.config.epochs} epochs")) from interrupt
+    require_known_loss(resume)
+    return resume.config, resume.model
+
+
+def _require_alike(processes: Processes, splits: Splits) -> None:
+    """Refuse to train on data that is not the same for all processes.
+
+    Raises:
+        DataError: it is not.
+    """
+    if processes.alone:
+        return
+    digest = hashlib.blake2b(digest_size=8)
+    for split, part in splits.parts().items():
+        digest.update("\0".join([split, *part.names]).encode(errors="surrogatepass") + part.labels.tobytes())
+    seen = processes.of_all(digest.hexdigest())
+    if unlike := [str(rank) for rank, one in enumerate(seen) if one != seen[0]]:
+        raise DataError(
+            f"the pictures that process {', '.join(unlike)} finds are not those of the first; "
+            "give all the same folder, with the same in it"
+        )
+
+
+def _require_shareable(processes: Processes, recipe: Recipe, splits: Splits) -> None:
+    """Refuse what several processes cannot share.
+
+    Raises:
+        UsageError: as said.
+    """
+    if processes.alone:
+        return
+    if recipe.method != "dsh":
+        raise UsageError(f"`method` {recipe.method} takes no steps that processes could share; run it without torchrun")
+    most = min(recipe.batch_size, len(splits.train)) // 2  # for BatchNorm, and for pairs
+    if processes.world_size > most:
+        raise UsageError(
+            f"`batch_size` {min(recipe.batch_size, len(splits.train))}: each of {processes.world_size} processes takes "
+            f"two pictures of a batch at least; start {most}, or choose larger batches"
+        )
+
+
+@contextmanager
+def _told_of(run: Run, processes: Processes) -> Iterator[None]:
+    """Say how to go on with a run where its training is stopped."""
+    try:
+        yield
+    except (KeyboardInterrupt, LostProcess) as ended:
+        if not (processes.is_first or may_be_run(run.path)):
+            raise  # on a machine that has not the run
+        kept = Run.open(run.path)
+        lost = isinstance(ended, LostProcess)
+        if kept.finished:
+            what = f"{ended}, when all was trained" if lost else "stopped when all was trained"
+            said = (
+                f"{what}: {run.path} is finished; what listens to the training, such as TensorBoard, may lack its end"
+            )
+        else:
+            done = f"{kept.metrics.get('epochs_done', 0)} of {run.config.epochs} epochs"
+            said = f"{ended}; " * lost + _stopped(run, done)
+        raise (LostProcess if lost else Interrupted)(said) from ended
+    except DshError:
+        if processes.is_first:
+            run.require_in_place()  # where its folder is gone, that is why a listener's file could not be written
+        raise
 
 
 def _compiled(forward: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -134,6 +230,7 @@ class _Loop:
     optimizers: Sequence[torch.optim.Optimizer]
     schedules: Sequence[torch.optim.lr_scheduler.LRScheduler]
     device: torch.device
+    processes: Processes
     listeners: Sequence[Listener]
     every: float  # seconds after which it is saved within an epoch
     seconds: float  # that the whole epochs took
@@ -155,41 +252,46 @@ class _Loop:
         precision = torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp)
         self.started = time.perf_counter()
         begun = 0 if part is None else part.batches
-        torch.manual_seed((config.seed * 1_000_003 + number) % 2**63)  # of dropout, the same in a resumed run
+        # of dropout, the same in a resumed run, and another in each process
+        torch.manual_seed((config.seed * 1_000_003 + number + (self.processes.rank << 40)) % 2**63)
         if part is not None:
             self.started -= part.seconds
             loss.go_on(part.losses, part.batches)
             for kind, generator in generators(self.device).items():
-                if kind in part.random:  # it may have been another device
+                if kind in part.random and self.processes.is_first:  # it may have been another device
                     generator.set_rng_state(part.random[kind])
         for done, (images, labels) in enumerate(self.batches.epoch(number, part), begun + 1):
             with precision:
-                relaxed = self.forward(images).float()  # (B, k)
+                relaxed = self.forward(images)  # (b, k)
+            relaxed = relaxed.to(torch.promote_types(relaxed.dtype, torch.float32))
+            relaxed, labels = self.processes.gathered(relaxed, labels)  # (B, k), of all processes
             terms = self.objective(relaxed, labels)
             self.net.zero_grad(set_to_none=True)
             terms.total.backward()  # type: ignore[no-untyped-call]
+            self.processes.add_gradients(self.net)
             if config.clip is not None:
                 torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
             for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
                 optimizer.step()
                 schedule.step()
             loss.add(terms)
-            self.operations += len(images) * self.costs[tuple(images.shape[1:])]
+            self.operations += len(labels) * self.costs[tuple(images.shape[1:])]
             if done % _LOOK == 0:
                 self.require_finite([loss.sums], number, f"step {done} of {len(self.batches)}")
             for listener in self.listeners:
                 listener.on_batch(number + 1, done, loss)
-            stopping = self.stopping()
-            if stopping or time.perf_counter() - self.saved_at >= self.every:
+            stopping, due = self.processes.most(self.stopping(), time.perf_counter() - self.saved_at >= self.every)
+            if stopping or due:
                 self.save_within(number, loss)
             if stopping:
-                raise self.stopped()
+                raise self.stopped(stopping)
         if not loss.batches:
             raise DataError(f"none of the pictures of {config.data} could be read in epoch {number + 1}")
         return loss
 
     def save_within(self, number: int, loss: RunningLoss) -> None:
         """Save what it takes to go on with the next batch of an epoch."""
+        self.processes.average_statistics(self.net)
         part = Part(
             batches=loss.batches,
             read=self.batches.read,
@@ -211,12 +313,12 @@ class _Loop:
 
     def save(self, state: Mapping[str, Tensor], epochs: int, part: Part | None = None) -> None:
         """Save it in the run."""
-        self.run.write_state(state, epochs_done=epochs)
+        self.processes.by_first(lambda: self.run.write_state(state, epochs_done=epochs))
         self.saved_at, self.saved = time.perf_counter(), _progress(self.run, epochs, part)
 
-    def stopped(self) -> Interrupted:
-        """What to raise where it was to stop, and all is saved."""
-        kind = Interrupted if self.stopping() == signal.SIGINT else Terminated
+    def stopped(self, by: float) -> Interrupted:
+        """What to raise where a signal of that number was to stop it, and all is saved."""
+        kind = Interrupted if by == signal.SIGINT else Terminated
         return kind(_stopped(self.run, self.saved))
 
     def require_finite(self, tensors: Iterable[Tensor], epoch: int, step: str) -> None:
@@ -261,27 +363,24 @@ def _train(
     net: HashNet,
     taken: Taken | None,
     splits: Splits,
-    device: torch.device,
-    listeners: Sequence[Listener],
-    checkpoint_every: float | None,
-    spared: int,
+    around: _Around,
 ) -> TrainResult:
-    config = run.config
-    net = net.to(device).to(memory_format=torch.channels_last)
+    config, processes, device, listeners = run.config, around.processes, around.device, around.listeners
+    net = processes.synchronised(net.to(device).to(memory_format=torch.channels_last), device)
     own = net.of_features if config.freeze else net
     forward = _compiled(own, device) if config.compile else own
     splits, made, notes = with_features(config, net, splits, listeners)
-    batches = make_batches(config, splits.train, device)
+    batches = make_batches(config, splits.train, device, processes)
     steps = len(batches) * config.epochs
     optimizers = make_optimizers(net, config)
     schedules = make_schedules(optimizers, config, steps)
     small = min(batches.small_steps, steps)
     costs = {shape: training_operations(net, shape) for shape in {batches.shape(0), batches.shape(steps)}}
     started = time.perf_counter()
-    objective = make_objective(run, splits.train, device)
+    objective = make_objective(run, splits.train, device, processes)
     objective.begin(net.hash_layer)
     prepared = time.perf_counter() - started
-    begun = restore(run, net, optimizers, len(batches), 1 + len(objective.weights))
+    begun = restore(run, net, optimizers, len(batches), 1 + len(objective.weights), processes)
     first, part, seconds = begun.epochs, begun.part, begun.seconds
     with warnings.catch_warnings(action="ignore"):  # the optimizer took these steps before it was interrupted
         for _ in range(first * len(batches) if begun.steps is None else begun.steps):
@@ -300,7 +399,7 @@ def _train(
         part.batches if part else 0,
         [(count, costs[batches.shape(at)]) for at, count in ((0, small), (small, steps - small)) if count],
         encoding_operations(net, batches.shape(steps)),
-        spared,
+        around.spared,
     )
     for listener in listeners:
         listener.on_start(plan)
@@ -315,8 +414,9 @@ def _train(
             optimizers,
             schedules,
             device,
+            processes,
             listeners,
-            every=math.inf if checkpoint_every is None else 60 * checkpoint_every,
+            every=math.inf if around.checkpoint_every is None else 60 * around.checkpoint_every,
             seconds=seconds,
             operations=begun.operations + made,
             costs=costs,
@@ -330,6 +430,7 @@ def _train(
             part = None
             mean = loss.mean()  # the device waits, once an epoch
             elapsed = time.perf_counter() - loop.started
+            processes.average_statistics(net)
             # The last step of an epoch may spoil weights that no loss has seen yet.
             loop.require_finite([loss.sums, *loop.state(epoch + 1).values()], epoch, f"its last step, {len(batches)}")
             with loop.minded(epoch, f"its last step, {len(batches)}"):
@@ -341,17 +442,18 @@ def _train(
                 validation=validation,
                 validation_map=mean_average_precision(validation) if _tells(validation) else None,
                 waited=batches.waited / elapsed,
-                notes=batches.new_notes(),
+                notes=tuple(chain.from_iterable(processes.of_all(batches.new_notes()))),
             )
             loop.seconds += time.perf_counter() - loop.started
             loop.save(loop.state(epoch + 1), epoch + 1)
             for listener in listeners:
                 listener.on_epoch(stats)
-            if loop.stopping():
-                raise loop.stopped()
+            (stop,) = processes.most(loop.stopping())
+            if stop:
+                raise loop.stopped(stop)
 
     with loop.minded(config.epochs - 1, f"its last step, {len(batches)}"):
-        result = measured(run, net, splits, loop.seconds, loop.operations)
+        result = processes.by_first(lambda: measured(run, net, splits, loop.seconds, loop.operations))
     for listener in listeners:
         listener.on_end(result)
     return result

@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dsh_cli.codes.bits import pack, unpack
+from dsh_cli.codes.bits import Packed, pack, unpack
 from dsh_cli.codes.bounds import class_distance_bound
 from dsh_cli.codes.centers import Words, drawn, minimum_distance, offsets, why_none
 from dsh_cli.data.dataset import Dataset
 from dsh_cli.errors import RunError
 from dsh_cli.runs.run import Run
+from dsh_cli.training.processes import ALONE, Processes
 from dsh_cli.training.terms import choice_scale, choice_term, choices, dsh_loss
 
 _OFFSET, _FULL = 0.3, 12  # largest offset of a bit, and the distance between centers from which it is that large
@@ -112,13 +113,19 @@ class CenterObjective:
         return Terms(choice, {"choice": choice})
 
 
-def make_objective(run: Run, dataset: Dataset, device: torch.device) -> Objective:
+def make_objective(
+    run: Run,
+    dataset: Dataset,
+    device: torch.device,
+    processes: Processes = ALONE,
+) -> Objective:
     """What a run minimises: the choice of hash centers where it has these, and the loss of DSH where not.
 
     Args:
         run: has the recipe, and keeps the centers.
         dataset: the training pictures.
         device: of the outputs.
+        processes: of which the first makes the centers.
 
     Raises:
         RunError: the run to go on with has lost its centers, or they are damaged.
@@ -129,18 +136,24 @@ def make_objective(run: Run, dataset: Dataset, device: torch.device) -> Objectiv
         pairs = f"the loss is over pairs, margin {config.margin:g}, alpha {config.alpha:g}"
         return DshObjective(config.margin, config.alpha, f"hash centers are off: {reason or pairs}")
     assert config.smoothing is not None  # see `training.recipe.require_known_loss`
-    packed = run.centers() if run.begun else None
-    if packed is None and run.begun:
-        raise RunError(
-            f"{run.path / 'centers.safetensors'} is missing, and other centers would undo what was learned; "
-            f"train again with: dsh train --like {run.path}"
-        )
-    if packed is None:
-        packed = np.zeros((len(run.classes), -(-config.bits // 8)), np.uint8)
-        packed[seen] = pack(drawn(config.bits, len(seen), config.seed))
-        run.write_centers(packed)
+    packed = processes.by_first(lambda: _centers(run, seen))
     centers = unpack(packed[seen], config.bits).astype(np.uint8)
     bound = class_distance_bound(config.bits, len(seen))
     limit = f" of at most {bound.distance}" if bound else ""
     told = f"hash centers: distance {minimum_distance(centers)}{limit} between classes"
     return CenterObjective(seen, centers, config.smoothing, device, told)
+
+
+def _centers(run: Run, seen: NDArray[np.int64]) -> Packed:
+    """The hash centers of a run, as `Run.centers`: new ones for a new run, which keeps them."""
+    if run.begun:
+        if (packed := run.centers()) is None:
+            raise RunError(
+                f"{run.path / 'centers.safetensors'} is missing, and other centers would undo what was learned; "
+                f"train again with: dsh train --like {run.path}"
+            )
+        return packed
+    packed = np.zeros((len(run.classes), -(-run.config.bits // 8)), np.uint8)
+    packed[seen] = pack(drawn(run.config.bits, len(seen), run.config.seed))
+    run.write_centers(packed)
+    return packed

@@ -25,6 +25,7 @@ from dsh_cli.network.weights import Taken, take_file, take_pretrained
 from dsh_cli.runs.run import Run
 from dsh_cli.threads import default_workers
 from dsh_cli.training.optimizer import COUNTS, moments
+from dsh_cli.training.processes import ALONE, Processes
 
 Optimizers = Sequence[torch.optim.Optimizer]
 _SMALL = 0.75  # of the side of pictures, in a training's first steps
@@ -40,13 +41,27 @@ def shown_first(side: int) -> int:
 
 
 def starting_network(
-    config: Recipe, model: ModelConfig, splits: Splits, resume: Run | None
+    config: Recipe,
+    model: ModelConfig,
+    splits: Splits,
+    resume: Run | None,
+    processes: Processes = ALONE,
 ) -> tuple[HashNet, Taken | None]:
     """The network a training starts from, normalisation included, and what weights it took over."""
     net = HashNet(model)
     net.require_size()
     if config.grow:
         _require_small(net, model)
+    taken = processes.by_first(lambda: _filled(net, config, splits, resume))
+    processes.start_alike(net)
+    net.dropout.p = config.dropout
+    if config.freeze:
+        net.freeze()
+    return net, taken
+
+
+def _filled(net: HashNet, config: Recipe, splits: Splits, resume: Run | None) -> Taken | None:
+    """Give a network what it is to have before it learns; what weights it took over, if any."""
     taken = None
     if resume is None or not resume.begun:  # else all comes from its state
         if config.pretrained:
@@ -56,14 +71,11 @@ def starting_network(
         if taken is None or not taken.normalised:
             fit_normalisation(net, splits.train, config.seed)
         if taken is None and isinstance(net.backbone, Airbench):
-            most = min(_PATCHED, _PIXELS // model.image_size**2)
+            most = min(_PATCHED, _PIXELS // net.config.image_size**2)
             net.backbone.whiten((to_float(_sampled(splits.train, config.seed, most)) - net.mean) / net.std)
     elif config.freeze:  # whose features are wanted before all else is restored
         _restore_weights(resume, net)
-    net.dropout.p = config.dropout
-    if config.freeze:
-        net.freeze()
-    return net, taken
+    return taken
 
 
 def _require_small(net: HashNet, model: ModelConfig) -> None:
@@ -248,7 +260,14 @@ def state_of(net: HashNet, optimizers: Optimizers, standing: Standing) -> dict[s
     return {**state, "epochs_done": torch.tensor(standing.epochs), **(standing.part.tensors() if standing.part else {})}
 
 
-def restore(run: Run, net: HashNet, optimizers: Optimizers, batches: int, losses: int) -> Standing:
+def restore(
+    run: Run,
+    net: HashNet,
+    optimizers: Optimizers,
+    batches: int,
+    losses: int,
+    processes: Processes = ALONE,
+) -> Standing:
     """Undo `state_of` where the run has a state.
 
     Args:
@@ -257,11 +276,12 @@ def restore(run: Run, net: HashNet, optimizers: Optimizers, batches: int, losses
         optimizers: are given their moments.
         batches: of an epoch.
         losses: how many sums a part of an epoch has.
+        processes: of which the first reads the state.
 
     Raises:
         RunError: the state is missing or damaged, or that of another training.
     """
-    state = run.load_state()
+    state = processes.by_first(run.load_state)
     if not state:
         return Standing()
     epochs, device = run.config.epochs, next(net.parameters()).device

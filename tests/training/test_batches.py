@@ -19,7 +19,7 @@ from dsh_cli.errors import DataError, Interrupted, RunError
 from dsh_cli.network.encoding import to_float
 from dsh_cli.runs.run import Run
 from dsh_cli.show.progress import Notes
-from dsh_cli.training.batches import Batches, _tinted, augment, make_batches
+from dsh_cli.training.batches import Batches, Lots, _tinted, augment, make_batches
 from dsh_cli.training.events import EpochStats, Quiet
 from dsh_cli.training.recipe import settle
 from tests.support.commands import dsh_json
@@ -219,12 +219,17 @@ def test_an_epoch_shows_no_picture_twice_and_batches_are_full() -> None:
     assert len(names) > 0.99 * min(len(distinct), 64 * len(loader))
 
 
+def whole(rng: torch.Generator, count: int) -> Lots:
+    """Random numbers of a batch of which all pictures are here."""
+    return Lots(rng, count, torch.arange(count))
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", ["none", "digits", "photos"])
 def test_augmented_batches_keep_range_shape_and_layout(kind: Augment, channels: int) -> None:
     rng = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (8, 32, 32, channels), generator=rng, dtype=torch.uint8)
-    varied = augment(pictures, kind, rng, torch.arange(8) < 4)
+    varied = augment(pictures, kind, whole(rng, 8), torch.arange(8) < 4)
     assert varied.shape == (8, channels, 32, 32) and varied.min() >= 0 and varied.max() <= 1
     assert varied.is_contiguous(memory_format=torch.channels_last)
     assert (kind == "none") == torch.equal(varied, to_float(pictures))
@@ -235,9 +240,8 @@ def test_photos_are_mirrored_as_told_and_digits_never() -> None:
     pictures = torch.zeros(64, 32, 32, 1, dtype=torch.uint8)
     pictures[:, :, 16:] = 255
     rng, mirrored = torch.Generator().manual_seed(0), torch.arange(64) % 3 == 0
-    turned = {
-        kind: augment(pictures, kind, rng, mirrored)[..., 4:8].mean((1, 2, 3)) > 0.5 for kind in ("digits", "photos")
-    }
+    kinds: tuple[Augment, ...] = ("digits", "photos")
+    turned = {kind: augment(pictures, kind, whole(rng, 64), mirrored)[..., 4:8].mean((1, 2, 3)) > 0.5 for kind in kinds}
     assert not turned["digits"].any() and torch.equal(turned["photos"], mirrored)
 
 
@@ -272,7 +276,7 @@ def test_varied_pictures_are_those_cut_from_a_reflected_frame(kind: Augment) -> 
     rng = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (60, 32, 32, 1), generator=rng, dtype=torch.uint8)
     mirrored = torch.rand(60, generator=rng) < 0.5
-    moved = (augment(pictures, kind, rng, mirrored) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    moved = (augment(pictures, kind, whole(rng, 60), mirrored) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     places = set()
     for picture, shown, turn in zip(pictures.numpy(), moved, mirrored.tolist(), strict=True):
         frame = np.pad(picture, ((2, 2), (2, 2), (0, 0)), mode="symmetric")
@@ -293,7 +297,7 @@ def test_colours_of_photos_vary_in_contrast_and_brightness() -> None:
     rng = torch.Generator().manual_seed(0)
     pictures = torch.randint(80, 176, (40, 8, 8, 3), generator=rng, dtype=torch.uint8)
     plain = to_float(pictures).flatten(2).numpy()
-    varied = _tinted(to_float(pictures), rng).flatten(2).numpy()
+    varied = _tinted(to_float(pictures), whole(rng, 40)).flatten(2).numpy()
     lines = np.array(
         [[np.polyfit(a, b, 1) for a, b in zip(*both, strict=True)] for both in zip(plain, varied, strict=True)]
     )

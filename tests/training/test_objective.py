@@ -194,7 +194,7 @@ class Keep(Quiet):
 
 
 def test_nothing_but_the_objective_knows_what_terms_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsh_cli.training.loop.make_objective", Other)
+    monkeypatch.setattr("dsh_cli.training.loop.make_objective", lambda *of, **_: Other(*of[:3]))
     config = TrainConfig(data="digits", epochs=2, batch_size=64, device="cpu")
     said: list[str] = []
     keep = Keep()
