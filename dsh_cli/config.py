@@ -32,6 +32,7 @@ Optimizer = Literal["muon", "adamw", "sgd"]
 Schedule = Literal["linear", "one-cycle", "step", "constant"]
 ProtocolName = Literal["test-vs-train", "paper", "cifar10", "cifar10-1", "cifar10-2"]
 Rescore = Literal["outputs", "asymmetric"]  # what the outputs of a query are held against: outputs, or codes
+Service = Literal["milvus", "elasticsearch", "pgvector"]  # what else looks codes up, which an index is handed on to
 
 
 @dataclass(frozen=True)

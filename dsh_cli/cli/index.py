@@ -28,6 +28,7 @@ from dsh_cli.cli.shared import (
     show,
     tell,
 )
+from dsh_cli.config import Service
 from dsh_cli.errors import UsageError
 from dsh_cli.show.console import Console
 
@@ -227,10 +228,16 @@ def verify(
     _finish(report, form, quiet)
 
 
-@index.command(epilog="Example: [bold]dsh index export pictures.lance --parquet codes.parquet[/]")
+@index.command(
+    epilog="Example: [bold]dsh index export pictures.lance --parquet codes.parquet[/], and with "
+    "[bold]--for pgvector[/] to be loaded there (see docs/handing-on.md)"
+)
 def export(
     uri: _Index,
     parquet: Annotated[str, typer.Option(metavar="FILE", help="Parquet file to write; one of that name is replaced.")],
+    service: Annotated[
+        Service | None, option("Lay the file out as this service loads it.", "as the index has it", "--for")
+    ] = None,
     form: Format = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -240,8 +247,8 @@ def export(
 
     from dsh_cli.index.index import Index
 
-    report = _told(Index.open(uri)).export(parquet)
-    notice(f"wrote {parquet}", quiet)
+    report = _told(Index.open(uri)).export(parquet, service)
+    notice(f"wrote {parquet}" + (f" for {service}" if service else ""), quiet)
     _finish(report, form)
 
 

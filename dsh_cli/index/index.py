@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed, binarize, pack, unpack
 from dsh_cli.codes.rescoring import Outputs, quantised, scale_of
-from dsh_cli.config import MAX_BITS
+from dsh_cli.config import MAX_BITS, Service
 from dsh_cli.data.vectors import NO_PICTURES, Vectors, is_vectors
 from dsh_cli.errors import DshError, ImageError, IndexStateError, UsageError, VersionGone
 from dsh_cli.files import written
 from dsh_cli.index import origins
+from dsh_cli.index.export import Layout
 from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_at, lost, matches, stamp
 from dsh_cli.index.rows import Counts, Entry, Failure, Known, Writer, among
-from dsh_cli.index.schema import DIGEST, fixed
+from dsh_cli.index.schema import fixed
 from dsh_cli.index.table import Damage, Table
 from dsh_cli.network.encoder import NEAR_ZERO
 from dsh_cli.pictures.decode import Picture
@@ -556,18 +557,24 @@ class Index:
                 progress(done, len(table))
         return self._again(lambda: self._report(counts, checked=len(table)))
 
-    def export(self, file: str | os.PathLike[str]) -> Report:
+    def export(self, file: str | os.PathLike[str], service: Service | None = None) -> Report:
         """Write all rows, in the order of adding, as a Parquet file, whole or not at all.
 
         Columns: `path` as text, in which bytes that are not UTF-8 are escaped as in `\\xff`; `path_bytes` exactly;
         `label`, likewise text; `code`, `hash`, `size`, `mtime_ns` as in the index, and `outputs` where it keeps them.
         The file's metadata has `dsh.bits`, `dsh.model`, and `dsh.scale` with outputs.
 
+        For a service it has other columns, see `index.export`, and `dsh.for` in its metadata in place of `dsh.scale`.
+
+        Args:
+            file: where to.
+            service: what will load it; None: whatever reads Parquet.
+
         Raises:
             IndexStateError: there is no index, or it is empty or damaged.
-            DshError: it cannot be written.
+            DshError: it cannot be written, or has a text that the service does not take.
         """
-        return self._again(lambda: self._export(file))
+        return self._again(lambda: self._export(file, service))
 
     # Inside
 
@@ -647,32 +654,16 @@ class Index:
                 rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
         return damage, self._table.at(self._table.places()[rows], [*_ROW, "code"])
 
-    def _export(self, file: str | os.PathLike[str]) -> Report:
-        import pyarrow as pa
+    def _export(self, file: str | os.PathLike[str], service: Service | None) -> Report:
         import pyarrow.parquet as pq
 
         self.require_rows()
-        fields = [
-            pa.field("path", pa.string(), False),
-            pa.field("path_bytes", pa.binary(), False),
-            pa.field("label", pa.string()),
-            pa.field("code", pa.binary(-(-self._table.bits // 8)), False),
-            pa.field("hash", pa.binary(DIGEST)),
-            pa.field("size", pa.int64()),
-            pa.field("mtime_ns", pa.int64()),
-        ]
-        about = {"dsh.bits": str(self.bits), "dsh.model": str(self.model)}
-        if self.scale is not None:
-            fields.append(pa.field("outputs", pa.binary(self._table.bits), False))
-            about["dsh.scale"] = repr(self.scale)
-        schema = pa.schema(fields, metadata=about)
+        layout = Layout(self.uri, self._table.bits, self._table.model, self.scale, service)
         places = self._table.places()
-        with written(file, "choose another FILE") as scratch, pq.ParquetWriter(scratch, schema) as writer:
+        with written(file, "choose another FILE") as scratch, pq.ParquetWriter(scratch, layout.schema) as writer:
             for start in range(0, len(places), _COMMIT_ROWS):
-                rows = self._table.at(places[start : start + _COMMIT_ROWS], ["path", "label", *schema.names[3:]])
-                paths, labels = rows["path"], rows["label"]
-                columns = [_text(paths), paths, _text(labels), *rows.columns[2:]]
-                writer.write_table(pa.table(columns, schema=schema))
+                rows = self._table.at(places[start : start + _COMMIT_ROWS], layout.needs)
+                writer.write_table(layout.of(rows, start))
         return self._report(Counts())
 
     def _repair(self, counts: Counts, waiting: Callable[[], None] | None) -> None:
@@ -860,10 +851,3 @@ def _differing(
         bits = int(np.bitwise_count(packed ^ code).sum())
         found.append(f"changed code ({bits} bit{'' if bits == 1 else 's'})")
     return Failure(row.path, ", ".join(found), remedy) if found else None
-
-
-def _text(column: pa.ChunkedArray) -> pa.Array:
-    """Binaries as text, with bytes that are not UTF-8 escaped."""
-    import pyarrow as pa
-
-    return pa.array([None if v is None else v.decode("utf-8", "backslashreplace") for v in column.to_pylist()])
