@@ -27,6 +27,7 @@ Centers = Literal["auto", "none"]
 Fit = Literal["crop", "pad", "stretch"]  # of a picture into a square
 Interpolation = Literal["bilinear", "bicubic"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+EngineName = Literal["local", "ray"]  # where pictures become codes
 Method = Literal["dsh", "itq", "pca", "rotation"]  # the last three without labels, and without steps
 Optimizer = Literal["muon", "adamw", "sgd"]
 Schedule = Literal["linear", "one-cycle", "step", "constant"]

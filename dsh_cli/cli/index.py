@@ -28,7 +28,7 @@ from dsh_cli.cli.shared import (
     show,
     tell,
 )
-from dsh_cli.config import Service
+from dsh_cli.config import EngineName, Service
 from dsh_cli.errors import UsageError
 from dsh_cli.show.console import Console
 
@@ -89,7 +89,31 @@ def add(
     ] = False,
     null: Null = False,
     device: Where = "auto",
-    workers: Workers = None,
+    workers: Annotated[
+        int | None,
+        option(
+            "Threads that decode pictures; with --engine ray its workers, which have a processor each.",
+            "one a processor",
+            "--workers",
+            min=1,
+        ),
+    ] = None,
+    engine: Annotated[
+        EngineName,
+        typer.Option(
+            "--engine",
+            help="local: this process encodes; ray: the workers of Ray, here or on a cluster (extra \\[ray]).",
+        ),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        option(
+            "Cluster of Ray, or auto on a machine of it; pictures have the same paths on all of its machines.",
+            "Ray is started here",
+            "--ray-address",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
     form: Format = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -113,6 +137,8 @@ def add(
             progress,
             lambda: _waiting(uri, quiet),
             keep_outputs=keep_outputs,
+            engine=engine,
+            ray_address=ray_address,
         )
     if report.unlabelled:
         pictures = counted(report.unlabelled, "picture")

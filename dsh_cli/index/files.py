@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dsh_cli.errors import ImageError, UsageError, reason
 from dsh_cli.index.rows import Entry, Known
 from dsh_cli.index.schema import DIGEST
+from dsh_cli.network.encoder import Code
 from dsh_cli.pictures import decode
 from dsh_cli.pictures.decode import Form, Picture
 from dsh_cli.words import nfc, utf8
@@ -24,6 +25,27 @@ from dsh_cli.words import nfc, utf8
 _SHARE = 0.1  # of the pictures of an index: a folder with more of them is not taken out unasked
 
 Labeller = Callable[[str, str], str | None]  # given path and file -> label
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file that is named, before anyone looks at it: what an index calls it, and what it knows of it."""
+
+    name: str
+    entry: Entry | None = None  # None with an error
+    stamp: tuple[int, int] | None = None  # size and time of change, as it had them
+    digest: bytes | None = None  # of its content
+    relabelled: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at a file says of it."""
+
+    stamp: tuple[int, int] | None = None  # size and time of change; None with an error
+    digest: bytes | None = None  # of its content; None where the stamp is as it was
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,38 +57,55 @@ class Found:
     error: str = ""
 
 
-def look_at(
-    root: str,
-    name: str,
-    known: Known,
-    relative_to: str | None,
-    labeller: Labeller | None,
-    form: Form,
-) -> tuple[Found, Picture | None]:
-    """What is to be done with a file, and its picture where that must be encoded."""
+Files = Iterable[tuple[str, str]]  # the path that was given, and a file that it is, or that is below it
+Listing = Callable[[str, str], Listed]  # of one of these
+Results = Iterator[tuple[str, Found, Code | None]]  # of each, in their order, with a code where it was encoded
+Engine = Callable[[Files, Listing], Results]  # makes codes
+
+
+def listed(root: str, name: str, known: Known, relative_to: str | None, labeller: Labeller | None) -> Listed:
+    """What an index knows of a file; the file is not touched."""
     try:
-        status = os.stat(name)
         path = key_of(name, relative_to)
         label = None if labeller is None else labeller(root, name)
         entry = Entry(
             path,
             known.find(path),
-            size=status.st_size,
-            mtime_ns=status.st_mtime_ns,
             label=None if label is None else utf8(label),
             keep_label=labeller is None,
         )
-        digest = None
-        if entry.place is not None:
-            old_size, old_mtime_ns, digest, of_label = known.at(entry.place)
-            if (old_size, old_mtime_ns) == (status.st_size, status.st_mtime_ns):
-                return Found(entry, labeller is not None and of_label != hash(entry.label)), None
-        entry.digest, picture = content(name, digest, form)
-        return Found(entry, changed=True), picture
-    except (ImageError, UsageError) as error:
-        return Found(error=str(error)), None
+    except UsageError as error:
+        return Listed(name, error=str(error))
     except (OSError, ValueError) as error:
-        return Found(error=reason(error)), None
+        return Listed(name, error=reason(error))
+    if entry.place is None:
+        return Listed(name, entry)
+    size, mtime_ns, digest, of_label = known.at(entry.place)
+    return Listed(name, entry, (size, mtime_ns), digest, labeller is not None and of_label != hash(entry.label))
+
+
+def look_at(name: str, stamp: tuple[int, int] | None, digest: bytes | None, form: Form) -> tuple[Look, Picture | None]:
+    """What there is in a file, and its picture unless its stamp or the digest of its content is as it was."""
+    try:
+        status = os.stat(name)
+        now = status.st_size, status.st_mtime_ns
+        if now == stamp:
+            return Look(now), None
+        digest, picture = content(name, digest, form)
+        return Look(now, digest), picture
+    except ImageError as error:
+        return Look(error=str(error)), None
+    except (OSError, ValueError) as error:
+        return Look(error=reason(error)), None
+
+
+def found(file: Listed, look: Look) -> Found:
+    """What is to be done with a file, by what is known of it and a look at it."""
+    if file.entry is None or look.stamp is None:
+        return Found(error=file.error or look.error)
+    file.entry.size, file.entry.mtime_ns = look.stamp
+    file.entry.digest = look.digest
+    return Found(file.entry, file.relabelled if look.digest is None else True)
 
 
 def content(name: str, known: bytes | None, form: Form) -> tuple[bytes, Picture | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,13 +18,13 @@ from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed, binarize, pack, unpack
 from dsh_cli.codes.rescoring import Outputs, quantised, scale_of
-from dsh_cli.config import MAX_BITS, Service
+from dsh_cli.config import MAX_BITS, EngineName, Service
 from dsh_cli.data.vectors import NO_PICTURES, Vectors, is_vectors
 from dsh_cli.errors import DshError, ImageError, IndexStateError, UsageError, VersionGone
 from dsh_cli.files import written
-from dsh_cli.index import origins
+from dsh_cli.index import engines, origins
 from dsh_cli.index.export import Layout
-from dsh_cli.index.files import Found, content, gone, key_of, labeller_of, look_at, lost, matches, stamp
+from dsh_cli.index.files import Listed, content, gone, key_of, labeller_of, listed, lost, matches, stamp
 from dsh_cli.index.rows import Counts, Entry, Failure, Known, Writer, among
 from dsh_cli.index.schema import fixed
 from dsh_cli.index.table import Damage, Table
@@ -244,6 +245,8 @@ class Index:
         waiting: Callable[[], None] | None = None,
         commit_rows: int = _COMMIT_ROWS,
         keep_outputs: bool = False,
+        engine: EngineName = "local",
+        ray_address: str | None = None,
     ) -> Report:
         """Encode picture files, the pictures below folders, and the rows of files of vectors, and keep their codes.
 
@@ -260,19 +263,24 @@ class Index:
                 new pictures have none.
             relative_to: folder to which the paths kept are relative; None: they are absolute.
             device: where pictures are encoded.
-            workers: threads that read and encode them; None: one a processor.
+            workers: threads that read and encode them, or processes of Ray; None: one a processor.
             progress: told of the pictures done.
             waiting: called when another process is writing, before waiting for it.
             commit_rows: rows a commit, at most.
             keep_outputs: keep outputs too, in steps told from those of the pictures that the run was trained on. An
                 index keeps those of all its pictures or of none: its first ones decide, and later ones follow, asked
                 for or not.
+            engine: what encodes them: "local", this process; "ray", processes of Ray, which find the pictures by the
+                same paths. The rows are the same.
+            ray_address: HOST:PORT of a cluster of Ray, or "auto" on a machine of it; None: Ray is started here.
 
         Raises:
             IndexStateError: the index is of another model, damaged, or cannot be written; or it has pictures without
                 outputs, and these are to be kept.
             DataError: the label file is malformed, or folders of splits stand beside others.
+            EngineError: Ray is not installed, cannot be reached, or cannot go on; what was committed is kept.
         """
+        engines.require(engine, ray_address)
         given = list(paths)
         if vectors := [path for path in given if is_vectors(path)]:
             if len(vectors) < len(given):
@@ -280,28 +288,32 @@ class Index:
                     "`paths` has files of vectors beside pictures, which no model takes both of; add what the model "
                     "takes"
                 )
+            if engine != "local":
+                raise UsageError(
+                    f"`engine` {engine} is for pictures; files of vectors are encoded here, so leave it out"
+                )
             return self._add_vectors(run, vectors, labels, relative_to, device, waiting, keep_outputs)
         if run.model.of_vectors:
             raise UsageError(f"`paths`: {NO_PICTURES.format(width=run.model.width)}")
         labeller = labeller_of(labels, given)
-        with self._table.writing(waiting):
+        with self._table.writing(waiting), ExitStack() as stack:
             self.require(run)
             self._require_base(relative_to)
             scale = self._scale(run, keep_outputs)
-            encoder = run.encoder(device)
+            ready = stack.enter_context(engines.opened(engine, run, device, workers, ray_address))
             writer = Writer(self._table, run.model.bits, run.fingerprint, commit_rows, scale)
             known, seen = Known(self._table), set[int]()
             total = sum(1 for _ in expand(given)) if progress else 0
 
             origins.note(self.uri, given, new=not len(self))
 
-            def read(named: tuple[str, str]) -> tuple[Found, Picture | None]:
-                return look_at(*named, known, relative_to, labeller, encoder.form)
+            def listing(root: str, name: str) -> Listed:
+                return listed(root, name, known, relative_to, labeller)
 
             left_out = LeftOut()
             files = ((root, name) for root in given for name in expand([root], left_out))
             try:
-                for done, ((_, name), found, code) in enumerate(encoder.each(files, read, workers), 1):
+                for done, (name, found, code) in enumerate(ready(files, listing), 1):
                     if found.entry is None:
                         writer.counts.failed.append(Failure(name, found.error))
                     elif (key := hash(found.entry.path)) not in seen:

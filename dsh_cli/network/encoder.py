@@ -52,6 +52,11 @@ def form_of(model: ModelConfig) -> Form:
     return Form(model.image_size, model.channels, model.fit, model.interpolation)
 
 
+def at_once(form: Form) -> int:
+    """Pictures through a network at once: fewer large ones, whose maps take more memory."""
+    return max(1, min(_BATCH, _PIXELS // max(1, form.size) ** 2))
+
+
 class Encoder(ABC):
     """A network as it makes codes. Threads may share one."""
 
@@ -59,8 +64,7 @@ class Encoder(ABC):
 
     def __init__(self, model: ModelConfig) -> None:
         self.model, self.bits, self.form = model, model.bits, form_of(model)
-        # fewer large pictures, whose maps take more memory
-        self.at_once = max(1, min(_BATCH, _PIXELS // max(1, self.form.size) ** 2))
+        self.at_once = at_once(self.form)
 
     @abstractmethod
     def _computed(self, inputs: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
