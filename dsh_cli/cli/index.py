@@ -56,7 +56,8 @@ _RelativeTo = Annotated[
 
 @index.command(
     epilog="Example: [bold]dsh index add pictures.lance photos/ --labels folder[/]; again, it adds what is new. "
-    "One process writes at a time, and others wait; object storage has no lock, so there see to it yourself"
+    "One process writes at a time, and others wait; in object storage the second of two is refused, and adds what is "
+    "left when it is run again"
 )
 def add(
     uri: _Index,

@@ -90,7 +90,7 @@ def _record(uri: str) -> Path:
 
 def _key(uri: str) -> str:
     """One name for an index, however it is called."""
-    return local(uri) or uri
+    return local(uri) or uri.rstrip("/")
 
 
 def _is_below(path: str, folders: frozenset[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Where an index lies: one place however it is named, and the lock of who writes there."""
+"""Where an index lies: one place however it is named, how object storage is reached, and the lock of who writes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from dsh_cli.errors import IndexStateError, UsageError, reason
 from dsh_cli.files import sync_folder
 
 _ON_DISK = ("file", "file+uring", "file-object-store")  # schemes by which Lance reaches a local folder
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # variables that name one, the first before
+_PATIENCE = 5  # seconds from which a request to object storage that has failed is not sent again; by Lance 180
 
 
 def local(uri: str) -> str | None:
@@ -42,15 +44,30 @@ def local(uri: str) -> str | None:
     return path
 
 
+def reached(uri: str) -> dict[str, str] | None:
+    """What Lance is told of object storage beside what it takes from the environment; None for a local index.
+
+    It takes credentials, region and endpoint from there, but an endpoint of http:// only if allowed to, and asks where
+    nobody answers for many minutes. AWS_ALLOW_HTTP and OBJECT_STORE_CLIENT_RETRY_TIMEOUT still go before what is here.
+    """
+    if local(uri) is not None:
+        return None
+    endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS)), "")
+    is_plain = endpoint.lower().startswith("http://")  # who names such an endpoint wants it, as of any other program
+    return {"client_retry_timeout": str(_PATIENCE)} | ({"allow_http": "true"} if is_plain else {})
+
+
 @contextmanager
 def locked(path: str | None, uri: str, waiting: Callable[[], None] | None) -> Iterator[Callable[[], None]]:
     """Be the only one who writes a local index; yields what refuses to go on where that is no longer so.
+
+    In object storage there is no lock, and a commit is refused where another came in between; see `table.py`.
 
     Its folder is locked, which is one however it is named, and of which a second writer cannot have another. Where
     the system locks no folders (Windows, NFS) a file beside it is.
 
     Args:
-        path: where it lies; None in object storage, where there is no lock.
+        path: where it lies; None in object storage.
         uri: what messages call it.
         waiting: called when another process has the lock, before waiting for it.
 

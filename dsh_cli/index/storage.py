@@ -16,12 +16,18 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import starmap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dsh_cli.errors import IndexStateError, reason
 from dsh_cli.files import sync_folder
+from dsh_cli.index.place import local, reached
+
+if TYPE_CHECKING:
+    from lance.file import LanceFileSession
 
 VERSIONS = "_versions"
 BEGUN = "_begun"  # an empty file, there from before the first file of an index is written until its first commit
+TO_SEE_TO = "bucket, credentials, endpoint or network"  # where an index in object storage cannot be reached
 
 _HINT = "latest_version_hint.json"  # in `_versions`: {"version": 3}, written by Lance after each commit
 _HINT_BYTES = 1 << 8  # more than it has
@@ -107,9 +113,8 @@ def look_at_remote(uri: str, every: bool) -> None:
         ValueError: what is there cannot be read.
         RuntimeError: as said.
     """
-    from lance.file import LanceFileSession
-
-    session = LanceFileSession(uri)
+    session = _session(uri)
+    session.contains(BEGUN)  # whether anybody answers, for a list is asked for six times before Lance gives it up
     listed = _numbered(session.list(VERSIONS))
     if not listed and session.list("data") and not session.contains(BEGUN):
         listed = _numbered(session.list(VERSIONS))  # for a first commit may have come in between
@@ -122,6 +127,13 @@ def look_at_remote(uri: str, every: bool) -> None:
             _parsed(_content(copy, name, uri), uri)
 
 
+def _session(uri: str) -> LanceFileSession:
+    """What reads and writes single files of an index in object storage."""
+    from lance.file import LanceFileSession
+
+    return LanceFileSession(uri, storage_options=reached(uri))
+
+
 def lost(uri: str, what: str) -> IndexStateError:
     """Nothing says which rows an index has, though they may be there."""
     return IndexStateError(
@@ -132,7 +144,8 @@ def lost(uri: str, what: str) -> IndexStateError:
 
 def unreachable(uri: str, why: str) -> IndexStateError:
     """What is there may well be whole, but cannot be reached."""
-    return IndexStateError(f"cannot read index {uri}: {why}; see to its permissions, disk or network, and try again")
+    where = "permissions, disk or network" if local(uri) is not None else TO_SEE_TO
+    return IndexStateError(f"cannot read index {uri}: {why}; see to its {where}, and try again")
 
 
 def begin(path: str | None, uri: str) -> None:
@@ -146,12 +159,10 @@ def begin(path: str | None, uri: str) -> None:
         OSError: as the system, or Lance, says.
     """
     if path is None:
-        from lance.file import LanceFileSession
-
         with tempfile.TemporaryDirectory() as scratch:
             empty = Path(scratch, BEGUN)
             empty.touch()
-            LanceFileSession(uri).upload_file(empty, BEGUN)
+            _session(uri).upload_file(empty, BEGUN)
     else:
         mark = Path(path, BEGUN)
         mark.touch()
@@ -161,9 +172,7 @@ def begin(path: str | None, uri: str) -> None:
 def end(path: str | None, uri: str) -> None:
     """Say that there is a version, so that without one its files are damage, and no leftovers; as `begin`."""
     if path is None:
-        from lance.file import LanceFileSession
-
-        session = LanceFileSession(uri)
+        session = _session(uri)
         if session.contains(BEGUN):
             session.delete_file(BEGUN)
     elif (mark := Path(path, BEGUN)).exists():

@@ -2,8 +2,11 @@
 
 Every change is one commit of Lance: readers see it whole or not at all, and a loss of power leaves it or the one
 before, for its files are synced before it, and it is before the next. Writers of a local index wait for each other at
-a lock on its folder, which the system frees when its process ends. In object storage there is no such lock: let one
-process write at a time.
+a lock on its folder, which the system frees when its process ends.
+
+In object storage there is no such lock. There a commit is a version's manifest, written only where none of its number
+is yet, and one that was made on another version than the last is refused: who comes second is told to run the same
+command again. Lance alone would let two who add rows follow each other, with the same numbers in both.
 """
 
 from __future__ import annotations
@@ -11,12 +14,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +29,7 @@ from dsh_cli.codes.rescoring import Outputs
 from dsh_cli.errors import IndexStateError, VersionGone, lacking_memory, lacking_space, reason
 from dsh_cli.files import sync_folder
 from dsh_cli.index import digests, storage
-from dsh_cli.index.place import local, locked
+from dsh_cli.index.place import local, locked, reached
 from dsh_cli.index.schema import DIGEST, about, check, columns, fixed, schema, strange
 
 if TYPE_CHECKING:
@@ -225,7 +228,8 @@ class Table:
         with self._changing():
             if mode == "create":
                 storage.begin(self._path, self.uri)
-            change = write_fragments(table, self._dataset or self._path or self.uri, mode=mode, return_transaction=True)
+            place, said = self._dataset or self._path or self.uri, reached(self.uri)
+            change = write_fragments(table, place, mode=mode, return_transaction=True, storage_options=said)
         self._commit(change, _total(table), begin=mode != "append")
 
     def merge(self, table: pa.Table) -> None:
@@ -299,21 +303,27 @@ class Table:
         """Few files, and no old versions but those that someone may still read, and one to go back to."""
         if self._dataset is None:
             return
+        with suppress(_Overtaken):  # what was to be done is done, and who came in between tidies up as well
+            self._tidy(self._dataset)
+
+    def _tidy(self, dataset: lance.LanceDataset) -> None:
         with self._changing():
-            fragments = self._dataset.get_fragments()
+            fragments = dataset.get_fragments()
             # Lance finds rows by number slowly in a fragment that others were removed from: 2.7 ms a row, not 0.02.
             if len(fragments) > _FRAGMENTS or any(fragment.num_deletions for fragment in fragments):
                 self._compact(fragments)
+            assert self._dataset is not None
             kept = self._dataset.versions()
             replaced = [
                 old["version"]
                 for old, new in pairwise(kept[: len(kept) + 1 - _KEPT_ALWAYS])
                 if cast(datetime, new["timestamp"]) <= datetime.now() - _KEPT
             ]
-            # under the lock what belongs to no version was left by a process that was killed
-            self._dataset.cleanup_old_versions(
-                versions=[*replaced, self.version], delete_unverified=self._path is not None
-            )
+            if self._path is not None:
+                # under the lock what belongs to no version was left by a process that was killed
+                self._dataset.cleanup_old_versions(versions=[*replaced, self.version], delete_unverified=True)
+            elif replaced:  # and what is in no version for a week, by when nobody is about to commit it
+                self._dataset.cleanup_old_versions(versions=replaced)
 
     def _compact(self, fragments: list[lance.LanceFragment]) -> None:
         """Make few full files without removed rows of those that are neither, in one commit."""
@@ -344,16 +354,17 @@ class Table:
 
         path = self._path
         before = 0 if begin else self._total
-        # where others may commit between, as in object storage, nobody knows the sum
-        if path is not None and before is not None:
+        if before is not None:
             change.transaction_properties = {_TOTAL: f"{before + more & (1 << 64) - 1:x}"}
         new = self._dataset is None
         if path is not None:
             with self._changing():
                 self._sync(path, "data", "_deletions")
         with self._changing():
-            self._take(lance.LanceDataset.commit(self._dataset or path or self.uri, change))
-            if path is not None:
+            if path is None:
+                self._take(self._commit_alone(change))
+            else:
+                self._take(lance.LanceDataset.commit(self._dataset or path, change))
                 self._sync(path, "_transactions", storage.VERSIONS)
                 if new:
                     sync_folder(Path(path).parent)
@@ -361,6 +372,16 @@ class Table:
                     raise OSError(f"what pylance {lance.__version__} wrote cannot be read again")
             if new:
                 storage.end(path, self.uri)
+
+    def _commit_alone(self, change: lance.Transaction) -> lance.LanceDataset:
+        """Commit in object storage, where others may write too, if nobody else has since the version stood on."""
+        import lance
+
+        if self._dataset is not None:
+            change.operation = _touching(change.operation, self._dataset.get_fragments())
+        place = self._dataset or self.uri
+        # without retries what replaces all rows is not fitted to what came in between
+        return lance.LanceDataset.commit(place, change, max_retries=0, storage_options=reached(self.uri))
 
     def _sync(self, path: str, *parts: str) -> None:
         """Make files written since, and the folders they are in, outlast a loss of power."""
@@ -398,8 +419,14 @@ class Table:
     def _changing(self) -> Iterator[None]:
         """Refuse to write where the lock is gone. Only Lance's own calls belong inside."""
         self._require_lock()
-        with _reaching(self.uri, "write"):
-            yield
+        try:
+            with _reaching(self.uri, "write"):
+                yield
+        except IndexStateError as error:
+            # of an index that another process has begun meanwhile, Lance says many things
+            if self._path is None and self._dataset is None and _open(None, self.uri)[0] is not None:
+                raise _overtaken(self.uri) from error
+            raise
 
     def _stored(self, names: list[str]) -> pa.Table:
         """Columns of all rows, whatever is in them."""
@@ -541,7 +568,7 @@ def _open(
         with _reaching(uri):
             try:
                 storage.look_at_remote(uri, every)
-                return lance.dataset(uri), storage.Standing(None)
+                return lance.dataset(uri, storage_options=reached(uri)), storage.Standing(None)
             except ValueError as error:
                 if re.search(r"was not found: Not found: .*_versions\b", str(error)):
                     return None, storage.Standing(None)
@@ -619,8 +646,43 @@ def _try(fragments: list[lance.LanceFragment], names: list[str]) -> None:
         fragment.take([0], columns=names)
 
 
+def _touching(change: Any, fragments: Sequence[lance.LanceFragment]) -> Any:
+    """A change of rows as Lance knows it, made one of the first fragment too, as all are in object storage.
+
+    Lance refuses one that was made on a fragment of which another commit has come since, and lets others follow.
+    """
+    from lance import LanceOperation
+
+    match change:
+        case LanceOperation.Append():
+            change = LanceOperation.Update(new_fragments=list(change.fragments))
+        case LanceOperation.Rewrite():
+            change = LanceOperation.Update(
+                removed_fragment_ids=[old.id for group in change.groups for old in group.old_fragments],
+                new_fragments=[new for group in change.groups for new in group.new_fragments],
+            )
+        case LanceOperation.Overwrite():  # of all of them
+            return change
+    first = fragments[0].metadata
+    gone = change.deleted_fragment_ids if isinstance(change, LanceOperation.Delete) else change.removed_fragment_ids
+    if first.id not in [*gone, *(fragment.id for fragment in change.updated_fragments)]:
+        change.updated_fragments = [*change.updated_fragments, first]
+    return change
+
+
 class _Damaged(IndexStateError):
     """What was reached is not what was written."""
+
+
+class _Overtaken(IndexStateError):
+    """Another process has committed meanwhile, in object storage."""
+
+
+def _overtaken(uri: str) -> _Overtaken:
+    return _Overtaken(
+        f"another process has written index {uri} meanwhile; run the same command again, which does what is left, and "
+        "let one process write at a time"
+    )
 
 
 @contextmanager
@@ -633,23 +695,46 @@ def _reaching(uri: str, doing: str = "read") -> Iterator[None]:
         is_panic = type(error).__name__ == "PanicException"
         if not is_panic and not isinstance(error, (OSError, ValueError, RuntimeError, MemoryError)):
             raise
-        said = _said(error)
+        said, answer = _said(error), _answer(error) if local(uri) is None else None
         if (asked := lacking_memory(error)) is not None:
             raise IndexStateError(
                 f"index {uri} cannot be {'read' if doing == 'read' else 'written'}: there is no memory for {asked}; "
                 "end other programs, or raise the limit (see: ulimit -v)"
             ) from error
+        if type(error).__name__ == "CommitConflictError" and local(uri) is None:
+            raise _overtaken(uri) from error
         if doing == "write":
             what_to_do = "free space" if lacking_space(error) else "see to its permissions and disk"
-            raise IndexStateError(
-                f"index {uri} cannot be written ({said}); {what_to_do}, or choose another place"
-            ) from error
+            what_to_do += ", or choose another place"
+            if answer is not None:
+                said, what_to_do = answer, f"see to its {storage.TO_SEE_TO}, and run the same command again"
+            raise IndexStateError(f"index {uri} cannot be written ({said}); {what_to_do}") from error
+        if answer is not None:
+            raise storage.unreachable(uri, answer) from error
         place = (local(uri) or uri.partition("://")[2]).strip("/")  # whose folders may be called anything
         if _UNREACHED.search(said.replace(place, "")) and not is_panic:
             raise storage.unreachable(uri, said) from error
         raise _Damaged(
             f"index {uri} is damaged ({said}); keep what is left with: dsh index verify {uri} `repair`"
         ) from error
+
+
+def _answer(error: BaseException) -> str | None:
+    """What object storage has answered in place of what was asked for, in one line; None where it is another error.
+
+    That an object is not there is no such answer.
+    """
+    said = str(error)
+    if found := re.search(r"<Code>(\w+)</Code>\s*<Message>([^<]*)</Message>", said):
+        return None if found[1] == "NoSuchKey" else f"{found[1]}: {found[2].strip().rstrip('.')}"
+    if "Failed to get AWS credentials" in said:
+        return "no credentials were found, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    where = re.search(r"[a-z]+://[^/\s?]+", said)
+    if (status := re.search(r"status code: ((?!404)\d+ [A-Za-z ]*\w)", said)) and where:
+        return f"{where[0]} answered {status[1]}"
+    if where and "builder error" in said:
+        return f"{where[0]} is not https, which AWS_ALLOW_HTTP does not allow"
+    return f"{where[0]} does not answer" if where and "error sending request" in said else None
 
 
 def _said(error: BaseException) -> str:
