@@ -64,7 +64,10 @@ def own() -> dict[str, list[str]]:
             if kind in seen:
                 continue
             whole = load_splits(kind)
-            splits = Splits(part(whole.train, TRAINED), part(whole.validation, TESTED), part(whole.test, TESTED))
+            unseen = None if whole.unseen is None else part(whole.unseen, TESTED)
+            splits = Splits(
+                part(whole.train, TRAINED), part(whole.validation, TESTED), part(whole.test, TESTED), unseen=unseen
+            )
             said = hashlib.blake2b()
             with tempfile.TemporaryDirectory() as folder:
                 run = train(kind, splits, out=f"{folder}/run").run

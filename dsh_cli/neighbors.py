@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,8 +17,9 @@ from numpy.typing import NDArray
 
 from dsh_cli.analysis.calibration import Calibration, calibrate
 from dsh_cli.analysis.classes import ClassTable, NearestClass, class_table, nearest_classes
-from dsh_cli.codes import nearest, rescoring
+from dsh_cli.codes import rescoring
 from dsh_cli.codes.bits import Packed, looks_like_code, parse, to_hex
+from dsh_cli.codes.blocks import Codes, Held, Near, nearest_in, within_in
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.config import Fit, Rescore
 from dsh_cli.errors import DshError, UsageError, VersionGone
@@ -24,12 +27,16 @@ from dsh_cli.index.origins import Folders, added_from
 from dsh_cli.pictures.find import LeftOut, expand
 from dsh_cli.runs.exported import Exported
 from dsh_cli.runs.run import Run
+from dsh_cli.threads import default_workers
 from dsh_cli.words import natural, nfc
 
 K = 10  # neighbours of a query, where neither their number nor a radius is asked for
 POOL = 100  # times as many are ordered anew, so that for K it is as many as `evaluate` takes; see benchmarks/LOG.md
+MEMORY = 2.0  # GiB of codes to hold; those of a larger index stay on its disk
 
-_BATCH = 256  # queries looked up at once, at most
+# Queries looked up at once, at most, by one reading of codes that stay on disk. Comparing a code with so many takes
+# longer by far than a disk takes to read it, so that more would save little, and the first answer waits for all.
+_BATCH = 256
 _POOLED = 1 << 20  # pictures of their pools at once, about
 _CELLS = 1 << 22  # outputs read at once, at most
 
@@ -69,26 +76,26 @@ class Rescored:
 
 @dataclass(frozen=True)
 class Database:
-    """Codes to look among, in the order in which they were added."""
+    """Codes to look among; those equally near come in the order in which they were added."""
 
     name: str  # for people
     run: Path  # whose codes these are
     bits: int
-    packed: Packed  # (n, ceil(k / 8)) uint8
-    rows: NDArray[np.int64]  # (n,) numbers by which `describe` and `thumbnails` know them
-    describe: Callable[[Sequence[int]], Sequence[tuple[str, str | None]]]  # path and label
+    codes: Codes
+    describe: Callable[[Sequence[int]], Sequence[tuple[str, str | None]]]  # path and label, by places in `codes`
     thumbnails: Callable[[Sequence[int]], NDArray[np.uint8]] | None = None  # (r, h, w, channels); None: in their files
+    rows: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda places: places  # by places; what a `Neighbor` has
     fit: Fit = "crop"  # how its run has made pictures square
     narrowed: bool = False  # whether some were left out for their label
     folder: str = ""  # where files are looked for whose paths are relative
     shown: Folders = Folders()  # where pictures in files may be shown from
     note: str | None = None  # what is to be told of an index, such as damage
     newest: Callable[[], Database] | None = None  # the same in an index as it is now, where that version is gone
-    outputs: Callable[[NDArray[np.int64]], rescoring.Outputs] | None = None  # (r, k) of rows; None: not asked for
+    outputs: Callable[[NDArray[np.int64]], rescoring.Outputs] | None = None  # (r, k), by places; None: not asked for
     scale: float | None = None  # of these outputs
 
     def __len__(self) -> int:
-        return len(self.packed)
+        return len(self.codes)
 
 
 @dataclass(frozen=True)
@@ -156,8 +163,7 @@ def split_database(
         name=f"{chosen} split",
         run=run.path,
         bits=codes.bits,
-        packed=codes.packed[rows],
-        rows=rows,
+        codes=Held.of(codes.packed[rows], rows, default_workers()),
         describe=lambda wanted: [(names[row], known_labels[codes.labels[row]]) for row in wanted],
         thumbnails=lambda wanted: run.thumbnails(chosen, wanted),
         fit=run.model.fit,
@@ -182,48 +188,52 @@ def index_database(
     relative_to: str = "",
     pictures: Sequence[str] = (),
     outputs: bool = False,
+    memory: float = MEMORY,
+    threads: int | None = None,
 ) -> Database:
     """An index of pictures, of given labels, or without some; its relative paths are so to a folder.
 
     A page may show its pictures in that folder, in others that are named, and where this user added them from. Outputs
-    stay on the disk, where asked for, until those of some rows are needed.
+    stay on the disk, where asked for, until those of some rows are needed; and so do codes that would take more than so
+    many GiB of memory, which each search then reads. Those that are held are read by `threads`, one a processor.
 
     Raises:
         UsageError: a label is none of its labels.
         DshError: there is no index, it is empty, it is of another model, or no picture is left; or it keeps no outputs.
     """
     from dsh_cli.index.index import Index
+    from dsh_cli.index.search import codes_of
 
     def newest() -> Database:
-        return index_database(uri, run, labels, not_labels, relative_to, pictures, outputs)
+        return index_database(uri, run, labels, not_labels, relative_to, pictures, outputs, memory, threads)
 
     index = Index.open(uri)
     index.require_rows()
     index.require(run)
     if outputs:
         index.require_outputs()
-    packed, rows = index.codes(), np.arange(len(index))
-    index.require(run)  # where the codes read are those of a newer version
-    if labels or not_labels:
-        try:
-            rows = _of_labels(*index.labels(), labels, not_labels, f"index {uri}")
-        except VersionGone:
-            return newest()
-        packed = packed[rows]
+    index.pin()
+    try:
+        kept = None
+        if labels or not_labels:
+            kept = _kept(list(index.label_counts()), labels, not_labels, f"index {uri}")
+        codes = codes_of(index, kept, memory, threads or default_workers())
+    except VersionGone:
+        return newest()
     database = Database(
         name=f"index {uri}",
         run=run.path,
         bits=run.model.bits,
-        packed=packed,
-        rows=rows,
-        describe=lambda wanted: [(row.path, row.label) for row in index.rows(np.array(wanted, np.int64))],
+        codes=codes,
+        describe=lambda places: [(row.path, row.label) for row in index.rows_at(places)],
+        rows=index.numbers,
         fit=run.model.fit,
         narrowed=bool(labels or not_labels),
         folder=relative_to,
         shown=added_from(uri).and_named([*filter(None, [relative_to]), *pictures]),
         note=index.note,
         newest=newest,
-        outputs=index.outputs if outputs else None,
+        outputs=index.outputs_at if outputs else None,
         scale=index.scale if outputs else None,
     )
     return _not_empty(database, f"index {uri}", "see: dsh index info " + uri)
@@ -233,14 +243,25 @@ def _of_labels(
     numbers: NDArray[np.integer], names: Sequence[str], labels: Sequence[str], not_labels: Sequence[str], where: str
 ) -> NDArray[np.int64]:
     """The rows of given labels, or without some; their own are places in the names, or -1 for none."""
-    names = [nfc(name) for name in names]
+    kept = _kept(names, labels, not_labels, where)
+    return np.flatnonzero(np.array([name in kept for name in (*names, None)])[numbers])
+
+
+def _kept(
+    names: Sequence[str | None], labels: Sequence[str], not_labels: Sequence[str], where: str
+) -> frozenset[str | None]:
+    """Names, and None for those without, that are asked for, or are left by those that are not."""
     labels, not_labels = [nfc(label) for label in labels], [nfc(label) for label in not_labels]
+    known = {nfc(name) for name in names if name is not None}
     for label in (*labels, *not_labels):
-        if label not in names:
-            known = (", ".join(sorted(names, key=natural)[:10]) + (", ..." if len(names) > 10 else "")) or "none"
-            raise UsageError(f"no class {label!r} in {where}; its classes: {known}")
-    kept = [(not labels or name in labels) and name not in not_labels for name in (*names, None)]
-    return np.flatnonzero(np.array(kept)[numbers])
+        if label not in known:
+            told = (", ".join(sorted(known, key=natural)[:10]) + (", ..." if len(known) > 10 else "")) or "none"
+            raise UsageError(f"no class {label!r} in {where}; its classes: {told}")
+
+    def is_kept(name: str | None) -> bool:
+        return (not labels or name in labels) and name not in not_labels
+
+    return frozenset(name for name in (*names, None) if is_kept(None if name is None else nfc(name)))
 
 
 def _not_empty(database: Database, where: str, what_to_do: str) -> Database:
@@ -250,8 +271,7 @@ def _not_empty(database: Database, where: str, what_to_do: str) -> Database:
     return database
 
 
-# Places in a database, their distances, their scores where rescored, and how
-_Ordered = tuple[NDArray[np.int64], NDArray[np.int32], Sequence[float | None], Rescored | None]
+_Ordered = tuple[Near, Sequence[float | None], Rescored | None]  # with scores where rescored, and how
 
 
 @dataclass(frozen=True)
@@ -269,6 +289,8 @@ class Search:
     pictures: tuple[str, ...] = ()  # folders whose pictures the page may show, whoever added them to the index
     rescore: Rescore | None = None  # order the nearest anew, by outputs or asymmetric; None: leave them
     pool: int | None = None  # times k pictures that are ordered anew; None: `POOL`
+    threads: int | None = None  # that search; None: one a processor
+    memory: float | None = None  # GiB of codes of an index to hold; None: `MEMORY`
 
     def check(self) -> None:
         """Refuse what contradicts itself, before any run is opened.
@@ -299,6 +321,11 @@ class Search:
                 "`pool` is a multiple of `k`, without which all within `radius` are ordered anew; give both"
             )
 
+        if self.memory is not None and not 0 <= self.memory < math.inf:
+            raise UsageError(f"`memory` {self.memory}: 0 GiB or more")
+        if self.memory is not None and self.index is None:
+            raise UsageError("`memory` says how many codes of `index` are held; give both, or leave it")
+
     def finder(self, run: Run | Exported, queries: Iterable[str] = ()) -> Finder:
         """What answers in this way for a run.
 
@@ -320,10 +347,13 @@ class Search:
             database = split_database(run, self.split, self.label, self.not_label, outputs)
         else:
             base = self.relative_to or ""
-            database = index_database(self.index, run, self.label, self.not_label, base, self.pictures, outputs)
+            memory = MEMORY if self.memory is None else self.memory
+            found = (self.label, self.not_label, base, self.pictures, outputs, memory, self.threads)
+            database = index_database(self.index, run, *found)
         for text in filter(is_code, queries):
             parse(text, database.bits)
-        return Finder(run, database, self.k, self.radius, self.rescore, POOL if self.pool is None else self.pool)
+        pool = POOL if self.pool is None else self.pool
+        return Finder(run, database, self.k, self.radius, self.rescore, pool, self.threads)
 
 
 class Finder:
@@ -338,9 +368,11 @@ class Finder:
             against their codes, see `codes.rescoring`; None: leave them. A query that is a code has outputs 1 and -1.
         pool: times k pictures that are ordered anew; of equally near ones at its edge those added first. With a radius
             and no k, all within it are.
+        threads: that search; None: one a processor.
 
     Raises:
-        UsageError: the radius is none for codes of this length, the pool is none, or the database came without outputs.
+        UsageError: the radius is none for codes of this length, the pool or the threads are none, or the database came
+            without outputs.
     """
 
     def __init__(
@@ -351,16 +383,19 @@ class Finder:
         radius: int | None = None,
         rescore: Rescore | None = None,
         pool: int = POOL,
+        threads: int | None = None,
     ) -> None:
         if radius is not None and not 0 <= radius <= database.bits:
             raise UsageError(f"`radius` {radius}: codes of {database.bits} bits differ in 0 to {database.bits}")
         if pool < 1:
             raise UsageError(f"`pool` {pool}: it is a multiple of k, 1 or more")
+        if threads is not None and threads < 1:
+            raise UsageError(f"`threads` {threads}: 1 or more")
         if rescore == "outputs" and database.outputs is None:
             raise UsageError(f"`rescore`: the {database.name} came without outputs; ask for them, or take asymmetric")
         self.run, self.database, self.radius = run, database, radius
         self.k = K if k is None and radius is None else k
-        self.rescore, self.pool = rescore, pool
+        self.rescore, self.pool, self.threads = rescore, pool, threads or default_workers()
         self.left_out = LeftOut()  # of folders given as queries
 
     def find(self, texts: Iterable[str], device: str = "auto", workers: int | None = None) -> Iterator[Answer | Query]:
@@ -373,66 +408,66 @@ class Finder:
         """
         queries = parse_queries(texts, self.database.bits, self.left_out)
         source = encoded(self.run, queries, device, workers)
-        # all within a radius may be the whole database, so not for many queries at once
-        most = len(self.database) if self.k is None else min(len(self.database), self._wanted(self.k))
-        at_once = 1 if self.k is None else max(1, min(_BATCH, _POOLED // max(1, most)))
+        # for what is found of all of them together, see `within_in`
+        most = 1 if self.k is None else max(1, min(len(self.database), self._wanted(self.k)))
+        at_once = max(1, min(_BATCH, _POOLED // most))
         while batch := list(islice(source, at_once)):
-            answers = iter(self._answers([query for query in batch if query.packed is not None]))
+            answers = self._answers([query for query in batch if query.packed is not None])
             for query in batch:
                 yield query if query.packed is None else next(answers)
 
-    def _answers(self, queries: Sequence[Query]) -> list[Answer]:
-        """One for each query, all of which have codes; all of one version of an index."""
-        while True:
+    def _answers(self, queries: Sequence[Query]) -> Iterator[Answer]:
+        """One for each query, all of which have codes; those of one search are of one version of an index."""
+        left = deque(queries)
+        while left:
             try:
-                return list(self._looked_up(queries))
+                found = list(self._looked_up(left))
             except VersionGone:
                 if self.database.newest is None:
                     raise
                 self.database = self.database.newest()
+                continue
+            for answer in found:
+                left.popleft()
+                yield answer
 
     def _looked_up(self, queries: Sequence[Query]) -> Iterator[Answer]:
-        if not queries:
-            return
+        """An answer for each of the first queries, one at least."""
         packed = np.stack([query.packed for query in queries if query.packed is not None])
-        codes, predicted = to_hex(packed, self.database.bits), self.predict(packed)
-        found = self._found(queries, self._look_up(packed))
-        for query, code, near, (places, distances, scores, rescored) in zip(
-            queries, codes, predicted, found, strict=True
+        pools = self._look_up(packed)
+        asked = [query for query, _ in zip(queries, pools, strict=False)]
+        codes, predicted = to_hex(packed[: len(asked)], self.database.bits), self.predict(packed[: len(asked)])
+        found = list(self._found(asked, pools))
+        places = np.concatenate([near.places for near, _, _ in found])
+        rows = np.split(self.database.rows(places), np.cumsum([len(near) for near, _, _ in found])[:-1])
+        for query, code, of_class, (near, scores, rescored), at in zip(
+            asked, codes, predicted, found, rows, strict=True
         ):
-            neighbors = self._neighbors(places, distances, scores)
-            yield Answer(query, code, near, neighbors, self.database, self.radius, self.calibration, rescored)
+            neighbors = self._neighbors(near, at, scores)
+            yield Answer(query, code, of_class, neighbors, self.database, self.radius, self.calibration, rescored)
 
-    def _neighbors(
-        self, places: NDArray[np.int64], distances: NDArray[np.int32], scores: Sequence[float | None]
-    ) -> tuple[Neighbor, ...]:
-        rows = self.database.rows[places].tolist()
-        about = self.database.describe(rows)
-        codes = to_hex(self.database.packed[places], self.database.bits)
+    def _neighbors(self, near: Near, rows: NDArray[np.int64], scores: Sequence[float | None]) -> tuple[Neighbor, ...]:
+        about = self.database.describe(near.places.tolist())
+        codes = to_hex(near.packed, self.database.bits)
         return tuple(
             Neighbor(rank, path, label, code, distance, row, score)
             for rank, ((path, label), code, distance, row, score) in enumerate(
-                zip(about, codes, distances.tolist(), rows, scores, strict=True), 1
+                zip(about, codes, near.distances.tolist(), rows.tolist(), scores, strict=True), 1
             )
         )
 
-    def _found(self, queries: Sequence[Query], pools: Sequence[nearest.Found]) -> Iterator[_Ordered]:
+    def _found(self, queries: Sequence[Query], pools: Sequence[Near]) -> Iterator[_Ordered]:
         """What was found for each query, ordered anew where that is asked for."""
         if self.rescore is None:
-            for places, distances in pools:
-                yield places, distances, [None] * len(places), None
+            for near in pools:
+                yield near, [None] * len(near), None
             return
-        cuts = [self._cut(distances) for _, distances in pools]
-        pools = [(places[:size], distances[:size]) for (places, distances), (size, _) in zip(pools, cuts, strict=True)]
-        scored = self._scores(queries, [places for places, _ in pools])
-        for (places, distances), (size, cut), scores in zip(pools, cuts, scored, strict=True):
+        cuts = [self._cut(near.distances) for near in pools]
+        pools = [near[:size] for near, (size, _) in zip(pools, cuts, strict=True)]
+        scored = self._scores(queries, pools)
+        for near, (size, cut), scores in zip(pools, cuts, scored, strict=True):
             best = rescoring.best_first(scores)[: self.k]
-            yield (
-                places[best],
-                distances[best],
-                rescoring.cosines(scores[best]).tolist(),
-                Rescored(self.rescore, size, cut),
-            )
+            yield near[best], rescoring.cosines(scores[best]).tolist(), Rescored(self.rescore, size, cut)
 
     def _cut(self, distances: NDArray[np.int32]) -> tuple[int, int | None]:
         """How many are the pool of what was looked up, and the distance of which it has some and leaves others."""
@@ -440,18 +475,19 @@ class Finder:
         cut = size < len(distances) and distances[size] == distances[size - 1]
         return size, int(distances[size]) if cut else None
 
-    def _scores(self, queries: Sequence[Query], pools: Sequence[NDArray[np.int64]]) -> list[rescoring.Steps]:
+    def _scores(self, queries: Sequence[Query], pools: Sequence[Near]) -> list[rescoring.Steps]:
         """For each query the scores of its pool. Pictures of several pools are read once."""
         scale = self.database.scale if self.rescore == "outputs" else None
         steps = [rescoring.steps_of(self._outputs_of(query), scale) for query in queries]
-        places = np.concatenate(pools)
+        places = np.concatenate([pool.places for pool in pools])
+        packed = np.concatenate([pool.packed for pool in pools])
         owner = np.repeat(np.arange(len(pools)), [len(pool) for pool in pools])
         scores = np.empty(len(places))
         size = max(1, _CELLS // self.database.bits)
         for start in range(0, len(places), size):
             some = slice(start, start + size)
-            wanted, at = np.unique(places[some], return_inverse=True)
-            against = self._against(wanted)
+            wanted, first, at = np.unique(places[some], return_index=True, return_inverse=True)
+            against = self._against(wanted, packed[some][first])
             for one in np.unique(owner[some]):
                 begin, end = np.searchsorted(owner[some], [one, one + 1])
                 scores[start + begin : start + end] = rescoring.scores(steps[one], against[at[begin:end]])
@@ -465,12 +501,12 @@ class Finder:
         outputs: rescoring.Outputs = rescoring.signs(query.packed[None], self.database.bits)[0]
         return outputs
 
-    def _against(self, places: NDArray[np.int64]) -> rescoring.Outputs:
-        """(r, k) what outputs of queries are held against, of some pictures."""
+    def _against(self, places: NDArray[np.int64], packed: Packed) -> rescoring.Outputs:
+        """(r, k) what outputs of queries are held against, of some pictures with their codes."""
         if self.rescore == "asymmetric":
-            return rescoring.signs(self.database.packed[places], self.database.bits)
+            return rescoring.signs(packed, self.database.bits)
         assert self.database.outputs is not None
-        return self.database.outputs(self.database.rows[places])
+        return self.database.outputs(places)
 
     def _wanted(self, k: int) -> int:
         """How many are looked up for k neighbours: where rescored one more than the pool, which tells of its edge."""
@@ -494,14 +530,13 @@ class Finder:
     def _classes(self) -> ClassTable:
         return class_table(self._train, "train")
 
-    def _look_up(self, packed: Packed) -> Sequence[nearest.Found]:
-        codes, bits = self.database.packed, self.database.bits
+    def _look_up(self, packed: Packed) -> list[Near]:
+        """What is near to each of the first codes, one at least."""
+        codes, bits = self.database.codes, self.database.bits
         if self.k is None:
             assert self.radius is not None
-            return nearest.within(codes, packed, bits, self.radius)
-        rows, distances = nearest.nearest(codes, packed, bits, self._wanted(self.k))
-        limits = (distances <= (bits if self.radius is None else self.radius)).sum(axis=1)
-        return [(rows[i, :limit], distances[i, :limit]) for i, limit in enumerate(limits)]
+            return within_in(codes, packed, bits, self.radius, _POOLED, self.threads)
+        return nearest_in(codes, packed, bits, self._wanted(self.k), self.radius, self.threads)
 
 
 def is_code(text: str) -> bool:

@@ -85,6 +85,15 @@ def neighbors(
         int | None,
         option("With --rescore, order so many times -k of the nearest anew.", "100; with --radius alone all", min=1),
     ] = None,
+    threads: Annotated[int | None, option("Threads that search.", "one a processor", min=1)] = None,
+    memory: Annotated[
+        float | None,
+        option(
+            "GiB of codes of an index to hold; a larger one is read from its disk, once for 256 queries.",
+            "2",
+            min=0,
+        ),
+    ] = None,
     html: Annotated[
         str | None, typer.Option(metavar="FILE", help="Also write a page with the pictures, whole in one file.")
     ] = None,
@@ -104,7 +113,8 @@ def neighbors(
     from dsh_cli.neighbors import Search
 
     of, without = tuple(label or ()), tuple(not_label or ())
-    search = Search(split, index, of, without, k, radius, html, relative_to, tuple(pictures or ()), rescore, pool)
+    shown = tuple(pictures or ())
+    search = Search(split, index, of, without, k, radius, html, relative_to, shown, rescore, pool, threads, memory)
     search.check()
     finder = search.finder(find_model(model, quiet), queries)
     if finder.database.note:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,21 +59,25 @@ def within(database: Packed, queries: Packed, bits: int, radius: int) -> list[Fo
     Raises:
         UsageError: the codes are not of so many bits.
     """
+    return list(each_within(database, queries, bits, radius))
+
+
+def each_within(database: Packed, queries: Packed, bits: int, radius: int) -> Iterator[Found]:
+    """As `within`, a query at a time: all codes may be within the radius of each."""
     _require_fit(database, queries, bits)
     if not len(database) or radius < 0:
-        return [(np.zeros(0, np.int64), np.zeros(0, np.int32)) for _ in queries]
+        yield from ((np.zeros(0, np.int64), np.zeros(0, np.int32)) for _ in queries)
+        return
 
     import faiss
 
     padded = _padded(database)
     index = faiss.IndexBinaryFlat(8 * padded.shape[1])
     index.add(padded)
-    found = []
     for query in _padded(queries):
         _, distances, rows = index.range_search(query[None], min(radius, bits) + 1)  # faiss: less than
         order = np.lexsort((rows, distances))
-        found.append((rows[order].astype(np.int64), distances[order].astype(np.int32)))
-    return found
+        yield rows[order].astype(np.int64), distances[order].astype(np.int32)
 
 
 def closest(packed: Packed, count: int) -> Found:

@@ -80,11 +80,14 @@ def _of_words(column: pa.Array) -> Sums:
     """(n,) sums of values of one width: of words times powers told by their place."""
     width = column.type.bit_width // 8
     begin, end = column.offset * width, (column.offset + len(column)) * width
-    padded = np.zeros((len(column), -(-width // 4) * 4), np.uint8)
-    padded[:, :width] = np.frombuffer(column.buffers()[1], np.uint8)[begin:end].reshape(-1, width)
-    words = padded.view("<u4")
-    sums = np.zeros(len(column), np.uint32)
-    for place, power in enumerate(_powers(_FACTOR, words.shape[1])):
+    values = np.frombuffer(column.buffers()[1], np.uint8)[begin:end].reshape(-1, width)
+    if width % 4:
+        padded = np.zeros((len(column), -(-width // 4) * 4), np.uint8)
+        padded[:, :width] = values
+        values = padded
+    words = values.view("<u4")
+    sums = words[:, 0].astype(np.uint32)
+    for place, power in enumerate(_powers(_FACTOR, words.shape[1])[1:], 1):
         sums += words[:, place] * power
     return sums
 

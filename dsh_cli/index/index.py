@@ -7,7 +7,8 @@ written are `rows.py`'s, picture files `files.py`'s.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed, binarize, pack, unpack
+from dsh_cli.codes.blocks import Block
 from dsh_cli.codes.rescoring import Outputs, quantised, scale_of
 from dsh_cli.config import MAX_BITS, EngineName, Service
 from dsh_cli.data.vectors import NO_PICTURES, Vectors, is_vectors
@@ -25,7 +27,7 @@ from dsh_cli.files import written
 from dsh_cli.index import engines, origins
 from dsh_cli.index.export import Layout
 from dsh_cli.index.files import Listed, content, gone, key_of, labeller_of, listed, lost, matches, stamp
-from dsh_cli.index.rows import Counts, Entry, Failure, Known, Writer, among
+from dsh_cli.index.rows import Counts, Entry, Failure, Fresh, Known, Writer, among
 from dsh_cli.index.schema import fixed
 from dsh_cli.index.table import Damage, Table
 from dsh_cli.network.encoder import NEAR_ZERO
@@ -43,8 +45,10 @@ _COMMIT_ROWS = 1 << 14  # rows a commit, at most; until then they wait in memory
 _READY_ROWS = 1 << 18  # rows a commit where codes are ready, at least
 
 _ROW = ["path", "label", "size", "mtime_ns", "hash"]  # what is known of a row
+_LABEL = 64  # bytes of a label and its check, about
 
 T = TypeVar("T")
+Value = TypeVar("Value", bound=np.generic)
 Progress = Callable[[int, int], None]  # pictures done, pictures in all
 
 
@@ -101,8 +105,12 @@ class Index:
 
     Its rows are numbered from 0 in the order of adding. A URI is a local path or one of Lance's for object storage.
 
+    `blocks` has all its codes without holding them, and tells of each the place where its row lies in the table, by
+    which `rows_at` and `outputs_at` find it at once.
+
     Versions are kept for an hour after they were replaced. Where that which is read is gone, the first reading
-    of `codes`, `labels` or `rows` goes on with the newest, and a later one, which must fit it, raises `VersionGone`.
+    of `codes`, `labels`, `rows`, `blocks` and the like goes on with the newest, and a later one, which must fit it,
+    raises `VersionGone`; see `pin`.
     """
 
     def __init__(self, table: Table) -> None:
@@ -166,8 +174,82 @@ class Index:
         """
         return self._read(self._labels)
 
+    def label_counts(self) -> dict[str | None, int]:
+        """Labels, None for unknown, and how many rows have each; memory does not grow with the rows.
+
+        Raises:
+            IndexStateError: they are not what was written.
+        """
+
+        def read() -> Counter[str | None]:
+            found = Counter[str | None]()
+            for part in self._table.each(["label"], lambda place, part: part["label"].value_counts().to_pylist()):
+                for one in part:
+                    found[None if one["values"] is None else of_utf8(one["values"])] += one["counts"]
+            return found
+
+        return self._read(read)
+
+    def blocks(
+        self,
+        work: Callable[[Block], T],
+        labels: Collection[str | None] | None = None,
+        threads: int = 1,
+    ) -> Iterator[T]:
+        """What `work` makes of all codes, a block at a time in the order in which they lie in the table.
+
+        A block has codes in the order of adding, of rows that lie together; its places say where, and its order which
+        of two rows of any blocks was added first. The next are read meanwhile, and memory does not grow with the rows:
+        all blocks that are there at once take about 256 MiB. Not before the last has been yielded without an error is
+        it sure that all are what was written.
+
+        Args:
+            work: called by threads, several at once; what it makes is yielded in order. `lambda block: block` has the
+                blocks themselves.
+            labels: rows with one of these alone, None for those without; None: all.
+            threads: that check blocks and work on them.
+
+        Raises:
+            IndexStateError: some are not what was written, or rows are lost.
+        """
+        wanted = None if labels is None else [None if label is None else utf8(label) for label in labels]
+        columns, more = (["code"], 0) if wanted is None else (["code", "label"], _LABEL)
+
+        def made(place: int, part: pa.Table) -> T:
+            return work(_block(place, part, wanted))
+
+        return self._read(lambda: self._table.each(columns, made, threads, self._table.block_rows(threads, more)))
+
+    def pin(self) -> None:
+        """Stay at this version: where it is gone, whatever is read next raises `VersionGone`, the first too."""
+        self._was_read = True
+
+    def numbers(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of rows that lie at these places of the table, their places in the order of adding.
+
+        They are the same but where rows were updated, whose numbers are told by a look at those of all others.
+
+        Raises:
+            IndexStateError: another row has the number of one of them.
+        """
+        return self._read(lambda: self._table.ranks(places))
+
+    def rows_at(self, places: Sequence[int] | NDArray[np.int64]) -> list[Row]:
+        """Some rows by where they lie in the table, see `blocks`; no others are read.
+
+        Raises:
+            IndexStateError: a row is not what was written.
+        """
+        return self._read(lambda: _rows(self._table.at(np.asarray(places, np.int64), _ROW)))
+
+    def outputs_at(self, places: Sequence[int] | NDArray[np.int64]) -> Outputs:
+        """As `outputs`, by where the rows lie in the table, see `blocks`."""
+        return self._read(lambda: self._outputs(np.asarray(places, np.int64)))
+
     def rows(self, numbers: Sequence[int] | NDArray[np.int64]) -> list[Row]:
         """Some rows by their place in the order of adding.
+
+        Where rows were updated, the order of all of them is read, and kept: 8 bytes a row.
 
         Raises:
             IndexError: there is no such row.
@@ -176,12 +258,12 @@ class Index:
         chosen = np.asarray(numbers, np.int64)
         if (chosen < 0).any():
             raise IndexError("rows are numbered from 0")
-        return self._read(lambda: _rows(self._table.at(self._table.places()[chosen], _ROW)))
+        return self._read(lambda: _rows(self._table.at(self._table.where(chosen), _ROW)))
 
     def outputs(self, numbers: Sequence[int] | NDArray[np.int64]) -> Outputs:
         """Outputs of some rows, (n, bits) int8 in steps of `scale`, by their place in the order of adding.
 
-        No others are read.
+        No others are read, but as in `rows`.
 
         Raises:
             IndexError: there is no such row.
@@ -190,7 +272,7 @@ class Index:
         chosen = np.asarray(numbers, np.int64)
         if (chosen < 0).any():
             raise IndexError("rows are numbered from 0")
-        return self._read(lambda: self._outputs(chosen))
+        return self._read(lambda: self._outputs(self._table.where(chosen)))
 
     def require_outputs(self) -> None:
         """Refuse to be rescored by outputs that are not kept.
@@ -400,7 +482,7 @@ class Index:
                 raise UsageError(f"{bits} bits: a code has 1 to {MAX_BITS}")
             self._require(model, bits, "the codes given")
             writer = Writer(self._table, bits, model, _READY_ROWS)
-            known, fresh = Known(self._table, stamps=False), np.zeros(0, np.int64)
+            known, fresh = Known(self._table, stamps=False), Fresh()
             writer.scale, is_first = self.scale, not len(self)
             for paths, packed, labels, relaxed in _grouped(batches, bits):
                 if is_first and relaxed is not None:
@@ -408,10 +490,8 @@ class Index:
                 is_first = False
                 outputs = self._kept(relaxed, writer.scale)
                 keys = np.fromiter(map(hash, paths), np.int64, len(paths))
-                order = np.sort(keys)
-                if (order[1:] == order[:-1]).any() or among(order, fresh).any():
+                if not fresh.take(keys):
                     raise UsageError("a path comes twice among the codes given; each has one code")
-                fresh = np.sort(np.concatenate([fresh, order]), kind="stable")  # of two sorted runs: a merge
                 there = among(keys, known.keys)
                 new = np.flatnonzero(~there)
                 writer.append(
@@ -607,20 +687,31 @@ class Index:
     def _codes(self) -> Packed:
         if not len(self):
             return np.zeros((0, 0), np.uint8)
-        column, order = self._table.whole("code")
-        codes = fixed(column)
-        return codes if order is None else codes[order]
+        codes = np.empty((len(self), -(-self._table.bits // 8)), np.uint8)
+        for place, part in self._table.each(["code"], lambda place, part: (place, fixed(part["code"]))):
+            codes[place : place + len(part)] = part
+        return self._as_added(codes)
 
     def _labels(self) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-        column, order = self._table.whole("label")
-        coded = column.combine_chunks().dictionary_encode()
-        labels = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        classes = tuple(of_utf8(label) for label in coded.dictionary.to_pylist())
-        return labels if order is None else labels[order], classes
+        labels, classes = np.empty(len(self), np.int64), dict[bytes, int]()
 
-    def _outputs(self, numbers: NDArray[np.int64]) -> Outputs:
+        def coded(place: int, part: pa.Table) -> tuple[int, NDArray[np.int64], list[bytes]]:
+            found = part["label"].combine_chunks().dictionary_encode()
+            numbers = found.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+            return place, numbers, found.dictionary.to_pylist()
+
+        for place, numbers, names in self._table.each(["label"], coded):
+            ours = np.array([*(classes.setdefault(name, len(classes)) for name in names), -1])
+            labels[place : place + len(numbers)] = ours[numbers]
+        return self._as_added(labels), tuple(map(of_utf8, classes))
+
+    def _as_added(self, values: NDArray[Value]) -> NDArray[Value]:
+        """Values that lie as the rows of the table, in the order of adding."""
+        return values if self._table.in_order else values[self._table.places()]
+
+    def _outputs(self, places: NDArray[np.int64]) -> Outputs:
         self.require_outputs()
-        return self._table.outputs(self._table.places()[numbers])
+        return self._table.outputs(places)
 
     def _scale(self, run: Run | Exported, keep_outputs: bool) -> float | None:
         """The step of outputs to be kept; None where none are.
@@ -661,21 +752,20 @@ class Index:
             self._require_base(relative_to)
             whole = np.ones(len(self), bool)
             whole[[lost.place for lost in damage if lost.count]] = False
-            rows = np.flatnonzero(whole[self._table.places()])
+            rows = np.flatnonzero(self._as_added(whole))
             if sample is not None and sample < len(rows):
                 rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
-        return damage, self._table.at(self._table.places()[rows], [*_ROW, "code"])
+        return damage, self._table.at(self._table.where(rows), [*_ROW, "code"])
 
     def _export(self, file: str | os.PathLike[str], service: Service | None) -> Report:
         import pyarrow.parquet as pq
 
         self.require_rows()
         layout = Layout(self.uri, self._table.bits, self._table.model, self.scale, service)
-        places = self._table.places()
         with written(file, "choose another FILE") as scratch, pq.ParquetWriter(scratch, layout.schema) as writer:
-            for start in range(0, len(places), _COMMIT_ROWS):
-                rows = self._table.at(places[start : start + _COMMIT_ROWS], layout.needs)
-                writer.write_table(layout.of(rows, start))
+            for start in range(0, len(self), _COMMIT_ROWS):
+                numbers = np.arange(start, min(start + _COMMIT_ROWS, len(self)))
+                writer.write_table(layout.of(self._table.at(self._table.where(numbers), layout.needs), start))
         return self._report(Counts())
 
     def _repair(self, counts: Counts, waiting: Callable[[], None] | None) -> None:
@@ -704,7 +794,7 @@ class Index:
         """
         if relative_to is not None and not os.path.isdir(relative_to):
             raise UsageError(f"`relative_to` {relative_to}: no such folder")
-        first = _rows(self._table.at(self._table.places()[:1], _ROW))[0] if len(self) else None
+        first = _rows(self._table.at(self._table.where(np.zeros(1, np.int64)), _ROW))[0] if len(self) else None
         if first is None or first.hash is None:  # codes that came ready have paths of any kind
             return
         if os.path.isabs(first.path) and relative_to is not None:
@@ -798,6 +888,23 @@ def _rows(table: pa.Table) -> list[Row]:
 def _named(damage: Damage, uri: str) -> str:
     """What to call rows that are not what was written."""
     return damage.path or (f"{damage.count:,} rows" if damage.count else uri)
+
+
+def _block(place: int, part: pa.Table, labels: Sequence[bytes | None] | None) -> Block:
+    """Rows that lie together from a place on, or those of them with one of the labels, in the order of adding."""
+    numbers, packed, places = part["number"].to_numpy(), fixed(part["code"]), None
+    if labels is not None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        chosen = np.flatnonzero(pc.is_in(part["label"], pa.array(labels, pa.binary())).to_numpy())
+        numbers, packed, places = numbers[chosen], packed[chosen], place + chosen
+    if not (numbers[1:] > numbers[:-1]).all():
+        first = np.argsort(numbers, kind="stable")
+        numbers, packed = numbers[first], packed[first]
+        places = place + first if places is None else places[first]
+    in_a_row = len(numbers) and int(numbers[-1]) - int(numbers[0]) == len(numbers) - 1
+    return Block(packed, int(numbers[0]) if in_a_row else numbers, place if places is None else places)
 
 
 _Group = tuple[list[bytes], Packed, list[bytes | None], NDArray[np.floating] | None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from dsh_cli.codes.bits import Packed
 from dsh_cli.codes.rescoring import Outputs
 from dsh_cli.index.schema import DIGEST, fixed
 from dsh_cli.index.table import Table, of_rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _COMMIT_SECONDS, _COMMIT_SHARE = 10.0, 0.05  # seconds of work lost to a kill, at most, or this share of what was done
 
@@ -61,15 +65,22 @@ class Known:
     """
 
     def __init__(self, table: Table, stamps: bool = True) -> None:
-        rows = table.read(["path", "label", "size", "mtime_ns", "hash"] if stamps else ["path"])
-        paths = rows["path"].to_pylist()
-        keys = np.fromiter(map(hash, paths), np.int64, len(paths))
+        keys = np.empty(table.rows, np.int64)
+        if stamps:
+            self._label, self._size, self._mtime_ns = (np.empty(table.rows, np.int64) for _ in range(3))
+            self._digest = np.empty((table.rows, DIGEST), np.uint8)
+        place = 0
+        for part in table.parts(["path", "label", "size", "mtime_ns", "hash"] if stamps else ["path"]):
+            some = slice(place, place := place + len(part))
+            keys[some] = _hashes(part["path"])
+            if stamps:
+                self._label[some] = _hashes(part["label"])
+                self._size[some], self._mtime_ns[some] = (
+                    part[name].fill_null(-1).to_numpy() for name in ("size", "mtime_ns")
+                )
+                self._digest[some] = fixed(part["hash"].fill_null(b"\0" * DIGEST))
         self._place = np.argsort(keys, kind="stable")
         self.keys = keys[self._place]
-        if stamps and len(paths):
-            self._label = np.fromiter(map(hash, rows["label"].to_pylist()), np.int64, len(paths))
-            self._size, self._mtime_ns = (rows[name].fill_null(-1).to_numpy() for name in ("size", "mtime_ns"))
-            self._digest = fixed(rows["hash"].fill_null(b"\0" * DIGEST))
 
     def find(self, path: bytes) -> int | None:
         """Where the row of a path lies in the table."""
@@ -95,8 +106,7 @@ class Writer:
         self.table, self.bits, self.model, self.commit_rows, self.scale = table, bits, model, commit_rows, scale
         self.counts = Counts()
         self._base = table.snapshot()  # the version by which places are told
-        numbers = table.read(["number"])["number"].to_numpy()
-        self._next = int(numbers.max()) + 1 if len(numbers) else 0
+        self._next = table.next_number()
         self._pending: list[Entry] = []
         self._begun = self._committed = time.monotonic()
 
@@ -184,6 +194,27 @@ class Writer:
             else:
                 self.counts.updated += 1
         return numbers
+
+
+class Fresh:
+    """Keys that came, each once. So many of them are sorted together as came before that few have to be sorted anew."""
+
+    def __init__(self) -> None:
+        self._runs: list[NDArray[np.int64]] = []  # sorted, each longer than the next
+
+    def take(self, keys: NDArray[np.int64]) -> bool:
+        """Take keys; says whether each is new."""
+        keys = np.sort(keys)
+        if (keys[1:] == keys[:-1]).any() or any(among(keys, run).any() for run in self._runs):
+            return False
+        while self._runs and len(self._runs[-1]) <= len(keys):
+            keys = np.sort(np.concatenate([self._runs.pop(), keys]), kind="stable")  # of two sorted runs: a merge
+        self._runs.append(keys)
+        return True
+
+
+def _hashes(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    return np.fromiter(map(hash, column.to_pylist()), np.int64, len(column))
 
 
 def among(keys: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from dsh_cli.files import sync_folder
 from dsh_cli.index import digests, storage
 from dsh_cli.index.place import local, locked, reached
 from dsh_cli.index.schema import DIGEST, about, check, columns, fixed, schema, strange
+from dsh_cli.threads import ahead
 
 if TYPE_CHECKING:
     import lance
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 _MANY = 1 << 20  # rows that need no second look before memory is asked for
 _FRAGMENTS = 16  # files of a table from which they are made into fewer
 _FRAGMENT_ROWS = 1 << 20  # of a file, at most
+_READ_ROWS = 1 << 18  # read at once where little is wanted of each
+_BLOCK_ROWS = 1 << 14, 1 << 20  # of a block that is searched, at least and at most
+_BLOCKS = 1 << 28  # bytes of all blocks that are there at once, about
+_IO_BYTES = 1 << 25  # that Lance reads ahead of a block, about; by itself it takes 2 GiB
 _KEPT = timedelta(hours=1)  # versions stay so long after they were replaced, for those who still read them
 _KEPT_ALWAYS = 2  # versions, so that there is one to go back to
 _TOTAL = "dsh.total"  # property of a commit: the sum of the checks of all rows
@@ -47,6 +52,8 @@ _UNREACHED = re.compile(  # in what Lance says of a place that it could not read
     r"os error (?!2\b)\d+|permission|denied|forbidden|unauthorized|credential|time[d ]*out|connect|request", re.I
 )
 _SYNCED = ("data", "_deletions", "_transactions", storage.VERSIONS)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,17 @@ class Damage:
     count: int
     path: str | None  # None where it cannot be read
     what: str
+
+
+class _Read(NamedTuple):
+    """What is known of a block that was read, and what was made of it: nothing, where rows are not what was written."""
+
+    made: list[object]  # one, or none
+    spoilt: int  # rows that are not what was written
+    total: int  # of the checks of codes
+    first: int  # number, -1 of no row
+    last: int  # the largest, likewise
+    ascends: bool  # from each number to the next
 
 
 class Table:
@@ -73,6 +91,8 @@ class Table:
         """Stand on a version of the table."""
         self._dataset = dataset
         self._order: NDArray[np.int64] | None = None
+        self._in_order: bool | None = None  # None: nobody has looked
+        self._last = -1  # the largest number, where somebody has
         self.rows, self.bits, self.model = 0, 0, ""  # the last two also where all rows were removed
         self.has_checks = True
         self.scale: float | None = None  # of outputs, where it keeps them
@@ -123,23 +143,115 @@ class Table:
         check(table, self.bits, self.uri)
         return table
 
-    def whole(self, column: str) -> tuple[pa.ChunkedArray, NDArray[np.int64] | None]:
-        """Codes or labels of all rows as they were written, and their order of adding; None where they lie in it.
+    def parts(self, names: list[str]) -> Iterator[pa.Table]:
+        """As `read`, some rows at a time, and never held together."""
+        for _, part in self._batches(names, _READ_ROWS):
+            check(part, self.bits, self.uri)
+            yield part
+
+    def each(
+        self,
+        columns: Sequence[str],
+        work: Callable[[int, pa.Table], T],
+        threads: int = 1,
+        rows: int | None = None,
+    ) -> Iterator[T]:
+        """What `work` makes of codes, labels or neither, so many rows at a time in the order in which they lie.
+
+        It is called by threads, which also check the rows, while the next are read, with the place of the first row
+        and a table of "number" and the columns. All is as it was written only when the last has been yielded without
+        an error.
 
         Raises:
-            IndexStateError: some are not, or rows are lost.
+            IndexStateError: some rows are not what was written, or rows are lost.
+            VersionGone: this version is no longer there; where it is not when it is called, that is raised at once.
         """
-        names = ["number", column]
-        if self._dataset is not None and self.has_checks:
-            names.append(f"{column}_check")
-        table = self._stored(names)
-        if len(names) > 2:
-            stored = table[names[2]].to_numpy()
-            self._require(digests.sums(table, names[2], self._seed) == stored)
-            if column == "code" and self._total not in (None, digests.total(stored)):
+        checks = [f"{name}_check" for name in columns] if self.has_checks else []
+        batches = self._batches(["number", *columns, *checks], rows or _READ_ROWS)
+
+        def read(parts: list[tuple[int, pa.Table]]) -> list[_Read]:
+            return [self._read_part(place, part, checks, work) for place, part in parts]
+
+        def each() -> Iterator[T]:
+            spoilt = total = 0
+            last, ascends = -1, True
+            for _, part in ahead(batches, read, threads, 1, 0):
+                spoilt, total = spoilt + part.spoilt, total + part.total
+                ascends &= part.ascends and (part.first > last or part.first < 0)
+                last = max(last, part.last)
+                if not spoilt:
+                    yield cast(T, part.made[0])
+            self._require_none(spoilt)
+            if "code_check" in checks and self._total not in (None, total & (1 << 64) - 1):
                 raise self._damaged("it has not the rows that were written")
-        check(table, self.bits, self.uri)
-        return table[column], order_of(table)
+            self._in_order, self._last = ascends, last
+
+        return each()
+
+    def block_rows(self, threads: int, more: int = 0) -> int:
+        """Rows of a block that is searched by so many threads, with so many bytes a row read beside its code.
+
+        So that there are enough of them for the threads, and all that are there at once take no more than they may.
+        """
+        a_row = 64 + 2 * -(-self.bits // 8) + more  # as it was read, and what is made of it
+        there = 2 * threads + 4  # ahead of the search, in it, and on the way
+        least, most = _BLOCK_ROWS
+        return max(1, min(most, _BLOCKS // (there * a_row), max(least, -(-self.rows // threads))))
+
+    @property
+    def in_order(self) -> bool:
+        """Whether rows lie in the order of adding."""
+        if self._in_order is None:
+            for _ in self.each([], lambda place, part: None):
+                pass
+        return bool(self._in_order)
+
+    def next_number(self) -> int:
+        """The number of the next row that is added.
+
+        Raises:
+            IndexStateError: two rows have one number.
+        """
+        if not self.in_order:
+            self.places()
+        return self._last + 1
+
+    def where(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where rows lie in the table, by how many were added before them.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        if not self.in_order:
+            return self.places()[ranks]
+        if len(ranks) and ranks.max() >= self.rows:
+            raise IndexError(f"there are {self.rows:,} rows, numbered from 0")
+        return ranks
+
+    def ranks(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many rows were added before those that lie there; all numbers are read, and none are kept.
+
+        Raises:
+            IndexStateError: another row has the number of one of them.
+        """
+        if self.in_order or not len(places):
+            return places
+        assert self._dataset is not None
+        wanted, at = np.unique(places, return_inverse=True)
+        with self._reading():
+            numbers = self._dataset.take(wanted, columns=["number"])["number"].to_numpy()
+
+        def count(place: int, part: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+            there = np.sort(part["number"].to_numpy())
+            return np.searchsorted(there, numbers), np.searchsorted(there, numbers, "right")
+
+        below, up_to = np.zeros(len(numbers), np.int64), np.zeros(len(numbers), np.int64)
+        for fewer, no_more in self.each([], count):
+            below += fewer
+            up_to += no_more
+        if (up_to - below != 1).any():
+            raise strange(self.uri, "two rows of one number")
+        return below[at]
 
     def at(self, places: NDArray[np.int64], names: list[str]) -> pa.Table:
         """Columns of rows by where they lie in the table, as they were written.
@@ -173,8 +285,13 @@ class Table:
     def places(self) -> NDArray[np.int64]:
         """Where the rows lie in the table, in the order of adding."""
         if self._order is None:
-            order = order_of(self._stored(["number"]))
-            self._order = np.arange(self.rows) if order is None else order
+            if self.in_order:
+                self._order = np.arange(self.rows)
+            else:
+                numbers = np.concatenate(list(self.each([], lambda place, part: part["number"].to_numpy())))
+                self._order = np.argsort(numbers, kind="stable")
+                if (np.diff(numbers[self._order]) == 0).any():
+                    raise strange(self.uri, "two rows of one number")
         return self._order
 
     def damage(self) -> list[Damage]:
@@ -235,9 +352,9 @@ class Table:
     def merge(self, table: pa.Table) -> None:
         """Replace rows that have the same number, and append the others, in one commit."""
         assert self._dataset is not None
-        old = self.read(["number", "code_check"])
-        replaced = np.isin(old["number"].to_numpy(), table["number"].to_numpy())
-        more = _total(table) - _total(old.filter(replaced))
+        more, numbers = _total(table), table["number"].to_numpy()
+        for part in self.parts(["number", "code_check"]):
+            more -= _total(part.filter(np.isin(part["number"].to_numpy(), numbers)))
         with self._changing():
             change, _ = (
                 self._dataset.merge_insert("number")
@@ -428,6 +545,56 @@ class Table:
                 raise _overtaken(self.uri) from error
             raise
 
+    def _batches(self, names: list[str], rows: int) -> Iterator[tuple[int, pa.Table]]:
+        """Columns of all rows, whatever is in them, so many at a time, each time with the place of the first."""
+        if self._dataset is None:
+            return iter(())
+        import pyarrow as pa
+
+        with self._reading():
+            _try(self._dataset.get_fragments(), names)
+            reader = self._dataset.scanner(
+                columns=names,
+                batch_size=rows,
+                batch_readahead=2,
+                fragment_readahead=2,
+                io_buffer_size=_IO_BYTES,
+                scan_in_order=True,
+            ).to_reader()
+
+        def read() -> Iterator[tuple[int, pa.Table]]:
+            place = 0
+            while True:
+                with self._reading():
+                    batch = next(reader, None)
+                end = place if batch is None else place + len(batch)
+                if end > self.rows or (batch is None and end < self.rows):  # which those who read have room for
+                    raise self._damaged("it has not the rows that were written")
+                if batch is None:
+                    return
+                yield place, pa.Table.from_batches([batch])
+                place = end
+
+        return read()
+
+    def _read_part(
+        self, place: int, part: pa.Table, checks: list[str], work: Callable[[int, pa.Table], object]
+    ) -> _Read:
+        """Check some rows, and do what is to be done with them if they are as they were written."""
+        whole, total = np.ones(len(part), bool), 0
+        for name in checks:
+            stored = part[name].to_numpy()
+            whole &= digests.sums(part, name, self._seed) == stored
+            total += digests.total(stored) if name == "code_check" else 0
+        spoilt = len(part) - int(whole.sum())
+        made: list[object] = []
+        if not spoilt:
+            check(part, self.bits, self.uri)
+            made.append(work(place, part.drop_columns(checks)))
+        numbers = part["number"].to_numpy()
+        ends = (int(numbers[0]), int(numbers.max())) if len(numbers) else (-1, -1)
+        return _Read(made, spoilt, total, *ends, bool((numbers[1:] > numbers[:-1]).all()))
+
     def _stored(self, names: list[str]) -> pa.Table:
         """Columns of all rows, whatever is in them."""
         if self._dataset is None:
@@ -486,8 +653,11 @@ class Table:
         return whole
 
     def _require(self, whole: NDArray[np.bool_]) -> None:
-        if not whole.all():
-            count = int((~whole).sum())
+        self._require_none(int((~whole).sum()))
+
+    def _require_none(self, count: int) -> None:
+        """Refuse rows that are not what was written, where there are so many."""
+        if count:
             raise self._damaged(f"{count:,} row{' is' if count == 1 else 's are'} not what was written")
 
     def _damaged(self, what: str) -> IndexStateError:
@@ -543,12 +713,6 @@ def _checked(rows: pa.Table, seed: str, ours: pa.Schema) -> pa.Table:
 def _total(rows: pa.Table) -> int:
     """The sum of the checks of rows."""
     return digests.total(rows["code_check"].to_numpy())
-
-
-def order_of(table: pa.Table) -> NDArray[np.int64] | None:
-    """The order of adding; None where the rows lie in it."""
-    numbers = table["number"].to_numpy()
-    return None if (numbers[1:] > numbers[:-1]).all() else np.argsort(numbers, kind="stable")
 
 
 def _open(

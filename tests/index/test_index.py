@@ -120,19 +120,19 @@ def test_neighbors_of_a_label_are_found_without_reading_every_row(
     opened = Index.open("i")
     numbers, names = opened.labels()
     assert [None if n < 0 else names[n] for n in numbers] == [row.label for row in opened.rows(np.arange(7))]
-    asked, rows = [], Index.rows
+    asked, rows = [], Index.rows_at
 
     def counted(self: Index, some: Sequence[int]) -> list[Row]:
         asked.append(len(some))
         return rows(self, some)
 
-    monkeypatch.setattr(Index, "rows", counted)
+    monkeypatch.setattr(Index, "rows_at", counted)
     line: list[object] = ["neighbors", "0xf0", "--index", "i", "--model", run.path, "-k", 2]
     for option, kept in ((["--label", "two"], {"two"}), (["--not-label", "two"], {"one", None}),
                          (["--label", "two", "--label", "one"], {"two", "one"})):  # fmt: skip
         assert {n["label"] for n in dsh_json(*line, *option)["neighbors"]} <= kept
         assert len(dsh_json(*line, *option, "-k", 9)["neighbors"]) == sum(
-            row.label in kept for row in rows(opened, range(7))
+            row.label in kept for row in opened.rows(range(7))
         )
     assert max(asked) <= 5
     Index.open("j").add(run, [folder])

@@ -119,7 +119,8 @@ def test_neighbors_go_on_with_the_newest(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("cleaned")
-def test_neighbors_in_a_race_with_a_writer_are_of_one_version(run: Run) -> None:
+@pytest.mark.parametrize("memory", [0, 2])  # GiB: read for each search, or held
+def test_neighbors_in_a_race_with_a_writer_are_of_one_version(memory: float, run: Run) -> None:
     put(run.fingerprint, 0)
     stop = threading.Event()
 
@@ -133,7 +134,7 @@ def test_neighbors_in_a_race_with_a_writer_are_of_one_version(run: Run) -> None:
     writer.start()
     try:
         versions = set()
-        finder = Search(index="i", k=4).finder(run)
+        finder = Search(index="i", k=4, memory=memory).finder(run)
         end = time.monotonic() + 2
         while time.monotonic() < end:
             for answer in finder.find(["0x00"]):

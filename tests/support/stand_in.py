@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import SimpleNamespace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed
+from dsh_cli.codes.blocks import Block
 from dsh_cli.errors import DshError
+
+T = TypeVar("T")
 
 
 class StandIn:
@@ -22,15 +27,23 @@ class StandIn:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def codes(self) -> Packed:
-        return self._codes
+    def pin(self) -> None:
+        pass
 
-    def labels(self) -> tuple[NDArray[np.int64], list[str]]:
-        names = sorted({row.label for row in self._rows} - {None})
-        return np.array([names.index(row.label) if row.label else -1 for row in self._rows]), names
+    def label_counts(self) -> Counter[str | None]:
+        return Counter(row.label for row in self._rows)
 
-    def rows(self, numbers: Iterable[int]) -> list[SimpleNamespace]:
-        return [self._rows[number] for number in numbers]
+    def blocks(
+        self, work: Callable[[Block], T], labels: Collection[str | None] | None = None, threads: int = 1
+    ) -> Iterator[T]:
+        rows = np.flatnonzero([labels is None or row.label in labels for row in self._rows])
+        yield work(Block(self._codes[rows], rows, rows))
+
+    def numbers(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        return places
+
+    def rows_at(self, places: Iterable[int]) -> list[SimpleNamespace]:
+        return [self._rows[place] for place in places]
 
     def require_rows(self) -> None:
         pass
