@@ -94,7 +94,7 @@ def search(uri: str, count: int, threads: int) -> dict[str, Any]:
     started = time.perf_counter()
     index = Index.open(uri)
     index.pin()
-    found = nearest_in(codes_of(index, None, 0, threads), wanted, BITS, K, None, threads)
+    found = nearest_in(codes_of(index, None, len(index), 0, threads), wanted, BITS, K, None, threads)
     searched, (asked_then, from_disk_then) = time.perf_counter(), read()
     for near in found:
         index.rows_at(near.places)

@@ -47,11 +47,12 @@ from dsh_cli.training.measuring import encode_dataset
 
 BEGINS = ("load_splits", "train")  # where every figure begins
 # What no figure depends on. Where the data comes from, and which files these are, is held by checksums and tests, what
-# encodes and measures by tests against slow references, and what keeps a run by tests that read it back; the recipe is
-# compared by its values.
+# encodes and measures by tests against slow references, what keeps a run by tests that read it back, and what several
+# processes do by those in which two come to what one does; the recipe is compared by its values.
 WITHOUT = frozenset(
     ("TrainConfig", "Recipe", "locate", "take_file", "take_pretrained", "Run", "created", "resumed", "reason")
     + ("encode_dataset", "compared", "mean_average_precision", "class_table", "evaluate_run", "evaluate")
+    + ("Processes", "ALONE", "joined", "require_alike", "require_shareable", "told_of")
     + ("Plan", "EpochStats", "TrainResult", "listening", "close", "Search", "LeftOut", "Kind")
 )
 # What no cell takes: vectors, pictures without labels, features, networks of timm, codes that are fitted; and in which

@@ -214,10 +214,12 @@ def index_database(
         index.require_outputs()
     index.pin()
     try:
-        kept = None
+        kept, count = None, len(index)
         if labels or not_labels:
-            kept = _kept(list(index.label_counts()), labels, not_labels, f"index {uri}")
-        codes = codes_of(index, kept, memory, threads or default_workers())
+            counts = index.label_counts()
+            kept = _kept(list(counts), labels, not_labels, f"index {uri}")
+            count = sum(rows for label, rows in counts.items() if label in kept)
+        codes = codes_of(index, kept, count, memory, threads or default_workers())
     except VersionGone:
         return newest()
     database = Database(
@@ -321,6 +323,8 @@ class Search:
                 "`pool` is a multiple of `k`, without which all within `radius` are ordered anew; give both"
             )
 
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"`threads` {self.threads}: 1 or more")
         if self.memory is not None and not 0 <= self.memory < math.inf:
             raise UsageError(f"`memory` {self.memory}: 0 GiB or more")
         if self.memory is not None and self.index is None:
@@ -411,6 +415,8 @@ class Finder:
         # for what is found of all of them together, see `within_in`
         most = 1 if self.k is None else max(1, min(len(self.database), self._wanted(self.k)))
         at_once = max(1, min(_BATCH, _POOLED // most))
+        if self.k is None and isinstance(self.database.codes, Held):
+            at_once = 1  # whose codes need not be read again
         while batch := list(islice(source, at_once)):
             answers = self._answers([query for query in batch if query.packed is not None])
             for query in batch:

@@ -27,7 +27,7 @@ _SHARE = 0.1  # of the pictures of an index: a folder with more of them is not t
 Labeller = Callable[[str, str], str | None]  # given path and file -> label
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Listed:
     """A file that is named, before anyone looks at it: what an index calls it, and what it knows of it."""
 
@@ -39,7 +39,7 @@ class Listed:
     error: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Look:
     """What a look at a file says of it."""
 
@@ -48,7 +48,7 @@ class Look:
     error: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Found:
     """What is to be done with a file."""
 

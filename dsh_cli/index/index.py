@@ -354,7 +354,8 @@ class Index:
                 for or not.
             engine: what encodes them: "local", this process; "ray", processes of Ray, which find the pictures by the
                 same paths. The rows are the same.
-            ray_address: HOST:PORT of a cluster of Ray, or "auto" on a machine of it; None: Ray is started here.
+            ray_address: HOST:PORT of a cluster of Ray, or "auto" on a machine of it; None: Ray is started here. Where
+                this process is connected to Ray already, that is taken.
 
         Raises:
             IndexStateError: the index is of another model, damaged, or cannot be written; or it has pictures without

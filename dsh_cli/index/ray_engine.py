@@ -51,7 +51,7 @@ INSTALL = "pip install 'dsh-cli[ray]'"
 _BLOCK = 1024  # files given to a worker at once, at most: some seconds of work
 _BATCHES = 4  # of the network in a block
 _BLOCKS = 16  # for each worker in what Ray Data is given at once, so that few wait at its end for the last ones
-_AT_ONCE = 1 << 17, 1 << 20  # files in what Ray Data is given at once, at least and at most
+_AT_ONCE = 1 << 17, 1 << 18  # files in what Ray Data is given at once, at least and at most
 _ATTEMPTS = 5  # at a block, whose worker or machine was lost; Ray Data itself would go on for ever
 _STORE = 256 << 20  # bytes of shared memory on this machine, and as much again as the model takes
 _CONNECTING = 5.0  # seconds
@@ -332,7 +332,7 @@ def _connected(address: str | None, workers: int | None, model_bytes: int) -> It
         except ImportError as error:
             raise EngineError(f"Ray cannot be loaded ({reason(error)}): {INSTALL}") from error
         if ray.is_initialized():
-            pass
+            _require_machines(ray)
         elif address is None:
             _start(ray, workers or default_workers(), _STORE + 2 * model_bytes, stack)
         else:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _COMMIT_SECONDS, _COMMIT_SHARE = 10.0, 0.05  # seconds of work lost to a kill, at most, or this share of what was done
 
 
-@dataclass
+@dataclass(slots=True)
 class Entry:
     """A row to be written. What is None stays as it is in the row at `place`; what has no place is new."""
 

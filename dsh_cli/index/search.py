@@ -36,12 +36,13 @@ class OnDisk:
         return self.index.blocks(work, self.labels, threads)
 
 
-def codes_of(index: Index, labels: frozenset[str | None] | None, memory: float, threads: int) -> Codes:
+def codes_of(index: Index, labels: frozenset[str | None] | None, count: int, memory: float, threads: int) -> Codes:
     """Codes of rows with one of these labels, or of all.
 
     Args:
         index: pinned, and not empty.
         labels: None for rows without; None: all rows.
+        count: of these rows.
         memory: GiB that may be held; where codes, with order and places at their largest, take more, they stay on disk.
         threads: that read them, and for which they are in blocks enough.
 
@@ -49,9 +50,6 @@ def codes_of(index: Index, labels: frozenset[str | None] | None, memory: float, 
         IndexStateError: those that are held are not what was written.
         VersionGone: as in `OnDisk.each`.
     """
-    count = len(index)
-    if labels is not None:
-        count = sum(rows for label, rows in index.label_counts().items() if label in labels)
     found = OnDisk(index, labels, count)
     if count * (-(-(index.bits or 0) // 8) + _BESIDE) > memory * 2**30:
         return found

@@ -345,7 +345,9 @@ class Table:
         with self._changing():
             if mode == "create":
                 storage.begin(self._path, self.uri)
-            place, said = self._dataset or self._path or self.uri, reached(self.uri)
+            # where all rows were removed a table is no truth value
+            place = (self._path or self.uri) if self._dataset is None else self._dataset
+            said = reached(self.uri)
             change = write_fragments(table, place, mode=mode, return_transaction=True, storage_options=said)
         self._commit(change, _total(table), begin=mode != "append")
 
@@ -481,7 +483,7 @@ class Table:
             if path is None:
                 self._take(self._commit_alone(change))
             else:
-                self._take(lance.LanceDataset.commit(self._dataset or path, change))
+                self._take(lance.LanceDataset.commit(path if self._dataset is None else self._dataset, change))
                 self._sync(path, "_transactions", storage.VERSIONS)
                 if new:
                     sync_folder(Path(path).parent)
@@ -496,7 +498,7 @@ class Table:
 
         if self._dataset is not None:
             change.operation = _touching(change.operation, self._dataset.get_fragments())
-        place = self._dataset or self.uri
+        place = self.uri if self._dataset is None else self._dataset  # without rows it is no truth value
         # without retries what replaces all rows is not fitted to what came in between
         return lance.LanceDataset.commit(place, change, max_retries=0, storage_options=reached(self.uri))
 

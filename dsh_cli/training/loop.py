@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -90,7 +90,7 @@ def train(
     require_minutes(checkpoint_every)
     with joined() as processes:
         device = processes.place(choose_device(config.device))
-        _require_alike(processes, splits)
+        _require_alike(processes, splits, device)
         recipe, model = processes.by_first(lambda: _asked(config, splits, resume))
         _require_shareable(processes, recipe, splits)
         listeners = listeners if processes.is_first else ()
@@ -137,17 +137,21 @@ def _asked(config: TrainConfig, splits: Splits, resume: Run | None) -> tuple[Rec
     return resume.config, resume.model
 
 
-def _require_alike(processes: Processes, splits: Splits) -> None:
-    """Refuse to train on data that is not the same for all processes.
+def _require_alike(processes: Processes, splits: Splits, device: torch.device) -> None:
+    """Refuse to train on data, or kinds of devices, that are not the same for all processes.
 
     Raises:
-        DataError: it is not.
+        DataError, UsageError: they are not.
     """
     if processes.alone:
         return
     digest = hashlib.blake2b(digest_size=8)
     for split, part in splits.parts().items():
         digest.update("\0".join([split, *part.names]).encode(errors="surrogatepass") + part.labels.tobytes())
+    kinds = processes.of_all(device.type)
+    if len(set(kinds)) > 1:
+        found = ", ".join(f"{kind} for process {rank}" for rank, kind in enumerate(kinds))
+        raise UsageError(f"`device`: it is {found}; name one that all have")
     seen = processes.of_all(digest.hexdigest())
     if unlike := [str(rank) for rank, one in enumerate(seen) if one != seen[0]]:
         raise DataError(
@@ -240,6 +244,7 @@ class _Loop:
     saved_at: float
     stopping: Callable[[], int]  # the number of what is to stop it: of Ctrl-C, SIGTERM or SIGHUP, if one came
     started: float = 0.0  # when the epoch under way would have been, had it not been interrupted
+    told: set[str] = field(default_factory=set)  # notes, by whichever process has them
 
     def epoch(self, number: int, part: Part | None) -> RunningLoss:
         """Train for one epoch, numbered from 0, or for what a part of it leaves.
@@ -252,7 +257,8 @@ class _Loop:
         precision = torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp)
         self.started = time.perf_counter()
         begun = 0 if part is None else part.batches
-        # of dropout, the same in a resumed run, and another in each process
+        # of dropout: another in each process, and the same in a resumed run, but for others than the first in the
+        # epoch that was left
         torch.manual_seed((config.seed * 1_000_003 + number + (self.processes.rank << 40)) % 2**63)
         if part is not None:
             self.started -= part.seconds
@@ -305,6 +311,13 @@ class _Loop:
         state = self.state(number, part)
         self.require_finite(state.values(), number, f"step {loss.batches} of {len(self.batches)}")
         self.save(state, number, part)
+
+    def new_notes(self) -> tuple[str, ...]:
+        """What the data of all processes had to report since this was last asked, and was not told."""
+        found = dict.fromkeys(chain.from_iterable(self.processes.of_all(self.batches.new_notes())))
+        new = tuple(note for note in found if note not in self.told)
+        self.told.update(new)
+        return new
 
     def state(self, epochs: int, part: Part | None = None) -> dict[str, Tensor]:
         """What it takes to go on after so many epochs and a part of one."""
@@ -366,10 +379,11 @@ def _train(
     around: _Around,
 ) -> TrainResult:
     config, processes, device, listeners = run.config, around.processes, around.device, around.listeners
-    net = processes.synchronised(net.to(device).to(memory_format=torch.channels_last), device)
+    net = net.to(device).to(memory_format=torch.channels_last)
     own = net.of_features if config.freeze else net
     forward = _compiled(own, device) if config.compile else own
     splits, made, notes = with_features(config, net, splits, listeners)
+    _require_alike(processes, splits, device)  # for what could not be read is gone where features were made
     batches = make_batches(config, splits.train, device, processes)
     steps = len(batches) * config.epochs
     optimizers = make_optimizers(net, config)
@@ -424,6 +438,7 @@ def _train(
             saved_at=time.perf_counter(),
             stopping=stopping,
         )
+        processes.synchronise(net, device)
         net.train()
         for epoch in range(first, config.epochs):
             loss = loop.epoch(epoch, part)
@@ -434,7 +449,7 @@ def _train(
             # The last step of an epoch may spoil weights that no loss has seen yet.
             loop.require_finite([loss.sums, *loop.state(epoch + 1).values()], epoch, f"its last step, {len(batches)}")
             with loop.minded(epoch, f"its last step, {len(batches)}"):
-                validation = encode_dataset(net, splits.validation)
+                validation = processes.by_first(lambda: encode_dataset(net, splits.validation))
             stats = EpochStats(
                 epoch=epoch + 1,
                 loss=mean,
@@ -442,7 +457,7 @@ def _train(
                 validation=validation,
                 validation_map=mean_average_precision(validation) if _tells(validation) else None,
                 waited=batches.waited / elapsed,
-                notes=tuple(chain.from_iterable(processes.of_all(batches.new_notes()))),
+                notes=loop.new_notes(),
             )
             loop.seconds += time.perf_counter() - loop.started
             loop.save(loop.state(epoch + 1), epoch + 1)

@@ -10,6 +10,7 @@ Torch is imported where there are several; a process alone needs nothing of it.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -20,16 +21,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dsh_cli import speaking
-from dsh_cli.errors import DshError, Interrupted, LostProcess
+from dsh_cli.errors import DshError, Interrupted, LostProcess, UsageError, lacking_memory, reason
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    _Net = TypeVar("_Net", bound=nn.Module)
-
 _Made = TypeVar("_Made")
 
+_SAID = 120  # characters of what PyTorch says
 _LONG = timedelta(days=1)  # that others wait for the first, while it measures; one that dies is noticed at once
 
 
@@ -60,7 +60,10 @@ class Processes:
         return cast(_Made, made[0])
 
     def after_first(self, work: Callable[[], _Made]) -> _Made:
-        """What each makes for itself, but the first before the others: what it downloads is there for them."""
+        """What each makes for itself, but the first before the others: what it downloads is there for them.
+
+        On another machine it is not, and each downloads it.
+        """
         if self.is_first:
             made = work()
             self.most(0)
@@ -164,18 +167,23 @@ class Processes:
             return device
         import torch
 
-        own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        there, number = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
+        if number >= there:
+            raise UsageError(
+                f"`device` {device}: {socket.gethostname()} has {there} GPUs for more processes; start one for each"
+            )
+        own = torch.device("cuda", number)
         torch.cuda.set_device(own)
         return own
 
-    def synchronised(self, net: _Net, device: torch.device) -> _Net:
-        """A network whose BatchNorm takes the statistics of whole batches, on a GPU; on a CPU PyTorch has none."""
+    def synchronise(self, net: nn.Module, device: torch.device) -> None:
+        """Have BatchNorm take the statistics of whole batches, on a GPU; on a CPU PyTorch cannot."""
         if self.alone or device.type != "cuda":
-            return net
+            return
         import torch
 
         convert: Any = torch.nn.SyncBatchNorm.convert_sync_batchnorm
-        return cast("_Net", convert(net))
+        convert(net)  # its layers are replaced in place
 
 
 ALONE = Processes()
@@ -200,7 +208,7 @@ def joined() -> Iterator[Processes]:
     if threading.current_thread() is threading.main_thread():
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with _in_touch():
+        with _in_touch("the other processes cannot be reached"):
             store, rank, world_size = next(_distributed().rendezvous("env://"))
             _distributed().init_process_group(store=store, rank=rank, world_size=world_size, timeout=_LONG)
         _joined = Processes(rank, world_size)
@@ -221,15 +229,23 @@ def joined() -> Iterator[Processes]:
 
 
 @contextmanager
-def _in_touch() -> Iterator[None]:
+def _in_touch(what: str = "another process of the training has ended") -> Iterator[None]:
     """Turn what PyTorch says where another process has ended into an error of ours."""
     try:
         yield
     except RuntimeError as error:
+        if lacking_memory(error) is not None:
+            raise
         if threading.current_thread() is threading.main_thread():
             # torchrun ends whoever is left, which is to say first what happened
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise LostProcess("another process of the training has ended") from error
+        raise LostProcess(f"{what} ({_short(error)})") from error
+
+
+def _short(error: RuntimeError) -> str:
+    """What PyTorch says, without where in its source."""
+    said = re.sub(r"^\[[^]]*\.cpp:\d+\] ", "", reason(error)).partition(". ")[0]
+    return said if len(said) <= _SAID else said[: _SAID - 3] + "..."
 
 
 def _distributed() -> Any:

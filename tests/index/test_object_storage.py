@@ -215,6 +215,19 @@ def test_of_two_changes_of_one_version_one_is_refused(uri: str, first: str, seco
     rows(uri)
 
 
+def test_of_two_who_add_to_an_index_that_was_emptied_one_is_refused(uri: str) -> None:
+    add(uri, 0)
+    Index.open(uri).remove(["/*"])
+    opened = Index.open(uri)
+    with opened._table.writing(None):
+        add(uri, 4)
+        between = rows(uri)
+        opened._table.writing = lambda *_: nullcontext()  # type: ignore[method-assign, assignment]
+        with pytest.raises(IndexStateError, match="another process has written index"):
+            opened.add_codes([codes(8)], 8, "m")
+    assert rows(uri) == between
+
+
 def test_of_two_who_begin_an_index_one_is_refused(uri: str) -> None:
     opened = Index.open(uri)
     with opened._table.writing(None):

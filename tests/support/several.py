@@ -1,6 +1,7 @@
 """Trainings in several processes: started by `torchrun`, and this file as what it starts where no command would do.
 
 torchrun ... several.py same OUT CENTERS BACKBONE   # in double precision: losses and weights into OUT.npz
+torchrun ... several.py tell                        # what they tell each other, checked
 torchrun ... several.py other OUT                   # on data of which the second process has lost a picture
 torchrun ... several.py slowly OUT                  # `dsh train`, with a pause after each batch, told in OUT.<rank>
 """
@@ -100,6 +101,46 @@ def _same(out: str, centers: Any, backbone: str) -> None:
         np.savez(f"{out}.npz", **arrays)
 
 
+def _tell() -> None:
+    import torch
+
+    from dsh_cli.training.processes import joined
+
+    with joined() as processes:
+        rank, count = processes.rank, processes.world_size
+        assert processes.by_first(lambda: f"made by {rank}") == "made by 0"
+        assert processes.of_all(rank) == list(range(count))
+        assert list(processes.most(rank, -rank)) == [count - 1, 0]
+        assert processes.after_first(lambda: rank) == rank
+
+        outputs = torch.full((rank + 1, 2), float(rank), requires_grad=True)  # shares of unequal sizes
+        relaxed, labels = processes.gathered(outputs, torch.full((rank + 1,), rank))
+        owners = [of for of in range(count) for _ in range(of + 1)]
+        assert labels.tolist() == owners and relaxed[:, 0].tolist() == owners
+        (relaxed * torch.arange(len(labels))[:, None]).sum().backward()  # type: ignore[no-untyped-call]
+        assert outputs.grad is not None
+        assert outputs.grad[:, 0].tolist() == [place for place, of in enumerate(owners) if of == rank]
+
+        net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)).to(
+            memory_format=torch.channels_last
+        )
+        with torch.no_grad():
+            for values in net.state_dict().values():
+                values.fill_(rank)
+        processes.start_alike(net)
+        assert all((values == 0).all() for values in net.state_dict().values())
+        norm: Any = net[1]
+        norm.running_mean.fill_(rank)
+        norm.running_var.copy_(torch.tensor([rank, 2.0 * rank]))
+        processes.average_statistics(net)
+        assert norm.running_mean.tolist() == [(count - 1) / 2] * 2
+        assert norm.running_var.tolist() == [(count - 1) / 2, float(count - 1)]
+        for parameter in net.parameters():
+            parameter.grad = torch.full_like(parameter, float(rank))
+        processes.add_gradients(net)
+        assert all((one.grad == sum(range(count))).all() for one in net.parameters() if one.grad is not None)
+
+
 def _other(out: str) -> None:
     import numpy as np
 
@@ -131,5 +172,5 @@ def _slowly(out: str) -> None:
 
 
 if __name__ == "__main__":
-    tasks: dict[str, Any] = {"same": _same, "other": _other, "slowly": _slowly}
+    tasks: dict[str, Any] = {"same": _same, "tell": _tell, "other": _other, "slowly": _slowly}
     tasks[sys.argv[1]](*sys.argv[2:])
