@@ -25,7 +25,7 @@ from dsh_cli.index.search import OnDisk
 from dsh_cli.index.table import Table
 from dsh_cli.neighbors import Answer, Neighbor, Rescored, Search
 from dsh_cli.runs.run import Run
-from tests.support.commands import dsh, dsh_json, one_line_error
+from tests.support.commands import dsh, dsh_json, one_line_error, unmeasured
 
 T = TypeVar("T")
 COUNT = 200
@@ -333,9 +333,8 @@ tracemalloc.start()
 index = Index.open(sys.argv[1])
 index.pin()
 labels = None if sys.argv[2] == "all" else frozenset(["even"])
-if labels:
-    index.label_counts()
-found = nearest_in(codes_of(index, labels, 0, 2), np.zeros((9, 8), np.uint8), 64, 10, None, 2)
+count = index.label_counts()["even"] if labels else len(index)
+found = nearest_in(codes_of(index, labels, count, 0, 2), np.zeros((9, 8), np.uint8), 64, 10, None, 2)
 index.rows_at(found[0].places), index.numbers(found[0].places), Index.open(sys.argv[1]).rows([0, 99])
 index.report()
 print([tracemalloc.get_traced_memory()[1] / 2**20, peak()])
@@ -356,7 +355,11 @@ def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> 
              for p in parts], 64, "model"
         )  # fmt: skip
     an_array = 8 * (many - few) / 2**20
-    one = os.environ | {"MALLOC_ARENA_MAX": "1"}  # else each of Lance's threads keeps what it once had
+    paths = os.pathsep.join(path for path in sys.path if path)  # where what tests share is
+    one = unmeasured() | {
+        "MALLOC_ARENA_MAX": "1",
+        "PYTHONPATH": paths,
+    }  # else each of Lance's threads keeps what it once had
     for what in ("all", "labels"):
         (held, whole), (held_of_many, whole_of_many) = (
             json.loads(subprocess.check_output([sys.executable, "-c", MEASURE, f"{rows}", what], env=one))
