@@ -356,10 +356,8 @@ def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> 
         )  # fmt: skip
     an_array = 8 * (many - few) / 2**20
     paths = os.pathsep.join(path for path in sys.path if path)  # where what tests share is
-    one = unmeasured() | {
-        "MALLOC_ARENA_MAX": "1",
-        "PYTHONPATH": paths,
-    }  # else each of Lance's threads keeps what it once had
+    # in one arena, else each of Lance's threads keeps what it once had
+    one = unmeasured() | {"MALLOC_ARENA_MAX": "1", "PYTHONPATH": paths}
     for what in ("all", "labels"):
         (held, whole), (held_of_many, whole_of_many) = (
             json.loads(subprocess.check_output([sys.executable, "-c", MEASURE, f"{rows}", what], env=one))
