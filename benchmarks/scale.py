@@ -1,6 +1,7 @@
 """What a plan for very many pictures is reckoned from: rates of encoding by three networks, and what a commit takes.
 
     python benchmarks/scale.py FOLDER   # a folder with a folder per class, such as the CIFAR-10 tree
+    python benchmarks/scale.py FOLDER --only vit --pictures 200
 
 Pictures are JPEGs of 512 x 384, mosaics of those in the folder. Each network takes them at its own size, and is
 trained for one epoch on few of them: what it has learned changes no rate. Commits are of as many rows as `dsh index
@@ -39,9 +40,9 @@ NETWORKS = {
 BITS, ROWS, COMMITS = 64, 1 << 14, 64
 
 
-def rates(source: str, scratch: Path) -> None:
+def rates(source: str, scratch: Path, pictures: int, only: str) -> None:
     """Pictures a second of `Index.add` by each network, all processors at work."""
-    make_photos(source, PICTURES, str(scratch / "photos"))
+    make_photos(source, pictures, str(scratch / "photos"))
     kept = sorted((scratch / "photos").rglob("*.jpg"))
     for path in kept:
         Image.open(path).resize(SIZE).save(path, quality=90)
@@ -51,6 +52,8 @@ def rates(source: str, scratch: Path) -> None:
         (few / path.parent.name / path.name).write_bytes(path.read_bytes())
     size = sum(path.stat().st_size for path in kept) / len(kept)
     for name, config in NETWORKS.items():
+        if only not in name:
+            continue
         asked = replace(config, data=str(few), bits=BITS, epochs=1, tensorboard=False)
         if asked.freeze:
             net, _ = timm_network(VIT, 224)
@@ -97,10 +100,13 @@ def main() -> None:
     """Measure, as the module says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
+    parser.add_argument("--only", default="", help="networks of which the name has this, and no commits")
+    parser.add_argument("--pictures", type=int, default=PICTURES)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rates(options.folder, Path(folder))
-        commits(Path(folder))
+        rates(options.folder, Path(folder), options.pictures, options.only)
+        if not options.only:
+            commits(Path(folder))
 
 
 if __name__ == "__main__":
