@@ -403,11 +403,10 @@ class Index:
                         if len(given) > 1:  # below one path each is found once
                             seen.add(key)
                         writer.counts.unlabelled += labels not in (None, "none") and found.entry.label is None
+                        if code is not None:
+                            found.entry.packed = code.packed
+                            found.entry.outputs = None if scale is None else quantised(code.relaxed[None], scale)[0]
                         if found.changed:
-                            if code is not None:
-                                found.entry.packed = code.packed
-                                if scale is not None:
-                                    found.entry.outputs = quantised(code.relaxed[None], scale)[0]
                             writer.put(found.entry)
                         else:
                             writer.counts.skipped += 1

@@ -64,12 +64,9 @@ class Processes:
 
         On another machine it is not, and each downloads it.
         """
-        if self.is_first:
-            made = work()
-            self.most(0)
-            return made
-        self.most(0)
-        return work()
+        made = work() if self.is_first else None
+        self.of_all(None)  # the others wait here
+        return cast(_Made, made) if self.is_first else work()
 
     def of_all(self, value: _Made) -> list[_Made]:
         """What each process says, by rank."""

@@ -1,6 +1,6 @@
 """Trainings in several processes: started by `torchrun`, and this file as what it starts where no command would do.
 
-torchrun ... several.py same OUT CENTERS BACKBONE   # in double precision: losses and weights into OUT.npz
+torchrun ... several.py same OUT CENTERS            # in double precision: losses and weights into OUT.npz
 torchrun ... several.py tell                        # what they tell each other, checked
 torchrun ... several.py other OUT                   # on data of which the second process has lost a picture
 torchrun ... several.py slowly OUT                  # `dsh train`, with a pause after each batch, told in OUT.<rank>
@@ -45,7 +45,7 @@ def errors(said: str) -> list[str]:
     return [line for line in said.splitlines() if line.startswith("error: ")]
 
 
-def _same(out: str, centers: Any, backbone: str) -> None:
+def _same(out: str, centers: Any) -> None:
     import numpy as np
     import torch
     from safetensors.numpy import load_file
@@ -81,7 +81,7 @@ def _same(out: str, centers: Any, backbone: str) -> None:
     config = TrainConfig(
         data="digits",
         bits=16,
-        backbone=backbone,
+        backbone="dsh-cnn",  # which has no BatchNorm
         image_size=32,
         optimizer="sgd",
         lr=0.2,

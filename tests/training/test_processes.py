@@ -31,7 +31,7 @@ TRAIN = (*DSH, "train", "digits", "--bits", "8", "--epochs", "2", "--backbone", 
 def test_two_processes_learn_what_one_learns(tmp_path: Path, centers: str) -> None:
     """By steps of SGD in double precision, without BatchNorm: pairs cross processes, and draws are of whole batches."""
     for count in (1, 2):
-        code, _, said = ended(count, HERE, "same", tmp_path / str(count), centers, "dsh-cnn")
+        code, _, said = ended(count, HERE, "same", tmp_path / str(count), centers)
         assert code == 0, said
     one, two = (np.load(tmp_path / f"{count}.npz") for count in (1, 2))
     assert len(one["losses"]) == STEPS and one["losses"].dtype == np.float64
