@@ -19,6 +19,11 @@ def natural(text: str) -> tuple[tuple[str | tuple[int, str], ...], str]:
     return tuple(_number(part) if i % 2 else part.casefold() for i, part in enumerate(parts)), text
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def nfc(text: str) -> str:
     """Text in one form: é is one character, where others make two of it, or bytes under a locale that lacks it."""
     with suppress(UnicodeEncodeError):  # of half a character, which no file name gives

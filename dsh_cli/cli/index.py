@@ -31,6 +31,7 @@ from dsh_cli.cli.shared import (
 from dsh_cli.config import EngineName, Service
 from dsh_cli.errors import UsageError
 from dsh_cli.show.console import Console
+from dsh_cli.words import counted
 
 if TYPE_CHECKING:
     from dsh_cli.index.index import Index, Progress, Report
@@ -124,7 +125,6 @@ def add(
     run = find_model(model, quiet)
 
     from dsh_cli.index.index import Index
-    from dsh_cli.show.views.shared import counted
 
     opened = _told(Index.open(uri))
     with _bar(quiet) as progress:

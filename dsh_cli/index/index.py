@@ -33,7 +33,7 @@ from dsh_cli.index.table import Damage, Table
 from dsh_cli.network.encoder import NEAR_ZERO
 from dsh_cli.pictures.decode import Picture
 from dsh_cli.pictures.find import LeftOut, expand
-from dsh_cli.words import of_utf8, utf8
+from dsh_cli.words import counted, of_utf8, utf8
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -968,5 +968,5 @@ def _differing(
             remedy = f"neither size nor time: get these files back from a copy, or {remove}, and then {add}"
     if packed is not None and (packed != code).any():
         bits = int(np.bitwise_count(packed ^ code).sum())
-        found.append(f"changed code ({bits} bit{'' if bits == 1 else 's'})")
+        found.append(f"changed code ({counted(bits, 'bit')})")
     return Failure(row.path, ", ".join(found), remedy) if found else None

@@ -31,6 +31,7 @@ from dsh_cli.codes.bits import Packed, is_packed
 from dsh_cli.config import MAX_BITS
 from dsh_cli.errors import IndexStateError
 from dsh_cli.index import digests
+from dsh_cli.words import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,7 +114,7 @@ def check(rows: pa.Table, bits: int, uri: str) -> None:
             if len(numbers) and (numbers[0] < 0 or numbers[-1] >= _NUMBERS or (numbers[1:] == numbers[:-1]).any()):
                 raise strange(uri, "two rows of one number, or numbers that no row has")
         if field.name == "code" and not is_packed(fixed(column), bits):
-            raise strange(uri, f"a code of more than {bits} bits")
+            raise strange(uri, f"a code of more than {counted(bits, 'bit')}")
 
 
 def strange(uri: str, what: str) -> IndexStateError:

@@ -32,6 +32,7 @@ from dsh_cli.index import digests, storage
 from dsh_cli.index.place import local, locked, reached
 from dsh_cli.index.schema import DIGEST, about, check, columns, fixed, schema, strange
 from dsh_cli.threads import ahead
+from dsh_cli.words import counted
 
 if TYPE_CHECKING:
     import lance
@@ -660,7 +661,7 @@ class Table:
     def _require_none(self, count: int) -> None:
         """Refuse rows that are not what was written, where there are so many."""
         if count:
-            raise self._damaged(f"{count:,} row{' is' if count == 1 else 's are'} not what was written")
+            raise self._damaged(f"{counted(count, 'row')} {'is' if count == 1 else 'are'} not what was written")
 
     def _damaged(self, what: str) -> IndexStateError:
         return IndexStateError(

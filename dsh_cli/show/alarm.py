@@ -15,6 +15,7 @@ from dsh_cli.codes.sets import CodeSet, sample, taken
 from dsh_cli.config import UNSEEN, Recipe
 from dsh_cli.training.events import Quiet, TrainResult
 from dsh_cli.training.recipe import unusual
+from dsh_cli.words import counted
 
 if TYPE_CHECKING:
     from dsh_cli.data.splits import Splits
@@ -59,7 +60,7 @@ def _few(codes: CodeSet) -> str:
     crowded = class_count > 2 and codes.bits > 1 and health.largest_share >= _COMMON and _of_no_class(codes)
     if class_count < 2 or not (few or crowded):
         return ""
-    shared = "1 code" if health.distinct == 1 else f"{health.distinct} codes"
+    shared = counted(health.distinct, "code")
     same = "" if health.distinct == 1 else f", and {health.largest_share:.0%} have the same"
     return f"the {len(codes):,} training pictures of {class_count:,} classes share {shared}{same}"
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from dsh_cli.show.views.shared import counted
 from dsh_cli.training.events import EpochStats, Plan, Quiet, RunningLoss
+from dsh_cli.words import counted
 
 _SLOW = 2  # first steps, which are not timed: in these memory is found, and kernels are chosen
 _TIMED = 3.0  # seconds of steps that tell how fast it is

@@ -18,6 +18,7 @@ from dsh_cli.errors import DshError, UsageError
 from dsh_cli.files import written
 from dsh_cli.show.style import COLOURS, MARKERS, ROOM, class_name, free_place, heading, short
 from dsh_cli.show.views.shared import printable
+from dsh_cli.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +92,7 @@ def _precision_recall(figure: Figure, evaluations: Mapping[str, Evaluation]) -> 
     first = next(iter(evaluations.values()))
     axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_title(
-        f"Within each Hamming radius, {first.bits} bits\n"
+        f"Within each Hamming radius, {counted(first.bits, 'bit')}\n"
         f"protocol {first.protocol}: {first.queries:,} queries, {first.database:,} pictures",
         fontsize="medium",
     )

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from dsh_cli.codes.sets import CodeSet
 from dsh_cli.runs.run import Run
 from dsh_cli.show.console import Console
-from dsh_cli.show.views.shared import counted
 from dsh_cli.training.events import EpochStats, Featured, Loss, Plan, Quiet, RunningLoss, TrainResult
+from dsh_cli.words import counted
 
 _READ_EVERY = 0.5  # seconds between looks at the running loss, each of which makes the device wait
 _NOTES = 20  # notes shown of one training

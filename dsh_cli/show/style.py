@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsh_cli.show.views.shared import printable
+from dsh_cli.words import counted
 
 if TYPE_CHECKING:
     from dsh_cli.analysis.embedding import Embedding
@@ -43,7 +44,7 @@ def heading(embedding: Embedding, run: str, split: str) -> tuple[str, str]:
         else (f", silhouette by class {embedding.silhouette:.3f} (Euclidean, in the picture)")
     )
     return (
-        f"{printable(run)}: {METHODS[how.method]} of {what}, {embedding.codes.bits} bits",
+        f"{printable(run)}: {METHODS[how.method]} of {what}, {counted(embedding.codes.bits, 'bit')}",
         f"trustworthiness {embedding.trustworthiness:.3f} (of {embedding.near} neighbours, {embedding.metric})"
         f"{silhouette}{of}",
     )

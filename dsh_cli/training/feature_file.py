@@ -64,7 +64,7 @@ class Asked:
             UsageError: it does; the message names the field.
         """
         if not self.out.lower().endswith(".parquet"):
-            raise UsageError(f"`out` {self.out}: a file that ends in .parquet")
+            raise UsageError(f"`out` {self.out}: features are written as Parquet; name a file that ends in .parquet")
         of_run = self.weights is not None and may_be_run(Path(self.weights))
         if self.backbone is None and not of_run:
             raise UsageError(

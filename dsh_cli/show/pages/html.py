@@ -13,7 +13,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from dsh_cli.show.views.shared import counted, printable
+from dsh_cli.show.views.shared import printable
+from dsh_cli.words import counted
 
 _FOLDER = Path(__file__).parent
 

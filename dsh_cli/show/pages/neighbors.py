@@ -19,7 +19,7 @@ from dsh_cli.neighbors import Answer, Database, Neighbor
 from dsh_cli.pictures import decode
 from dsh_cli.show.pages.html import TEMPLATES, data_uri
 from dsh_cli.show.views.neighbors import away, calibration, predicted_class, rescored, score, shared_class, short
-from dsh_cli.show.views.shared import counted
+from dsh_cli.words import counted
 
 CARDS = 500  # neighbours of a query with a picture on the page, at most
 

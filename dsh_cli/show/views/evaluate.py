@@ -10,8 +10,8 @@ from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
-from dsh_cli.show.views.shared import View, counted, lines_table, or_dash, pairs_table, plain_record
-from dsh_cli.words import natural
+from dsh_cli.show.views.shared import View, lines_table, or_dash, pairs_table, plain_record
+from dsh_cli.words import counted, natural
 
 if TYPE_CHECKING:
     from dsh_cli.analysis.retrieval import Evaluation, Rescoring, Spread

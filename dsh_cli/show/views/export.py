@@ -7,6 +7,7 @@ from typing import Any
 
 from dsh_cli.export import Export
 from dsh_cli.show.views.shared import View, pairs_table, plain_record, printable
+from dsh_cli.words import counted
 
 _SHOWN = 5  # bits that differ
 
@@ -28,7 +29,7 @@ def exported(made: Export) -> View:
     ]
     rows = {
         "file": f"{printable(made.file)}, {made.size / 1e6:.1f} MB",
-        "codes": f"{made.bits} bits; {_agreement(made)}",
+        "codes": f"{counted(made.bits, 'bit')}; {_agreement(made)}",
         "outputs": f"differ from those of PyTorch by {found.largest:.2g} at most",
         "next": f"dsh hash PICTURE --model {printable(shlex.quote(made.file))}",
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dsh_cli.show.views.shared import View, counted, pairs_table, plain_record, printable
+from dsh_cli.show.views.shared import View, pairs_table, plain_record, printable
+from dsh_cli.words import counted
 
 if TYPE_CHECKING:
     from dsh_cli.training.feature_file import Made

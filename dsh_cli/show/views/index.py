@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dsh_cli.show.views.shared import View, counted, or_dash, pairs_table, plain_record, printable
+from dsh_cli.show.views.shared import View, or_dash, pairs_table, plain_record, printable
+from dsh_cli.words import counted
 
 if TYPE_CHECKING:
     from dsh_cli.index.index import Report

@@ -12,7 +12,6 @@ from rich.text import Text
 from dsh_cli.config import UNSEEN
 from dsh_cli.show.views.shared import (
     View,
-    counted,
     flattened,
     lines_table,
     listed,
@@ -22,6 +21,7 @@ from dsh_cli.show.views.shared import (
     printable,
     size_text,
 )
+from dsh_cli.words import counted
 
 if TYPE_CHECKING:
     from dsh_cli.config import Recipe

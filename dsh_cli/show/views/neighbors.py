@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.styled import Styled
 from rich.text import Text
 
-from dsh_cli.show.views.shared import View, counted, lines_table, listed, printable
+from dsh_cli.show.views.shared import View, lines_table, listed, printable
+from dsh_cli.words import counted
 
 if TYPE_CHECKING:
     from dsh_cli.neighbors import Answer, Query

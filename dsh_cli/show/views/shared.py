@@ -107,11 +107,6 @@ def or_dash(value: object) -> str:
     return "-" if value is None else str(value)
 
 
-def counted(number: int, noun: str) -> str:
-    """A number and what it counts."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
 def listed(names: Sequence[str], most: int = 10) -> str:
     """Names after one another, and where there are more, that there are."""
     return ", ".join(map(printable, names[:most])) + (", ..." if len(names) > most else "")

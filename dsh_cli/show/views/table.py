@@ -11,7 +11,8 @@ from rich.styled import Styled
 from rich.table import Table
 from rich.text import Text
 
-from dsh_cli.show.views.shared import View, counted, lines_table, or_dash, printable
+from dsh_cli.show.views.shared import View, lines_table, or_dash, printable
+from dsh_cli.words import counted
 
 if TYPE_CHECKING:
     from dsh_cli.analysis.classes import ClassTable

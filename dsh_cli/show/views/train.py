@@ -14,6 +14,7 @@ from dsh_cli.data.splits import NATIVE_UP_TO
 from dsh_cli.show.views.info import by_method, map_of, of_all, tflop_text
 from dsh_cli.show.views.shared import View, listed, pairs_table, plain_record, printable
 from dsh_cli.show.views.table import smallest_distance
+from dsh_cli.words import counted
 
 _FEW = 20_000  # photographs to train on
 _CLASSES, _WIDTH = 10, 68  # classes with their counts, and characters of these, that fit in a line
@@ -101,7 +102,7 @@ def trained(result: TrainResult) -> View:
     }
     rows = {
         "run": printable(record["run"]),
-        "data": f"{printable(run.config.data)}, {run.config.bits} bits, {by_method(run)}",
+        "data": f"{printable(run.config.data)}, {counted(run.config.bits, 'bit')}, {by_method(run)}",
         "training": f"{result.seconds:.1f} s{tflop_text(result.tflop)}",
         "mAP": map_of(run),
         "classes": smallest_distance(table) + of_all(run) if run.classes else "none",
