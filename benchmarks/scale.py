@@ -37,7 +37,7 @@ NETWORKS = {
     "airbench": TrainConfig(data=""),
     f"{VIT}, frozen": TrainConfig(data="", backbone=VIT, image_size=224, freeze=True, cache="off"),
 }
-BITS, ROWS, COMMITS = 64, 1 << 14, 64
+BITS, ROWS, COMMITS, COMMITTING = 64, 1 << 14, 64, "commits"
 
 
 def rates(source: str, scratch: Path, pictures: int, only: str) -> None:
@@ -100,12 +100,13 @@ def main() -> None:
     """Measure, as the module says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
-    parser.add_argument("--only", default="", help="networks of which the name has this, and no commits")
+    parser.add_argument("--only", default="", help="networks of which the name has this, or commits")
     parser.add_argument("--pictures", type=int, default=PICTURES)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rates(options.folder, Path(folder), options.pictures, options.only)
-        if not options.only:
+        if any(options.only in name for name in NETWORKS):
+            rates(options.folder, Path(folder), options.pictures, options.only)
+        if options.only in COMMITTING:
             commits(Path(folder))
 
 
