@@ -65,7 +65,7 @@ class EngineError(DshError):
 
 
 class Interrupted(DshError):
-    """Ctrl-C during a training; the message says how to go on."""
+    """Ctrl-C during what can be gone on with; the message says how."""
 
     exit_code = 130
 

@@ -326,7 +326,7 @@ class Search:
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"`threads` {self.threads}: 1 or more")
         if self.memory is not None and not 0 <= self.memory < math.inf:
-            raise UsageError(f"`memory` {self.memory}: 0 GiB or more")
+            raise UsageError(f"`memory` {self.memory}: a number of GiB, 0 or more")
         if self.memory is not None and self.index is None:
             raise UsageError("`memory` says how many codes of `index` are held; give both, or leave it")
 

@@ -53,7 +53,12 @@ def evaluate(
     ] = None,
     protocol: Annotated[
         ProtocolName | None,
-        option("Which pictures are looked up in which; see dsh train --protocol.", "that of the run", "--protocol"),
+        option(
+            "Which pictures are looked up in which; see dsh train --protocol.",
+            "that of the run",
+            "--protocol",
+            metavar="PROTOCOL",
+        ),
     ] = None,
     among: Annotated[
         Among | None,

@@ -29,7 +29,7 @@ from dsh_cli.cli.shared import (
     tell,
 )
 from dsh_cli.config import EngineName, Service
-from dsh_cli.errors import UsageError
+from dsh_cli.errors import Interrupted, UsageError
 from dsh_cli.show.console import Console
 from dsh_cli.words import counted
 
@@ -127,20 +127,23 @@ def add(
     from dsh_cli.index.index import Index
 
     opened = _told(Index.open(uri))
-    with _bar(quiet) as progress:
-        report = opened.add(
-            run,
-            arguments(paths, null),
-            labels,
-            relative_to,
-            device,
-            workers,
-            progress,
-            lambda: _waiting(uri, quiet),
-            keep_outputs=keep_outputs,
-            engine=engine,
-            ray_address=ray_address,
-        )
+    try:
+        with _bar(quiet) as progress:
+            report = opened.add(
+                run,
+                arguments(paths, null),
+                labels,
+                relative_to,
+                device,
+                workers,
+                progress,
+                lambda: _waiting(uri, quiet),
+                keep_outputs=keep_outputs,
+                engine=engine,
+                ray_address=ray_address,
+            )
+    except KeyboardInterrupt as stopped:
+        raise Interrupted("stopped by Ctrl-C; what was committed is kept, and the same command goes on") from stopped
     if report.unlabelled:
         pictures = counted(report.unlabelled, "picture")
         lacking = f"{labels} has no label for {pictures}"
@@ -263,7 +266,13 @@ def export(
     uri: _Index,
     parquet: Annotated[str, typer.Option(metavar="FILE", help="Parquet file to write; one of that name is replaced.")],
     service: Annotated[
-        Service | None, option("Lay the file out as this service loads it.", "as the index has it", "--for")
+        Service | None,
+        option(
+            "Lay the file out as milvus, elasticsearch or pgvector loads it.",
+            "as the index has it",
+            "--for",
+            metavar="SERVICE",
+        ),
     ] = None,
     form: Format = None,
     as_json: Json = False,

@@ -223,7 +223,7 @@ def main(
 ) -> None:
     """Set up what all commands share."""
     if launched() and ctx.invoked_subcommand != "train":
-        raise UsageError(f"torchrun starts several processes, and dsh {ctx.invoked_subcommand} is one; run it alone")
+        raise UsageError(f"torchrun is for dsh train alone; run dsh {ctx.invoked_subcommand} without it")
     # What Pillow warns of is an error anyway (size), or does not touch the pixels (metadata).
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())

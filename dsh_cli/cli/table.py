@@ -12,7 +12,11 @@ def table(
     model: Model = None,
     split: Annotated[
         Literal["train", "validation", "test", "unseen"] | None,
-        option("Which pictures of the run to tabulate.", "test, or train where there are none"),
+        option(
+            "Which pictures of the run to tabulate: train, validation, test or unseen.",
+            "test, or train where there are none",
+            metavar="SPLIT",
+        ),
     ] = None,
     form: Format = None,
     as_json: Json = False,

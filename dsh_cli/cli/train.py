@@ -58,7 +58,8 @@ def train(
         ),
     ] = None,
     out: Annotated[
-        str | None, option("Run folder to make.", "runs/<data>-<bits>bit-<time>", "--out", "-o", metavar="RUN")
+        str | None,
+        option("Run folder to make.", "below runs/, named by data, bits and time", "--out", "-o", metavar="RUN"),
     ] = None,
     epochs: Annotated[
         int | None,
@@ -77,6 +78,7 @@ def train(
             "cifar10-2: test pictures in all training pictures.",
             _DEFAULT.protocol,
             "--protocol",
+            metavar="PROTOCOL",
         ),
     ] = None,
     hold_out_classes: Annotated[
@@ -168,9 +170,10 @@ def train(
     augment: Annotated[
         Augment | None,
         option(
-            "Random variation: digits shifts; photos shifts, mirrors and varies colours.",
+            "Random variation: digits shifts; photos shifts, mirrors and varies colours; none.",
             "what fits the set",
             panel="Recipe",
+            metavar="HOW",
         ),
     ] = None,
     grow: Annotated[
@@ -248,7 +251,12 @@ def train(
     ] = None,
     schedule: Annotated[
         Schedule | None,
-        option("Course of the learning rate; linear: down to 0.", "linear with muon, else one-cycle", panel="Recipe"),
+        option(
+            "Course of the learning rate: linear, which ends at 0, one-cycle, step or constant.",
+            "linear with muon, else one-cycle",
+            panel="Recipe",
+            metavar="COURSE",
+        ),
     ] = None,
     data_root: Annotated[
         str | None,

@@ -27,6 +27,7 @@ from dsh_cli.files import written
 from dsh_cli.index import engines, origins
 from dsh_cli.index.export import Layout
 from dsh_cli.index.files import Listed, content, gone, key_of, labeller_of, listed, lost, matches, stamp
+from dsh_cli.index.place import local
 from dsh_cli.index.rows import Counts, Entry, Failure, Fresh, Known, Writer, among
 from dsh_cli.index.schema import fixed
 from dsh_cli.index.table import Damage, Table
@@ -663,9 +664,13 @@ class Index:
             service: what will load it; None: whatever reads Parquet.
 
         Raises:
+            UsageError: the file would be among those of the index.
             IndexStateError: there is no index, or it is empty or damaged.
             DshError: it cannot be written, or has a text that the service does not take.
         """
+        place = local(self.uri)
+        if place is not None and Path(place) in Path(os.path.realpath(file)).parents:
+            raise UsageError(f"{os.fspath(file)}: that is inside index {self.uri}; choose a file elsewhere")
         return self._again(lambda: self._export(file, service))
 
     # Inside

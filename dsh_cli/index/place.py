@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from dsh_cli.errors import IndexStateError, UsageError, reason
 from dsh_cli.files import sync_folder
 
 _ON_DISK = ("file", "file+uring", "file-object-store")  # schemes by which Lance reaches a local folder
+_REMOTE = ("s3", "gs", "az", "abfss")  # schemes that people type, of those by which Lance reaches object storage
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # variables that name one, the first before
 _PATIENCE = 5  # seconds from which a request to object storage that has failed is not sent again; by Lance 180
 
@@ -32,7 +33,10 @@ def local(uri: str) -> str | None:
         if found is None:
             raise UsageError(f"{uri}: such a URI is file:///PATH, with %3F and %23 for ? and #; or give the path alone")
         path = os.fsdecode(unquote_to_bytes(found[1]))
-    elif "://" in uri:
+    elif "://" in uri or scheme.lower() in _REMOTE:
+        if not re.match(r"[^:]*://[^/]", uri):
+            also = f", or ./{uri} for a folder here" if path and not path.startswith("/") else ""
+            raise UsageError(f"{uri}: such a URI is {scheme}://BUCKET/NAME{also}")
         return None
     else:
         path = uri
@@ -47,14 +51,29 @@ def local(uri: str) -> str | None:
 def reached(uri: str) -> dict[str, str] | None:
     """What Lance is told of object storage beside what it takes from the environment; None for a local index.
 
+    Raises:
+        UsageError: the endpoint in the environment is no address, at which Lance would panic.
+
     It takes credentials, region and endpoint from there, but an endpoint of http:// only if allowed to, and asks where
     nobody answers for many minutes. AWS_ALLOW_HTTP and OBJECT_STORE_CLIENT_RETRY_TIMEOUT still go before what is here.
     """
     if local(uri) is not None:
         return None
-    endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS)), "")
+    name = next(filter(os.environ.get, _ENDPOINTS), "") if uri.lower().startswith("s3") else ""
+    endpoint = os.environ[name] if name else ""
+    if name and not _is_address(endpoint):
+        raise UsageError(f"{name} {endpoint}: an endpoint is http://HOST:PORT or https://HOST; set it so, or unset it")
     is_plain = endpoint.lower().startswith("http://")  # who names such an endpoint wants it, as of any other program
     return {"client_retry_timeout": str(_PATIENCE)} | ({"allow_http": "true"} if is_plain else {})
+
+
+def _is_address(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+        _ = parts.port  # which is refused where it is none
+    except ValueError:
+        return False
+    return parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
 
 
 @contextmanager

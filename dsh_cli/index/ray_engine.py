@@ -84,8 +84,8 @@ def require(address: str | None) -> None:
     host, colon, port = address.rpartition(":")
     if "://" in address or not (host and colon and port.isdecimal() and 0 < int(port) < 1 << 16):
         raise UsageError(
-            f"`ray_address` {address}: it is HOST:PORT, as ray start --head prints it, or auto on a machine of the "
-            "cluster"
+            f"`ray_address` {address or 'of no letters'}: it is HOST:PORT, as ray start --head prints it, or auto on a "
+            "machine of the cluster"
         )
     try:
         with socket.create_connection((host.strip("[]"), int(port)), _CONNECTING) as link:
@@ -386,9 +386,10 @@ def _require_machines(ray: Any) -> None:
     Raises:
         EngineError: it is such a one.
     """
+    from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    ask = ray.remote(num_cpus=0, max_retries=0)(_intake)
+    ask = ray.remote(num_cpus=0, max_retries=_ATTEMPTS)(_intake)
     asked = [
         (
             node["NodeManagerHostname"],
@@ -400,6 +401,11 @@ def _require_machines(ray: Any) -> None:
     for name, answer in [(name, there.remote()) for name, there in asked]:
         try:
             is_same = ray.get(answer) == INTAKE
+        except (WorkerCrashedError, NodeDiedError, LocalRayletDiedError, OutOfMemoryError) as error:
+            raise EngineError(
+                f"{name}, a machine of the Ray cluster, was lost or lost its workers ({_short(error)}); see to it, and "
+                "run the same command again"
+            ) from error
         except ray.exceptions.RayError as error:
             raise EngineError(f"{name}, a machine of the Ray cluster, {_OTHER} ({_short(error)})") from error
         if not is_same:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from dsh_cli.codes.bits import Packed
 from dsh_cli.codes.rescoring import Outputs
-from dsh_cli.errors import IndexStateError, VersionGone, lacking_memory, lacking_space, reason
+from dsh_cli.errors import IndexStateError, UsageError, VersionGone, lacking_memory, lacking_space, reason
 from dsh_cli.files import sync_folder
 from dsh_cli.index import digests, storage
 from dsh_cli.index.place import local, locked, reached
@@ -870,6 +870,8 @@ def _reaching(uri: str, doing: str = "read") -> Iterator[None]:
             ) from error
         if type(error).__name__ == "CommitConflictError" and local(uri) is None:
             raise _overtaken(uri) from error
+        if found := re.search(r"No object store provider found for scheme: '([^']*)'", said):
+            raise UsageError(f"{uri}: there is no storage {found[1]}://; give a folder, or s3://BUCKET/NAME") from error
         if doing == "write":
             what_to_do = "free space" if lacking_space(error) else "see to its permissions and disk"
             what_to_do += ", or choose another place"

@@ -241,7 +241,7 @@ def _in_touch(what: str = "another process of the training has ended") -> Iterat
 
 def _short(error: RuntimeError) -> str:
     """What PyTorch says, without where in its source."""
-    said = re.sub(r"^\[[^]]*\.cpp:\d+\] ", "", reason(error)).partition(". ")[0]
+    said = re.sub(r"\[[^]]*\.\w+:\d+\] ?", "", reason(error)).partition(". ")[0]
     return said if len(said) <= _SAID else said[: _SAID - 3] + "..."
 
 

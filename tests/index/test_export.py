@@ -342,6 +342,15 @@ def test_the_report_is_the_same_for_every_service() -> None:
     assert not os.path.exists("x")
 
 
+def test_it_is_not_put_among_the_files_of_the_index() -> None:
+    filled(8)
+    os.symlink("pictures.lance", "link")
+    for inside in ("pictures.lance/x.parquet", "link/data/x.parquet"):
+        line = one_line_error(dsh("index", "export", "pictures.lance", "--parquet", inside), 2)
+        assert line == f"error: {inside}: that is inside index pictures.lance; choose a file elsewhere"
+        assert not os.path.exists(inside)
+
+
 # What a service does not take
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from dsh_cli.errors import IndexStateError
 from dsh_cli.index import storage, table
 from dsh_cli.index.index import Index, ReadyCodes
-from dsh_cli.index.place import reached
+from dsh_cli.index.place import local, reached
 from tests.support.commands import dsh, dsh_json, one_line_error, unmeasured
 from tests.support.object_storage import BUCKET, KEYS, Server
 from tests.support.values import there
@@ -160,6 +160,39 @@ def test_what_is_not_there_is_said(uri: str, server: Server, monkeypatch: pytest
     assert line.startswith(f"error: cannot read index {uri}: http://127.0.0.1:9 does not answer") and "endpoint" in line
     adding = ["index", "add", uri, pictures(Path("in"), 1), "--model", digits_run]
     assert one_line_error(dsh(*adding), 1) == line
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:5577", "example.com", "http://", "http://host:x", "ftp://host"])
+def test_an_endpoint_that_is_no_address_is_named(
+    endpoint: str, uri: str, server: Server, monkeypatch: pytest.MonkeyPatch, digits_run: Path
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)  # at which Lance panics, or says that the index is damaged
+    said = (
+        f"error: AWS_ENDPOINT_URL {endpoint}: an endpoint is http://HOST:PORT or https://HOST; set it so, or unset it"
+    )
+    adding = ["index", "add", uri, pictures(Path("in"), 1), "--model", digits_run]
+    for command in (["index", "info", uri], ["index", "remove", uri, "*"], adding):
+        assert one_line_error(dsh(*command), 2) == said
+    assert reached("gs://bucket/i") == {"client_retry_timeout": "5"}  # which it says nothing of
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("s3://", "s3://: such a URI is s3://BUCKET/NAME"),
+        ("s3:///i", "s3:///i: such a URI is s3://BUCKET/NAME"),
+        ("s3:/bucket/i", "s3:/bucket/i: such a URI is s3://BUCKET/NAME"),
+        ("s3:bucket/i", "s3:bucket/i: such a URI is s3://BUCKET/NAME, or ./s3:bucket/i for a folder here"),
+        ("gs:bucket", "gs:bucket: such a URI is gs://BUCKET/NAME, or ./gs:bucket for a folder here"),
+        ("s4://bucket/i", "s4://bucket/i: there is no storage s4://; give a folder, or s3://BUCKET/NAME"),
+    ],
+)
+def test_a_uri_that_is_none_is_told_and_makes_nothing(uri: str, said: str, digits_run: Path) -> None:
+    adding = ["index", "add", uri, pictures(Path("in"), 1), "--model", digits_run]
+    for command in (adding, ["index", "info", uri], ["neighbors", "0xff", "--index", uri, "--model", digits_run]):
+        assert one_line_error(dsh(*command), 2) == f"error: {said}"
+    assert os.listdir() == ["in"]
+    assert local("./s3:bucket/i") == os.path.abspath("./s3:bucket/i")
 
 
 def test_credentials_that_are_refused(uri: str, server: Server) -> None:

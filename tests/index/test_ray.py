@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -24,6 +24,7 @@ from PIL import Image
 from dsh_cli.errors import EngineError, RunError, UsageError
 from dsh_cli.index import ray_engine
 from dsh_cli.index.index import Index, Report
+from dsh_cli.pictures.decode import INTAKE
 from dsh_cli.runs import parcel
 from dsh_cli.runs.run import Run
 from tests.support.commands import dsh, dsh_json, one_line_error, unmeasured
@@ -199,6 +200,29 @@ def test_errors_of_workers_are_those_of_the_local_engine(
         patch.setattr(ray_engine, "_intake", elsewhere.intake)
         with pytest.raises(EngineError, match="a machine of the Ray cluster, has another version of dsh, or none;"):
             ray_engine._require_machines(ray)
+
+    def ended(asked: str) -> Callable[[], int]:
+        """The worker dies when it is asked for the first time."""
+
+        def intake() -> int:
+            if not os.path.exists(asked):
+                Path(asked).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return INTAKE
+
+        return intake
+
+    for attempts in (1, 0):
+        with monkeypatch.context() as patch:
+            asked = os.path.abspath(f"asked-{attempts}")
+            patch.setattr(ray_engine, "_ATTEMPTS", attempts)
+            patch.setattr(ray_engine, "_intake", ended(asked))
+            if attempts:
+                ray_engine._require_machines(ray)
+            else:
+                with pytest.raises(EngineError, match="a machine of the Ray cluster, was lost or lost its workers"):
+                    ray_engine._require_machines(ray)
+        assert os.path.exists(asked)
     with pytest.raises(EngineError, match="has no GPU"):
         Index.open("i").add(run, [folder], engine="ray", device="cuda")
     assert Index.open("i").version == 0
@@ -245,7 +269,11 @@ def started(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 def test_ctrl_c_ends_it_in_one_line_and_keeps_what_is_done(cluster: Nodes, run: Run, folder: str) -> None:
     line = ["index", "add", "i", folder, "--model", run.path, "--engine", "ray", "--ray-address", cluster.address]
     done = started(STOPPING, *line)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: stopped by Ctrl-C\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        130,
+        "",
+        "error: stopped by Ctrl-C; what was committed is kept, and the same command goes on\n",
+    )
     assert len(Index.open("i")) in (39, 40)
     Index.open("i").add(run, [folder])
     Index.open("local").add(run, [folder])

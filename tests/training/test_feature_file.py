@@ -108,7 +108,10 @@ def test_what_cannot_be_read_is_told_and_the_others_are_written(weights: Path, p
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--out", "f.txt", "--backbone", NAME], "--out f.txt: features are written as Parquet; name a file that ends in .parquet"),
+        (
+            ["--out", "f.txt", "--backbone", NAME],
+            "--out f.txt: features are written as Parquet; name a file that ends in .parquet",
+        ),
         (["--out", "f.parquet"], "--backbone: features of which network?"),
         (["--out", "f.parquet", "--backbone", "resnet1"], "there is no such network; did you mean resnet18"),
         (["--out", "f.parquet", "--backbone", "auto"], "it has no weights of its own; give a run as --weights"),

@@ -147,7 +147,7 @@ def test_a_signal_to_torchrun_saves_after_the_batch_and_the_run_goes_on_there(tm
         (("train", "nowhere"), "no dataset named 'nowhere'"),
         (("train", "digits", "--method", "pca"), "--method pca takes no steps that processes could share"),
         (("train", "digits", "--batch-size", "3"), "--batch-size 3: each of 2 processes takes two pictures"),
-        (("table",), "torchrun starts several processes, and dsh table is one; run it alone"),
+        (("table",), "torchrun is for dsh train alone; run dsh table without it"),
     ],
     ids=["usage", "data", "method", "batch", "command"],
 )
