@@ -84,7 +84,7 @@ def require(address: str | None) -> None:
     host, colon, port = address.rpartition(":")
     if "://" in address or not (host and colon and port.isdecimal() and 0 < int(port) < 1 << 16):
         raise UsageError(
-            f"`ray_address` {address or 'of no letters'}: it is HOST:PORT, as ray start --head prints it, or auto on a "
+            f"`ray_address` {address or '(empty)'}: it is HOST:PORT, as ray start --head prints it, or auto on a "
             "machine of the cluster"
         )
     try:
