@@ -64,7 +64,7 @@ NOT_TAKEN = frozenset(
 )
 CIFAR = "cifar10-jpeg"
 # Epochs of the cells that are given more time than the default recipe takes, or less.
-MORE, LONG, MNIST_48, FASHION = 6, 32, 12, 6
+MORE, LONG, MNIST_48, FASHION = 6, 35, 12, 6
 CIFAR_12, CIFAR_48, CIFAR_SOON, CIFAR_UNSEEN = 13, 15, 3, 4
 FASHION_SECONDS = 102.0  # that the recipe before took to mAP .850, on the Xeon of 2026-11-27, see LOG.md
 SOON = 400.0  # seconds: a third of what the recipe before took to mAP .79, on the same machine
