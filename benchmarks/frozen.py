@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ class Times(Quiet):
 
     def told(self) -> str:
         """In words."""
-        before, *epochs = (after - mark for mark, after in zip(self.marks, self.marks[1:], strict=False))
+        before, *epochs = (after - mark for mark, after in pairwise(self.marks))
         return f"{self.made:,} features computed, {before:.1f} s; epochs of {', '.join(f'{s:.2f}' for s in epochs)} s"
 
 
@@ -78,8 +79,9 @@ def main() -> None:
         )
         for turn, (bits, seed) in enumerate([(16, 0), (32, 1)], 1):
             config = replace(asked, bits=bits, seed=seed)
+            splits = load_splits(config)
             times = Times()
-            train(config, load_splits(config), str(scratch / f"run-{turn}"), listeners=[times])
+            train(config, splits, str(scratch / f"run-{turn}"), listeners=[times])
             append(
                 f"frozen resnet18, {PICTURES:,} pictures of {SIZE} pixels, training {turn} ({bits} bits, seed {seed})",
                 f"{times.told()}, isa {isa()}",

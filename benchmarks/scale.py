@@ -106,7 +106,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if any(options.only in name for name in NETWORKS):
             rates(options.folder, Path(folder), options.pictures, options.only)
-        if options.only in COMMITTING:
+        if options.only in ("", COMMITTING):
             commits(Path(folder))
 
 

@@ -670,7 +670,7 @@ class Index:
         """
         place = local(self.uri)
         if place is not None and Path(place) in Path(os.path.realpath(file)).parents:
-            raise UsageError(f"{os.fspath(file)}: that is inside index {self.uri}; choose a file elsewhere")
+            raise UsageError(f"`parquet` {os.fspath(file)}: that is inside index {self.uri}; choose a file elsewhere")
         return self._again(lambda: self._export(file, service))
 
     # Inside

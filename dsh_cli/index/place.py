@@ -14,6 +14,7 @@ from dsh_cli.files import sync_folder
 
 _ON_DISK = ("file", "file+uring", "file-object-store")  # schemes by which Lance reaches a local folder
 _REMOTE = ("s3", "gs", "az", "abfss")  # schemes that people type, of those by which Lance reaches object storage
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s?#:]")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # variables that name one, the first before
 _PATIENCE = 5  # seconds from which a request to object storage that has failed is not sent again; by Lance 180
 
@@ -33,10 +34,10 @@ def local(uri: str) -> str | None:
         if found is None:
             raise UsageError(f"{uri}: such a URI is file:///PATH, with %3F and %23 for ? and #; or give the path alone")
         path = os.fsdecode(unquote_to_bytes(found[1]))
-    elif "://" in uri or scheme.lower() in _REMOTE:
-        if not re.match(r"[^:]*://[^/]", uri):
-            also = f", or ./{uri} for a folder here" if path and not path.startswith("/") else ""
-            raise UsageError(f"{uri}: such a URI is {scheme}://BUCKET/NAME{also}")
+    elif "://" in uri or (colon and scheme.lower() in _REMOTE):
+        if not _URI.match(uri):  # of which Lance makes a local folder, or says that the index is damaged
+            also = "" if path.startswith("/") or "://" in uri else f", or ./{uri} for a folder here"
+            raise UsageError(f"{uri}: such a URI is s3://BUCKET/NAME{also}")
         return None
     else:
         path = uri
@@ -59,9 +60,9 @@ def reached(uri: str) -> dict[str, str] | None:
     """
     if local(uri) is not None:
         return None
-    name = next(filter(os.environ.get, _ENDPOINTS), "") if uri.lower().startswith("s3") else ""
-    endpoint = os.environ[name] if name else ""
-    if name and not _is_address(endpoint):
+    name = next(filter(os.environ.get, _ENDPOINTS), "")
+    endpoint = os.environ.get(name, "")
+    if endpoint and uri.lower().startswith("s3") and not _is_address(endpoint):
         raise UsageError(f"{name} {endpoint}: an endpoint is http://HOST:PORT or https://HOST; set it so, or unset it")
     is_plain = endpoint.lower().startswith("http://")  # who names such an endpoint wants it, as of any other program
     return {"client_retry_timeout": str(_PATIENCE)} | ({"allow_http": "true"} if is_plain else {})
@@ -73,7 +74,8 @@ def _is_address(endpoint: str) -> bool:
         _ = parts.port  # which is refused where it is none
     except ValueError:
         return False
-    return parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
+    is_clean = not re.search(r"[\s%]", endpoint)  # which `urlsplit` takes, and Lance does not
+    return is_clean and parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
 
 
 @contextmanager

@@ -386,7 +386,7 @@ def _require_machines(ray: Any) -> None:
     Raises:
         EngineError: it is such a one.
     """
-    from ray.exceptions import LocalRayletDiedError, NodeDiedError, OutOfMemoryError, WorkerCrashedError
+    from ray.exceptions import RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ask = ray.remote(num_cpus=0, max_retries=_ATTEMPTS)(_intake)
@@ -401,13 +401,13 @@ def _require_machines(ray: Any) -> None:
     for name, answer in [(name, there.remote()) for name, there in asked]:
         try:
             is_same = ray.get(answer) == INTAKE
-        except (WorkerCrashedError, NodeDiedError, LocalRayletDiedError, OutOfMemoryError) as error:
+        except RayTaskError as error:  # it cannot import what is asked of it
+            raise EngineError(f"{name}, a machine of the Ray cluster, {_OTHER} ({_short(error)})") from error
+        except RayError as error:
             raise EngineError(
                 f"{name}, a machine of the Ray cluster, was lost or lost its workers ({_short(error)}); see to it, and "
                 "run the same command again"
             ) from error
-        except ray.exceptions.RayError as error:
-            raise EngineError(f"{name}, a machine of the Ray cluster, {_OTHER} ({_short(error)})") from error
         if not is_same:
             raise EngineError(f"{name}, a machine of the Ray cluster, {_OTHER}")
 

@@ -347,7 +347,7 @@ def test_it_is_not_put_among_the_files_of_the_index() -> None:
     os.symlink("pictures.lance", "link")
     for inside in ("pictures.lance/x.parquet", "link/data/x.parquet"):
         line = one_line_error(dsh("index", "export", "pictures.lance", "--parquet", inside), 2)
-        assert line == f"error: {inside}: that is inside index pictures.lance; choose a file elsewhere"
+        assert line == f"error: --parquet {inside}: that is inside index pictures.lance; choose a file elsewhere"
         assert not os.path.exists(inside)
 
 
