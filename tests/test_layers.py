@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import dsh_cli
+from tests.support.commands import unmeasured
 from tests.support.imports import HEAVY, loaded_after, loaded_by_command
 
 PACKAGE = Path(dsh_cli.__file__).parent
@@ -95,7 +96,7 @@ for module in pkgutil.walk_packages(dsh_cli.__path__, "dsh_cli."):
         __import__(module.name)
         assert state() == before, module.name
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=unmeasured())
     assert done.returncode == 0, done.stderr
 
 
