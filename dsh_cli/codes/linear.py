@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from dsh_cli.errors import DataError, UsageError
+from dsh_cli.words import counted
 
 _ROUNDS = 50  # of ITQ, as in section 2.2; later ones change little
 _ROWS = 4096  # vectors whose products are summed at once, in double precision
@@ -52,21 +53,39 @@ def pca(vectors: NDArray[np.floating], bits: int) -> LinearCodes:
     if bits > width:
         raise UsageError(f"`bits` {bits}: a bit is a direction of the features, which have {width}; {width} at most")
     mean = vectors.mean(axis=0, dtype=np.float64)
-    products = np.zeros((width, width))
-    for start in range(0, count, _ROWS):
-        centred = vectors[start : start + _ROWS] - mean
-        products += centred.T @ centred
-    variances, directions = eigh(products / count, subset_by_index=[width - bits, width - 1])  # the largest last
+    variances, directions = (_of_products if count > width else _of_few)(vectors, mean, bits)
     varied = int((variances > _FLAT * max(variances[-1], np.finfo(float).tiny)).sum())
     if varied < bits:
+        fewer = f", or at most {varied:,} `bits`" if varied else ""
         raise DataError(
-            f"{count:,} feature vectors vary in {varied:,} directions, too few for {bits} bits; give more pictures, or "
-            f"at most {varied:,} `bits`"
+            f"{counted(count, 'feature vector')} vary in {counted(varied, 'direction')}, too few for "
+            f"{counted(bits, 'bit')}; give more pictures{fewer}"
         )
     matrix = directions[:, ::-1][:, :bits]
     # A direction and its opposite are as good; one is taken, lest codes hang on the machine.
     largest = matrix[np.abs(matrix).argmax(axis=0), np.arange(bits)]
     return LinearCodes(mean, matrix * np.sign(largest))
+
+
+def _of_products(vectors: NDArray[np.floating], mean: Array, bits: int) -> tuple[Array, Array]:
+    """(k,) largest variances, the largest last, and (d, k) their directions, by the (d, d) products of dimensions."""
+    count, width = vectors.shape
+    products = np.zeros((width, width))
+    for start in range(0, count, _ROWS):
+        centred = vectors[start : start + _ROWS] - mean
+        products += centred.T @ centred
+    found: tuple[Array, Array] = eigh(products / count, subset_by_index=[width - bits, width - 1])
+    return found
+
+
+def _of_few(vectors: NDArray[np.floating], mean: Array, bits: int) -> tuple[Array, Array]:
+    """The same by the (n, n) products of vectors, of which there are fewer: min(n, k) of them."""
+    centred = vectors - mean
+    count = len(centred)
+    variances, weights = eigh(centred @ centred.T / count, subset_by_index=[max(0, count - bits), count - 1])
+    directions = centred.T @ weights
+    lengths = np.linalg.norm(directions, axis=0)
+    return variances, directions / np.where(lengths > 0, lengths, 1)
 
 
 def rotation(vectors: NDArray[np.floating], bits: int, seed: int) -> LinearCodes:

@@ -168,8 +168,10 @@ def _labelled(
     return files
 
 
-def list_labels(file: Path) -> Listing:
+def list_labels(file: Path, needed: bool = True) -> Listing:
     """A CSV file of `path,label` and optionally `split`: train, validation or test.
+
+    Where labels are not needed it may have none, and be of paths alone: all are `UNLABELLED` then.
 
     Paths are relative to the file. A first line that names the columns is a header, see `_COLUMNS`; columns may then
     stand in any order, and others are ignored. Between columns may be commas, semicolons or tabs.
@@ -180,9 +182,9 @@ def list_labels(file: Path) -> Listing:
     file = file.absolute()
     parts: dict[str, list[tuple[str, str]]] = {}
     lines: dict[str, int] = {}  # where each path stood
-    for number, path, label, split in _label_rows(file):
+    for number, path, label, split in _label_rows(file, needed):
         where = f"{file}, line {number}"
-        if not label:
+        if not label and needed:
             raise DataError(f"{where}: no label for {path[-_SHOWN:]!r}; name its class, or remove the line")
         if not label.isascii() and _ESCAPED.search(label):
             raise DataError(f"{where}: the label {label[:_SHOWN]!r} is not UTF-8; save the file as UTF-8")
@@ -201,6 +203,10 @@ def list_labels(file: Path) -> Listing:
         parts.setdefault(_SPLIT_NAMES[split] if split else "train", []).append((there, nfc(label)))
     if not parts:
         raise DataError(f"{file} names no pictures; each line is path,label")
+    lacking = [there for part in parts.values() for there, label in part if label == UNLABELLED]
+    if 0 < len(lacking) < len(lines):
+        first = lacking[0]
+        raise DataError(f"{file}, line {lines[first]}: no label for {first}, and others have one; name all or none")
     return Listing(str(file), parts)
 
 
@@ -215,8 +221,8 @@ def _there(folder: Path, path: str) -> str | None:
     return None
 
 
-def _label_rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
-    """Line number, path, label and split of each row."""
+def _label_rows(file: Path, needed: bool) -> Iterator[tuple[int, str, str, str]]:
+    """Line number, path, label and split of each row; what it lacks is empty."""
     try:
         opened = os.fdopen(open_regular(file), "rb")
     except OSError as error:
@@ -229,13 +235,13 @@ def _label_rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
             named = re.fullmatch(r"\s*sep=(.)\s*", first)  # how Excel is told of it
             if named is None:
                 text.seek(0)
-            reader = csv.reader(text, delimiter=named[1] if named else _delimiter(file, first), strict=True)
+            reader = csv.reader(text, delimiter=named[1] if named else _delimiter(file, first, needed), strict=True)
             for cells in reader:
                 number = reader.line_num + (named is not None)
                 if not any(cell.strip() for cell in cells):
                     continue
                 if columns is None:
-                    columns = _header(cells)
+                    columns = _header(file, cells, needed)
                     if columns is not None:
                         continue
                     columns = {"path": 0, "label": 1, "split": 2}
@@ -245,12 +251,12 @@ def _label_rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
                             "name them in the first line: path,label[,split]"
                         )
                 fields = {name: cells[i].strip() for name, i in columns.items() if i < len(cells)}
-                if not fields.get("path") or "label" not in fields:
+                if not fields.get("path") or (needed and "label" not in fields):
                     raise DataError(
                         f"{file}, line {number}: {','.join(cells)[:_SHOWN]!r} is not path,label[,split]; "
                         "between columns are commas, semicolons or tabs"
                     )
-                yield number, fields["path"], fields["label"], fields.get("split", "").lower()
+                yield number, fields["path"], fields.get("label", UNLABELLED), fields.get("split", "").lower()
         except (OSError, csv.Error, UnicodeError) as error:
             raise DataError(f"{file}, line {number + 1}: {error}; each line is path,label") from error
 
@@ -266,33 +272,40 @@ def _decoded(file: Path, opened: BinaryIO) -> TextIO:
     return io.TextIOWrapper(opened, "utf-8-sig", "surrogateescape", newline="")
 
 
-def _delimiter(file: Path, line: str) -> str:
+def _delimiter(file: Path, line: str, needed: bool) -> str:
     """What stands between columns: by which the first line is a header, or names a file that is there.
 
     Else the first by which it has columns.
     """
     usual = "\t,; " if file.suffix.lower() == ".tsv" else ",;\t "
+    if not needed and _there(file.parent, line.strip()):
+        return "\x1f"  # it is a list of paths, whatever stands in them
     parted = []
     for delimiter in usual:
         try:
             cells = next(csv.reader([line], delimiter=delimiter), [])
         except csv.Error:  # that the first line says to whoever reads it
             break
-        if _header(cells) or (len(cells) > 1 and _there(file.parent, cells[0].strip())):
+        if _header(file, cells, needed) or (len(cells) > 1 and _there(file.parent, cells[0].strip())):
             return delimiter
         parted += [delimiter] * (1 < len(cells) < 4 and delimiter != " ")
     return parted[0] if parted else usual[0]
 
 
-def _header(cells: Sequence[str]) -> dict[str, int] | None:
-    """Where each column stands, if these name them; of two names for one, that which is first in `_COLUMNS`."""
+def _header(file: Path, cells: Sequence[str], needed: bool) -> dict[str, int] | None:
+    """Where each column stands, if these name them; of two names for one, that which is first in `_COLUMNS`.
+
+    Where labels are not needed they may have no column; but then these name none where the first names a picture.
+    """
     places = {cell.strip().lower(): i for i, cell in reversed(list(enumerate(cells)))}
     columns = {}
     for column, names in _COLUMNS.items():
         place = next((places[name] for name in names if name in places), None)
         if place is not None:
             columns[column] = place
-    return columns if {"path", "label"} <= columns.keys() else None
+    if "path" not in columns or ("label" not in columns and (needed or _there(file.parent, cells[0].strip()))):
+        return None
+    return columns
 
 
 def sort_classes(names: Iterable[str]) -> list[str]:

@@ -95,7 +95,7 @@ def load_splits(config: TrainConfig, progress: Progress | None = None) -> Splits
         if is_vectors(config.data):
             train, validation, test = _load_vectors(config)
         elif Path(config.data).suffix.lower() in LABEL_FILES:
-            listing = replace(list_labels(Path(config.data)), left_out=left_out)
+            listing = replace(list_labels(Path(config.data), config.method == "dsh"), left_out=left_out)
             train, validation, test = _load_listing(listing, config, progress)
         else:
             raise DataError(

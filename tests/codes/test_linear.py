@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.linalg import orthogonal_procrustes
 
-from dsh_cli.codes.linear import LinearCodes, itq, pca, quantization_error, random_rotation, rotation
+from dsh_cli.codes.linear import (
+    LinearCodes,
+    _of_few,
+    _of_products,
+    itq,
+    pca,
+    quantization_error,
+    random_rotation,
+    rotation,
+)
 from dsh_cli.errors import DataError, UsageError
 
 
@@ -38,7 +47,9 @@ def slow_itq(vectors: NDArray[np.float32], bits: int, seed: int, rounds: int) ->
     return outputs
 
 
-@pytest.mark.parametrize(("count", "width", "bits"), [(50, 8, 8), (300, 20, 5), (9000, 6, 3)])
+@pytest.mark.parametrize(
+    ("count", "width", "bits"), [(50, 8, 8), (300, 20, 5), (9000, 6, 3), (12, 40, 11), (30, 300, 8), (20, 20, 19)]
+)
 def test_pca_is_that_of_the_singular_value_decomposition(count: int, width: int, bits: int) -> None:
     vectors = features(count, width, seed=width)
     assert np.allclose(pca(vectors, bits)(vectors) ** 2, slow_pca(vectors, bits), rtol=1e-6, atol=1e-8)
@@ -109,5 +120,33 @@ def test_there_are_no_more_bits_than_directions() -> None:
     few = features(5, 8, seed=0)
     with pytest.raises(DataError, match="5 feature vectors vary in 4 directions, too few for 6 bits"):
         itq(few, 6, seed=0)
-    with pytest.raises(DataError, match="vary in 0 directions"):
-        pca(np.ones((20, 3), np.float32), 1)
+    with pytest.raises(DataError, match="5 feature vectors vary in 4 directions, too few for 5 bits"):
+        pca(few, 5)
+    for count in (20, 2, 1):
+        with pytest.raises(DataError, match="vary in 0 directions"):
+            pca(np.ones((count, 3), np.float32), 1)
+
+
+def test_directions_are_the_same_by_products_of_dimensions_and_of_vectors() -> None:
+    vectors = features(60, 200, seed=3)
+    mean = vectors.mean(axis=0, dtype=float)
+    (largest, directions), (fewest, others) = _of_products(vectors, mean, 12), _of_few(vectors, mean, 12)
+    assert np.allclose(largest, fewest)
+    assert np.allclose(np.abs((directions * others).sum(axis=0)), 1)
+
+
+def test_few_vectors_of_which_many_are_alike_have_as_many_directions_as_there_are() -> None:
+    vectors = np.repeat(features(3, 50, seed=1), [1, 2, 4], axis=0)
+    assert np.allclose(pca(vectors, 2)(vectors) ** 2, slow_pca(vectors, 2), atol=1e-6)
+    with pytest.raises(
+        DataError, match="7 feature vectors vary in 2 directions, too few for 3 bits; .* at most 2 `bits`"
+    ):
+        pca(vectors, 3)
+
+
+def test_few_vectors_of_very_many_dimensions_are_soon_done() -> None:
+    vectors = np.random.default_rng(0).standard_normal(
+        (200, 40_000), np.float32
+    )  # of whose dimensions the products take 13 GB
+    found = pca(vectors, 32)
+    assert np.allclose(found.matrix.T @ found.matrix, np.eye(32))

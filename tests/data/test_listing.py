@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dsh_cli.data.listing import Listing, list_folder, list_labels, sort_classes
+from dsh_cli.data.listing import UNLABELLED, Listing, list_folder, list_labels, sort_classes
 from dsh_cli.errors import DataError
 from dsh_cli.pictures.find import Kind
 
@@ -125,6 +125,48 @@ def test_any_file_names_pictures_that_are_there_or_is_refused(folder: Path, cont
 def test_what_is_said_of_a_malformed_file(folder: Path, content: bytes, said: str) -> None:
     found = listed(folder, content)
     assert isinstance(found, str) and re.search(said, found), found
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"a.png\nb c.png\n", ["a.png", "b c.png"]),
+        (b'a.png,\n"d,e.png",\n', ["a.png", "d,e.png"]),
+        (b"path\na.png\ng/h.png\n", ["a.png", "g/h.png"]),
+        (b"split;file;size\ntest;a.png;3\n", ["a.png"]),
+    ],
+)
+def test_labels_that_are_not_needed_may_be_left_out_of_all(folder: Path, content: bytes, names: list[str]) -> None:
+    (folder / "list.csv").write_bytes(content)
+    parts = list_labels(folder / "list.csv", needed=False).parts
+    assert [pair for part in parts.values() for pair in part] == [(f"{folder}/{name}", UNLABELLED) for name in names]
+    assert list(parts) == ["test" if b"test" in content else "train"]
+    with pytest.raises(DataError):
+        list_labels(folder / "list.csv")
+
+
+def test_a_list_of_paths_may_have_any_names(folder: Path) -> None:
+    for name in ("image", "x,y.png", "c;d.png", "e f.png"):
+        (folder / name).touch()
+        for content in (f"{name}\na.png\n", f"a.png\n{name}\n"):
+            (folder / "list.txt").write_text(content)
+            found = list_labels(folder / "list.txt", needed=False).parts["train"]
+            assert sorted(found) == sorted((f"{folder}/{one}", UNLABELLED) for one in (name, "a.png"))
+
+
+@pytest.mark.parametrize("label", ["image", "file", "picture"])
+def test_a_label_that_is_the_name_of_a_column_is_a_label(folder: Path, label: str) -> None:
+    (folder / "list.csv").write_text(f"a.png,{label}\nb c.png,text\n")
+    found = list_labels(folder / "list.csv", needed=False).parts["train"]
+    assert found == [(f"{folder}/a.png", label), (f"{folder}/b c.png", "text")]
+
+
+def test_labels_that_are_not_needed_are_kept_and_of_all_or_of_none(folder: Path) -> None:
+    (folder / "list.csv").write_text("a.png,x\nb c.png,y\n")
+    assert list_labels(folder / "list.csv", needed=False).parts == list_labels(folder / "list.csv").parts
+    (folder / "list.csv").write_text("a.png,x\nb c.png,\n")
+    with pytest.raises(DataError, match=r"line 2: no label for .*/b c.png, and others have one; name all or none$"):
+        list_labels(folder / "list.csv", needed=False)
 
 
 def test_columns_stand_in_any_order_under_a_header(folder: Path) -> None:

@@ -101,6 +101,14 @@ def test_pictures_need_no_classes(loose: Path, tmp_path: Path) -> None:
     assert failed.exit_code == 1 and "was made of pictures without classes" in failed.stderr
 
 
+def test_a_list_of_paths_needs_no_classes(loose: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in loose.iterdir())
+    (loose / "list.txt").write_text("\n".join(names[:20]))
+    done = dsh("train", loose / "list.txt", "--method", "pca", "--bits", 8, "--out", tmp_path / "run")
+    assert done.exit_code == 0 and f"{loose}/list.txt: without classes, 20 train\n" in done.stderr
+    assert Run.open(tmp_path / "run").names()["train"] == tuple(f"{loose}/{name}" for name in names[:20])
+
+
 def test_what_is_folders_of_classes_and_what_is_not(loose: Path, photos: Path, tmp_path: Path) -> None:
     assert {label for _, label in list_pictures(photos).parts["train"]} == {"apple", "pear", "plum"}
     (photos / "cover.png").write_bytes((loose / "00.png").read_bytes())

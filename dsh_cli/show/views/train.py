@@ -34,7 +34,7 @@ def data_lines(config: TrainConfig, splits: Splits) -> list[str]:
     classes = splits.train.classes
     how = f" ({' and '.join(drawn) if splits.given else 'all'} drawn by the seed)" if drawn else ""
     if not classes:
-        why = "" if splits.train.width else " (pictures lie beside its folders, or in fewer than two)"
+        why = " (pictures lie beside its folders, or in fewer than two)" if os.path.isdir(source) else ""
         there = ", ".join(f"{len(part):,} {split}" for split, part in splits.parts().items() if len(part))
         return [f"{where}: without classes{why}, {there}"]
     lines = [f"{where}: {len(classes):,} classes, {counts}{how}", f"classes{_by_class(splits)}"]
